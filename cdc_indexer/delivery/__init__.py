@@ -1,0 +1,1 @@
+"""The central index: one POST, in order per study, parallel across studies."""
