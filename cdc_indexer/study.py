@@ -1,0 +1,154 @@
+"""A study as the central index wants it: a row of the outbox or the view -> JSON (pure)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import Enum
+
+from cdc_indexer.errors import InvalidStudy
+
+#: The columns of the view ``indexer_study`` that every study has, in the order of the JSON.
+COLUMNS = (
+    "patient_pk",
+    "patient_id",
+    "patient_name",
+    "study_pk",
+    "study_iuid",
+    "study_datetime",
+    "study_description",
+    "study_modality",
+    "study_series",
+    "study_instances",
+)
+
+#: The keys of the JSON without ``fields``: the contract with the central index.
+KEYS = (*COLUMNS, "center")
+
+_NUMBERS = frozenset({"patient_pk", "study_pk", "study_series", "study_instances"})
+
+
+class Operation(str, Enum):
+    """What the PACS did; the values of ``study_service.operation``."""
+
+    STORED = "stored"
+    CHANGED = "changed"
+    DELETED = "deleted"
+    PATIENT = "patient"
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRow:
+    """One row of ``study_service``.
+
+    ``recorded_at`` is naive UTC with microseconds. ``values`` holds the columns of the view by name, as the
+    driver gives them (int, str, datetime, None).
+    """
+
+    id: int
+    operation: str
+    recorded_at: datetime
+    values: Mapping[str, object]
+
+    @property
+    def study_pk(self) -> int:
+        """The study's primary key in the PACS; 0 in a row that stands for a whole patient."""
+        return _as_int(self.values.get("study_pk"))
+
+    @property
+    def patient_pk(self) -> int:
+        """The patient's primary key in the PACS; 0 where the row has none."""
+        return _as_int(self.values.get("patient_pk"))
+
+    @property
+    def study_iuid(self) -> str:
+        """The Study Instance UID; empty where the row has none."""
+        value = self.values.get("study_iuid")
+        return value if isinstance(value, str) else ""
+
+
+def _as_int(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def study_json(values: Mapping[str, object], center: str, fields: Mapping[str, str] | None = None) -> bytes:
+    """The JSON document of one study, UTF-8, keys in the order of the contract.
+
+    ``fields`` adds columns of the view after the eleven: name in the JSON -> column.
+
+    Raises InvalidStudy when a column can't be what the contract says; the message names the column, never its value.
+    """
+    document: dict[str, object] = {}
+    for column in COLUMNS:
+        value = values.get(column)
+        if column in _NUMBERS:
+            document[column] = _number(column, value)
+        elif column == "study_datetime":
+            document[column] = _moment(value)
+        else:
+            document[column] = _text(column, value)
+    if not document["study_pk"]:
+        raise InvalidStudy("study_pk is missing")
+    if not document["study_iuid"]:
+        raise InvalidStudy("study_iuid is missing")
+    document["center"] = center
+    for name, column in (fields or {}).items():
+        document[name] = _extra(column, values.get(column))
+    try:
+        return json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidStudy("a text column holds characters that UTF-8 can't carry") from None
+
+
+def _number(column: str, value: object) -> int | None:
+    if value is None:
+        return None
+    # bool is an int in Python; Decimal comes from SUM() and COUNT() in a view of somebody's own.
+    if isinstance(value, bool) or not hasattr(value, "__int__") or isinstance(value, str):
+        raise InvalidStudy(f"{column} is not a number")
+    number = int(value)
+    if number != value:
+        raise InvalidStudy(f"{column} is not a whole number")
+    return number
+
+
+def _text(column: str, value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bytes):  # a VARBINARY column in somebody's own view
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            raise InvalidStudy(f"{column} is not UTF-8") from None
+    if isinstance(value, (int, float)):
+        return str(value)
+    raise InvalidStudy(f"{column} is not a text")
+
+
+def _moment(value: object) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        # Not strftime: it doesn't pad years before 1000.
+        return value.replace(microsecond=0, tzinfo=None).isoformat(sep=" ")
+    if isinstance(value, date):
+        return f"{value.isoformat()} 00:00:00"
+    # PyMySQL hands a date that Python can't hold ('0000-00-00 00:00:00', day 0) through as its text.
+    if isinstance(value, str):
+        try:
+            return datetime.fromisoformat(value).replace(microsecond=0).isoformat(sep=" ")
+        except ValueError:
+            return None
+    raise InvalidStudy("study_datetime is not a date and time")
+
+
+def _extra(column: str, value: object) -> str | int | float | None:
+    if value is None or isinstance(value, (str, int, float)):
+        return value
+    if isinstance(value, (datetime, date)):
+        return _moment(value)
+    if isinstance(value, bytes):
+        return _text(column, value)
+    return str(value)
