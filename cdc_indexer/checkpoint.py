@@ -1,0 +1,275 @@
+"""The checkpoint file: position and settled set on disk, one generation back kept, many results in one write.
+
+Nothing here decides what is settled (progress.py does); this module makes it durable and says when it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from cdc_indexer import failpoints
+from cdc_indexer.errors import CheckpointError, StorageError, Stopped
+from cdc_indexer.position import Identity, Position
+from cdc_indexer.settled import IntervalSet, Settled
+
+FORMAT = 1
+FILE_NAME = "checkpoint.json"
+PREVIOUS_FILE_NAME = "checkpoint.previous.json"
+
+_SEAL = ',\n  "checksum": "sha256:'
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """What the file holds.
+
+    ``columns`` are those of the outbox at ``position``: (name, data type, unsigned), in order; the binlog doesn't
+    name them. ``unverified`` are settled ids of first versions whose row in the view hasn't been read since.
+    ``sent_pks`` are the study_pks sent so far, kept where the central index can't take a second version.
+    ``initial`` is how far an interrupted ``initial`` came.
+    """
+
+    identity: Identity
+    center: str
+    position: Position | None = None
+    columns: tuple[tuple[str, str, bool], ...] | None = None
+    settled: Settled = field(default_factory=Settled)
+    unverified: IntervalSet = field(default_factory=IntervalSet)
+    sent_pks: IntervalSet = field(default_factory=IntervalSet)
+    initial: dict[str, Any] | None = None
+    time: datetime | None = None
+
+    def render(self) -> str:
+        """The file's text, sealed with its checksum."""
+        position = None
+        if self.position is not None:
+            position = {
+                "file": self.position.file,
+                "offset": self.position.offset,
+                "file_created": self.position.file_created,
+                "gtid_set": self.position.gtid_set,
+            }
+        source = {
+            "server": self.identity.server,
+            "database": self.identity.database,
+            "table": self.identity.table,
+        }
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        body = (
+            f'{{\n  "format": {FORMAT},\n'
+            f'  "time": "{now}",\n'
+            f'  "source": {json.dumps(source)},\n'
+            f'  "center": {json.dumps(self.center)},\n'
+            f'  "position": {json.dumps(position)},\n'
+            f'  "columns": {json.dumps(self.columns)},\n'
+            f'  "settled": {self.settled.render()},\n'
+            f'  "unverified": {self.unverified.render()},\n'
+            f'  "sent_pks": {self.sent_pks.render()},\n'
+            f'  "initial": {json.dumps(self.initial)}'
+        )
+        return f'{body}{_SEAL}{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
+
+    @classmethod
+    def parse(cls, text: str) -> Checkpoint:
+        """The checkpoint that ``render`` wrote; ValueError with the reason when it isn't one, whole and ours."""
+        body, seal, rest = text.rpartition(_SEAL)
+        if not seal:
+            raise ValueError("it isn't a checkpoint of cdc_indexer, or its end is missing")
+        if rest.partition('"')[0] != hashlib.sha256(body.encode()).hexdigest():
+            raise ValueError("its checksum doesn't match its content")
+        try:
+            document = json.loads(text)
+            if document["format"] != FORMAT:
+                raise ValueError(f"its format is {document['format']}, this version knows {FORMAT}")
+            position = document["position"]
+            columns = document["columns"]
+            return cls(
+                identity=Identity(**document["source"]),
+                center=document["center"],
+                position=Position(**position) if position else None,
+                columns=tuple((str(n), str(t), bool(u)) for n, t, u in columns) if columns else None,
+                settled=Settled.parse(document["settled"]),
+                unverified=IntervalSet(document["unverified"]),
+                sent_pks=IntervalSet(document["sent_pks"]),
+                initial=document["initial"],
+                time=datetime.fromisoformat(document["time"].replace("Z", "+00:00")),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"its content isn't as expected ({type(error).__name__}: {error})") from None
+
+
+class CheckpointFile:
+    """``checkpoint.json`` in the state directory, and the generation before it."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.path = state_dir / FILE_NAME
+        self.previous_path = state_dir / PREVIOUS_FILE_NAME
+        self._directory = state_dir
+
+    def load(self) -> tuple[Checkpoint | None, str | None]:
+        """The newest generation that can be trusted, and a sentence to log when that isn't the newest.
+
+        (None, None) when there is none yet. Raises CheckpointError when there are files and none can be trusted:
+        starting from nothing would send everything again.
+        """
+        reasons = []
+        for path in (self.path, self.previous_path):
+            try:
+                checkpoint = Checkpoint.parse(path.read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as error:
+                why = error.strerror if isinstance(error, OSError) else str(error)
+                reasons.append(f"{path.name} can't be used: {why}")
+            else:
+                return checkpoint, "; ".join([*reasons, f"{path.name} is used instead"]) if reasons else None
+        if not reasons:
+            return None, None
+        raise CheckpointError(
+            f"{'; '.join(reasons)}. Put a good copy of it into {self._directory}, or move the file away to begin anew "
+            f"(every study in study_service is then sent again)."
+        )
+
+    def save(self, text: str) -> None:
+        """Replaces the file by ``text`` so that after a crash at any instant a whole generation is there.
+
+        Raises StorageError when the directory can't be written.
+        """
+        temporary = self.path.with_suffix(".new")
+        try:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                data = memoryview(text.encode())
+                while data:
+                    data = data[os.write(descriptor, data) :]
+                failpoints.hit("before_fsync")
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            failpoints.hit("before_rename")
+            self._keep_previous()
+            os.rename(temporary, self.path)  # noqa: PTH104 - Path.rename costs more, and this is done for each result
+            failpoints.hit("after_rename")
+            descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StorageError(
+                f"the checkpoint {self.path} can't be written ({error.strerror}): nothing more is sent until it can; "
+                f"free some space or mend the directory's rights."
+            ) from None
+
+    def _keep_previous(self) -> None:
+        """Makes the newest generation the previous one; a link, so that there always is a newest one."""
+        link = self.previous_path.with_suffix(".new")
+        with suppress(FileNotFoundError):
+            link.unlink()
+        try:
+            os.link(self.path, link)
+        except FileNotFoundError:
+            return  # the first one
+        os.rename(link, self.previous_path)  # noqa: PTH104
+
+
+class CheckpointWriter:
+    """Makes results durable: one thread, and one write for all results that came while the last one was written.
+
+    ``render`` gives (generation, text) of the moment. ``on_trouble`` is called with the error when a write fails,
+    and with None once one succeeds again.
+    """
+
+    RETRY_SECONDS = 5.0
+
+    def __init__(
+        self,
+        file: CheckpointFile,
+        render: Callable[[], tuple[int, str]],
+        on_trouble: Callable[[StorageError | None], None] = lambda error: None,
+        retry_seconds: float = RETRY_SECONDS,
+    ) -> None:
+        self._file = file
+        self._render = render
+        self._on_trouble = on_trouble
+        self._retry_seconds = retry_seconds
+        self._wanted = 0
+        self._durable = 0
+        self._failing = False
+        self._closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="checkpoint", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def request(self, generation: int) -> None:
+        """Asks for ``generation`` to be written, without waiting."""
+        with self._changed:
+            if generation > self._wanted:
+                self._wanted = generation
+                self._changed.notify_all()
+
+    def wait(self, generation: int) -> None:
+        """Waits until ``generation`` is on the disk; Stopped when the program ends before it can be."""
+        with self._changed:
+            if generation > self._wanted:
+                self._wanted = generation
+                self._changed.notify_all()
+            while self._durable < generation:
+                if self._closing and self._failing:
+                    raise Stopped("the checkpoint can't be written")
+                self._changed.wait()
+
+    def close(self) -> bool:
+        """Writes what is left and ends the thread; False when that couldn't be written."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+        return self._durable >= self._wanted
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while self._durable >= self._wanted and not self._closing:
+                    self._changed.wait()
+                if self._durable >= self._wanted:
+                    return
+            generation, text = self._render()
+            try:
+                self._file.save(text)
+            except StorageError as error:
+                if not self._failed(error):
+                    return
+                continue
+            with self._changed:
+                self._durable = generation
+                recovered, self._failing = self._failing, False
+                self._changed.notify_all()
+            if recovered:
+                self._on_trouble(None)
+
+    def _failed(self, error: StorageError) -> bool:
+        """Waits before the next try; False when the program is ending."""
+        first = not self._failing
+        if first:
+            self._on_trouble(error)
+        with self._changed:
+            self._failing = True
+            self._changed.notify_all()
+            if not self._closing:
+                self._changed.wait_for(lambda: self._closing, self._retry_seconds)
+                return True
+            return False

@@ -1,0 +1,31 @@
+"""Places where the fault tests kill the process; nothing happens unless CDC_INDEXER_FAILPOINT names one.
+
+``CDC_INDEXER_FAILPOINT=after_post:3`` ends the process by SIGKILL, as a power cut would, the third time that it comes
+to ``after_post``. Only tests set it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+VARIABLE = "CDC_INDEXER_FAILPOINT"
+
+_name, _, _count = os.environ.get(VARIABLE, "").partition(":")
+_left = int(_count) if _count.isdigit() else 1
+_lock = threading.Lock()
+
+
+def hit(name: str) -> None:
+    """Says that the program has come to the place ``name``."""
+    if name == _name:
+        _fall()
+
+
+def _fall() -> None:
+    global _left  # noqa: PLW0603 - one process, one countdown
+    with _lock:
+        _left -= 1
+        if _left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)

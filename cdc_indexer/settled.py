@@ -1,0 +1,180 @@
+"""What is settled: a time at or before which every row is, and the settled ids after it (pure).
+
+Ids of the outbox are consecutive while a server runs (UUID_SHORT), so a set of them is a handful of intervals. They
+are kept by the minute in which their rows were recorded, because that is how they can be forgotten: when every row of
+a minute is settled, ``until`` moves past it.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+
+EPOCH = datetime(1970, 1, 1)
+_MINUTE = timedelta(minutes=1)
+
+
+class IntervalSet:
+    """A set of whole numbers as sorted, disjoint, non-adjacent closed intervals."""
+
+    __slots__ = ("_ends", "_starts")
+
+    def __init__(self, intervals: Iterable[Sequence[int]] = ()) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        for start, end in intervals:
+            self.add(start, end)
+
+    def add(self, start: int, end: int | None = None) -> None:
+        """Adds one number, or all from ``start`` to ``end``, both included."""
+        if end is None:
+            end = start
+        if end < start:
+            raise ValueError(f"an interval can't end ({end}) before it starts ({start})")
+        starts, ends = self._starts, self._ends
+        if not starts or start > ends[-1] + 1:  # the common case: ids grow
+            starts.append(start)
+            ends.append(end)
+            return
+        # [low, high) are the intervals that the new one touches or adjoins.
+        low = bisect_left(ends, start - 1)
+        high = bisect_right(starts, end + 1)
+        if low < high:
+            start = min(start, starts[low])
+            end = max(end, ends[high - 1])
+        starts[low:high] = [start]
+        ends[low:high] = [end]
+
+    def remove(self, start: int, end: int | None = None) -> None:
+        """Takes out one number, or all from ``start`` to ``end``; absent ones don't matter."""
+        if end is None:
+            end = start
+        starts, ends = self._starts, self._ends
+        low = bisect_left(ends, start)
+        high = bisect_right(starts, end)
+        if low >= high:
+            return
+        keep = []
+        if starts[low] < start:
+            keep.append((starts[low], start - 1))
+        if ends[high - 1] > end:
+            keep.append((end + 1, ends[high - 1]))
+        starts[low:high] = [first for first, _ in keep]
+        ends[low:high] = [last for _, last in keep]
+
+    def __contains__(self, number: int) -> bool:
+        place = bisect_right(self._starts, number) - 1
+        return place >= 0 and number <= self._ends[place]
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """The intervals, in order."""
+        return zip(self._starts, self._ends, strict=True)
+
+    def __len__(self) -> int:
+        """How many intervals, not how many numbers."""
+        return len(self._starts)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, IntervalSet):
+            return NotImplemented
+        return self._starts == other._starts and self._ends == other._ends
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"IntervalSet({list(self)})"
+
+    def largest(self, count: int) -> list[tuple[int, int]]:
+        """The widest intervals, at most ``count``."""
+        return sorted(self, key=lambda pair: pair[0] - pair[1])[:count]
+
+    def render(self) -> str:
+        """As JSON: ``[[start, end], ...]``."""
+        return json.dumps([list(pair) for pair in self], separators=(",", ":"))
+
+
+def minute_of(moment: datetime) -> datetime:
+    """The start of the minute that ``moment`` lies in."""
+    return moment.replace(second=0, microsecond=0)
+
+
+class Settled:
+    """The rows of the outbox that are delivered or parked.
+
+    Every row recorded at or before ``until`` (naive UTC) is settled; of the later ones, those whose id is in here.
+    A row may be older than ``until`` and still be new: clocks go back. So ``in`` asks for the id only, and it is
+    the audit that asks for the time.
+    """
+
+    def __init__(self, until: datetime = EPOCH) -> None:
+        self.until = until
+        self._ids = IntervalSet()
+        self._minutes: dict[datetime, IntervalSet] = {}
+        self._rendered: dict[datetime, str] = {}
+
+    def add(self, row_id: int, recorded_at: datetime) -> None:
+        """Settles one row."""
+        minute = minute_of(recorded_at)
+        ids = self._minutes.get(minute)
+        if ids is None:
+            ids = self._minutes[minute] = IntervalSet()
+        ids.add(row_id)
+        self._ids.add(row_id)
+        self._rendered.pop(minute, None)
+
+    def __contains__(self, row_id: int) -> bool:
+        return row_id in self._ids
+
+    def __len__(self) -> int:
+        """How many intervals are kept: what memory and checkpoint grow with."""
+        return sum(len(ids) for ids in self._minutes.values())
+
+    def largest(self, count: int) -> list[tuple[int, int]]:
+        """The widest intervals of settled ids, at most ``count``: what a query can leave out at little cost."""
+        return self._ids.largest(count)
+
+    def advance(self, until: datetime) -> None:
+        """Moves ``until`` and forgets the ids of the minutes that end at or before it.
+
+        The caller knows that no unsettled row was recorded at or before it, and that the binlog won't bring
+        the forgotten ids again.
+        """
+        if until <= self.until:
+            return
+        self.until = until
+        for minute in [minute for minute in self._minutes if minute + _MINUTE <= until]:
+            for start, end in self._minutes.pop(minute):
+                self._ids.remove(start, end)
+            self._rendered.pop(minute, None)
+
+    def retreat(self, until: datetime) -> None:
+        """Takes ``until`` back after the server's clock went back: rows recorded after it count as unsettled again."""
+        self.until = min(self.until, until)
+
+    def render(self) -> str:
+        """As JSON, one line for each minute; only those that changed are made anew."""
+        lines = []
+        for minute in sorted(self._minutes):
+            line = self._rendered.get(minute)
+            if line is None:
+                line = f'"{minute.isoformat(timespec="minutes")}": {self._minutes[minute].render()}'
+                self._rendered[minute] = line
+            lines.append(line)
+        inner = ",\n      ".join(lines)
+        minutes = f"{{\n      {inner}\n    }}" if lines else "{}"
+        return f'{{\n    "until": "{self.until.isoformat()}",\n    "minutes": {minutes}\n  }}'
+
+    @classmethod
+    def parse(cls, document: object) -> Settled:
+        """The set that ``render`` wrote; ValueError, TypeError or KeyError when it isn't one."""
+        if not isinstance(document, dict):
+            raise TypeError("settled is not an object")
+        settled = cls(datetime.fromisoformat(document["until"]))
+        for minute, intervals in document["minutes"].items():
+            ids = IntervalSet(intervals)
+            settled._minutes[datetime.fromisoformat(minute)] = ids
+            for start, end in ids:
+                settled._ids.add(start, end)
+        return settled

@@ -1,0 +1,103 @@
+"""The settled set against the plainest model there is: Python's own set."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdc_indexer.settled import EPOCH, IntervalSet, Settled, minute_of
+
+numbers = st.integers(min_value=0, max_value=60)
+steps = st.lists(st.tuples(st.sampled_from(["add", "remove"]), numbers, st.integers(0, 9)), max_size=60)
+
+
+def members(intervals: IntervalSet) -> set[int]:
+    return {number for start, end in intervals for number in range(start, end + 1)}
+
+
+@given(steps)
+def test_interval_set_is_a_set_of_numbers(actions: list[tuple[str, int, int]]) -> None:
+    model: set[int] = set()
+    ours = IntervalSet()
+    for action, start, length in actions:
+        span = range(start, start + length + 1)
+        if action == "add":
+            ours.add(start, start + length)
+            model |= set(span)
+        else:
+            ours.remove(start, start + length)
+            model -= set(span)
+        assert members(ours) == model
+        assert all((number in ours) == (number in model) for number in range(75))
+    pairs = list(ours)
+    # Sorted, disjoint and never adjacent: the fewest intervals there can be.
+    assert all(left[1] + 1 < right[0] for left, right in zip(pairs, pairs[1:], strict=False))
+    assert IntervalSet(json.loads(ours.render())) == ours
+
+
+def test_interval_set_refuses_a_backward_interval() -> None:
+    with pytest.raises(ValueError, match="can't end"):
+        IntervalSet([(5, 4)])
+
+
+def test_largest_intervals_come_first() -> None:
+    assert IntervalSet([(1, 2), (10, 30), (40, 44)]).largest(2) == [(10, 30), (40, 44)]
+
+
+START = datetime(2026, 3, 1, 12, 0)
+rows = st.lists(
+    st.tuples(st.integers(2**63, 2**63 + 200), st.integers(0, 20 * 60).map(lambda s: START + timedelta(seconds=s))),
+    unique_by=lambda row: row[0],
+    max_size=80,
+)
+
+
+@given(rows, st.integers(0, 20))
+def test_settled_survives_the_file_and_forgets_by_the_minute(
+    settled_rows: list[tuple[int, datetime]], minutes: int
+) -> None:
+    settled = Settled()
+    for row_id, recorded_at in settled_rows:
+        settled.add(row_id, recorded_at)
+    until = START + timedelta(minutes=minutes)
+    settled.advance(until)
+    again = Settled.parse(json.loads(settled.render()))
+    for row_id, recorded_at in settled_rows:
+        kept = minute_of(recorded_at) >= until
+        assert (row_id in settled) == kept
+        assert (row_id in again) == kept
+    assert again.until == settled.until == until
+    assert again.render() == settled.render()
+
+
+def test_until_never_moves_back_by_advance() -> None:
+    settled = Settled(START)
+    settled.advance(START - timedelta(minutes=1))
+    assert settled.until == START
+    settled.retreat(START - timedelta(hours=1))
+    assert settled.until == START - timedelta(hours=1)
+
+
+def test_a_row_older_than_until_is_judged_by_its_id() -> None:
+    settled = Settled(START)
+    assert 7 not in settled  # the clock went back: recorded before `until`, and yet new
+    settled.add(7, START - timedelta(minutes=30))
+    assert 7 in settled
+
+
+def test_a_million_consecutive_ids_are_one_interval_a_minute() -> None:
+    settled = Settled()
+    for number in range(1_000_000):
+        settled.add(number, EPOCH + timedelta(microseconds=600 * number))
+    assert len(settled) == 10
+    assert len(settled.render()) < 1000
+
+
+@pytest.mark.parametrize("document", [None, [], {}, {"until": "x", "minutes": {}}, {"until": "2026-01-01", "minutes": 3}])
+def test_parse_refuses_what_is_not_a_settled_set(document: object) -> None:
+    with pytest.raises((ValueError, TypeError, KeyError, AttributeError)):
+        Settled.parse(document)
