@@ -271,6 +271,7 @@ CREATE DEFINER = 'indexer_definer'@'localhost' EVENT indexer_prune
   DO CALL indexer_prune(400)//
 DELIMITER ;
 
+GRANT EXECUTE ON PROCEDURE indexer_process TO 'indexer_definer'@'localhost';
 GRANT EXECUTE ON PROCEDURE indexer_prune TO 'indexer_definer'@'localhost';
 GRANT EXECUTE ON PROCEDURE indexer_process TO 'indexer_trigger'@'localhost';
 
