@@ -116,14 +116,6 @@ class Progress:
                 transaction.open_rows += 1
             return True
 
-    def unclaim(self, row_id: int) -> None:
-        """Gives a row back that its claimer won't send after all; the next audit finds it."""
-        with self._lock:
-            transaction = self._claimed.pop(row_id, None)
-            # The transaction stays open: its position must not be passed while the row is nobody's.
-            if transaction is not None:
-                self._claimed[row_id] = transaction
-
     def end_transaction(self, position: Position) -> None:
         """The stream has read the transaction (or the rotation) that ends at ``position``."""
         with self._lock:

@@ -15,6 +15,9 @@ from datetime import datetime, timedelta
 EPOCH = datetime(1970, 1, 1)
 _MINUTE = timedelta(minutes=1)
 
+#: More minutes than this are kept in coarser spans: ten minutes are usual, a backlog of days isn't.
+MAX_BUCKETS = 240
+
 
 class IntervalSet:
     """A set of whole numbers as sorted, disjoint, non-adjacent closed intervals."""
@@ -100,6 +103,25 @@ def minute_of(moment: datetime) -> datetime:
     return moment.replace(second=0, microsecond=0)
 
 
+class _Bucket:
+    """The settled ids of the rows recorded in one span of time, usually a minute."""
+
+    __slots__ = ("end", "ids", "rendered", "start")
+
+    def __init__(self, start: datetime, end: datetime, ids: IntervalSet) -> None:
+        self.start = start
+        self.end = end
+        self.ids = ids
+        self.rendered: str | None = None
+
+    @property
+    def name(self) -> str:
+        start = self.start.isoformat(timespec="minutes")
+        if self.end - self.start == _MINUTE:
+            return start
+        return f"{start}/{self.end.isoformat(timespec='minutes')}"
+
+
 class Settled:
     """The rows of the outbox that are delivered or parked.
 
@@ -111,25 +133,47 @@ class Settled:
     def __init__(self, until: datetime = EPOCH) -> None:
         self.until = until
         self._ids = IntervalSet()
-        self._minutes: dict[datetime, IntervalSet] = {}
-        self._rendered: dict[datetime, str] = {}
+        self._starts: list[datetime] = []
+        self._buckets: list[_Bucket] = []
 
     def add(self, row_id: int, recorded_at: datetime) -> None:
         """Settles one row."""
-        minute = minute_of(recorded_at)
-        ids = self._minutes.get(minute)
-        if ids is None:
-            ids = self._minutes[minute] = IntervalSet()
-        ids.add(row_id)
+        bucket = self._bucket(minute_of(recorded_at))
+        bucket.ids.add(row_id)
+        bucket.rendered = None
         self._ids.add(row_id)
-        self._rendered.pop(minute, None)
+
+    def _bucket(self, minute: datetime) -> _Bucket:
+        place = bisect_right(self._starts, minute)
+        if place:
+            bucket = self._buckets[place - 1]
+            if minute < bucket.end:
+                return bucket
+        bucket = _Bucket(minute, minute + _MINUTE, IntervalSet())
+        self._starts.insert(place, minute)
+        self._buckets.insert(place, bucket)
+        if len(self._buckets) > MAX_BUCKETS:
+            self._merge_oldest()
+            return self._bucket(minute)
+        return bucket
+
+    def _merge_oldest(self) -> None:
+        """Makes one bucket of every two, but for the newest quarter: a backlog of weeks mustn't grow the file."""
+        old = len(self._buckets) * 3 // 4 // 2 * 2
+        merged = []
+        for first, second in zip(self._buckets[:old:2], self._buckets[1:old:2], strict=True):
+            for start, end in second.ids:
+                first.ids.add(start, end)
+            merged.append(_Bucket(first.start, second.end, first.ids))
+        self._buckets[:old] = merged
+        self._starts = [bucket.start for bucket in self._buckets]
 
     def __contains__(self, row_id: int) -> bool:
         return row_id in self._ids
 
     def __len__(self) -> int:
         """How many intervals are kept: what memory and checkpoint grow with."""
-        return sum(len(ids) for ids in self._minutes.values())
+        return sum(len(bucket.ids) for bucket in self._buckets)
 
     def largest(self, count: int) -> list[tuple[int, int]]:
         """The widest intervals of settled ids, at most ``count``: what a query can leave out at little cost."""
@@ -144,10 +188,13 @@ class Settled:
         if until <= self.until:
             return
         self.until = until
-        for minute in [minute for minute in self._minutes if minute + _MINUTE <= until]:
-            for start, end in self._minutes.pop(minute):
+        gone = 0
+        while gone < len(self._buckets) and self._buckets[gone].end <= until:
+            for start, end in self._buckets[gone].ids:
                 self._ids.remove(start, end)
-            self._rendered.pop(minute, None)
+            gone += 1
+        del self._buckets[:gone]
+        del self._starts[:gone]
 
     def retreat(self, until: datetime) -> None:
         """Takes ``until`` back after the server's clock went back: rows recorded after it count as unsettled again."""
@@ -156,12 +203,10 @@ class Settled:
     def render(self) -> str:
         """As JSON, one line for each minute; only those that changed are made anew."""
         lines = []
-        for minute in sorted(self._minutes):
-            line = self._rendered.get(minute)
-            if line is None:
-                line = f'"{minute.isoformat(timespec="minutes")}": {self._minutes[minute].render()}'
-                self._rendered[minute] = line
-            lines.append(line)
+        for bucket in self._buckets:
+            if bucket.rendered is None:
+                bucket.rendered = f'"{bucket.name}": {bucket.ids.render()}'
+            lines.append(bucket.rendered)
         inner = ",\n      ".join(lines)
         minutes = f"{{\n      {inner}\n    }}" if lines else "{}"
         return f'{{\n    "until": "{self.until.isoformat()}",\n    "minutes": {minutes}\n  }}'
@@ -172,9 +217,15 @@ class Settled:
         if not isinstance(document, dict):
             raise TypeError("settled is not an object")
         settled = cls(datetime.fromisoformat(document["until"]))
-        for minute, intervals in document["minutes"].items():
-            ids = IntervalSet(intervals)
-            settled._minutes[datetime.fromisoformat(minute)] = ids
-            for start, end in ids:
-                settled._ids.add(start, end)
+        buckets = []
+        for name, intervals in document["minutes"].items():
+            first, _, last = name.partition("/")
+            start = datetime.fromisoformat(first)
+            end = datetime.fromisoformat(last) if last else start + _MINUTE
+            buckets.append(_Bucket(start, end, IntervalSet(intervals)))
+        settled._buckets = sorted(buckets, key=lambda bucket: bucket.start)
+        settled._starts = [bucket.start for bucket in settled._buckets]
+        for bucket in settled._buckets:
+            for first_id, last_id in bucket.ids:
+                settled._ids.add(first_id, last_id)
         return settled

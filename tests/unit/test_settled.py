@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_indexer.settled import EPOCH, IntervalSet, Settled, minute_of
+from cdc_indexer.settled import EPOCH, MAX_BUCKETS, IntervalSet, Settled, minute_of
 
 numbers = st.integers(min_value=0, max_value=60)
 steps = st.lists(st.tuples(st.sampled_from(["add", "remove"]), numbers, st.integers(0, 9)), max_size=60)
@@ -50,7 +50,9 @@ def test_largest_intervals_come_first() -> None:
 
 START = datetime(2026, 3, 1, 12, 0)
 rows = st.lists(
-    st.tuples(st.integers(2**63, 2**63 + 200), st.integers(0, 20 * 60).map(lambda s: START + timedelta(seconds=s))),
+    st.tuples(
+        st.integers(2**63, 2**63 + 200), st.integers(0, 20 * 60).map(lambda s: START + timedelta(seconds=s))
+    ),
     unique_by=lambda row: row[0],
     max_size=80,
 )
@@ -97,7 +99,26 @@ def test_a_million_consecutive_ids_are_one_interval_a_minute() -> None:
     assert len(settled.render()) < 1000
 
 
-@pytest.mark.parametrize("document", [None, [], {}, {"until": "x", "minutes": {}}, {"until": "2026-01-01", "minutes": 3}])
+def test_a_backlog_of_weeks_stays_small_and_forgets_nothing() -> None:
+    settled = Settled()
+    moments = [START + timedelta(minutes=7 * number) for number in range(5000)]
+    for number, moment in enumerate(moments):
+        settled.add(2 * number, moment)  # never adjacent: the worst case
+    assert settled.render().count("\n") < MAX_BUCKETS + 10
+    again = Settled.parse(json.loads(settled.render()))
+    assert again.render() == settled.render()
+    for kept in (settled, again):
+        assert all(2 * number in kept for number in range(5000))
+        kept.advance(moments[2500])
+        assert all(2 * number in kept for number in range(2500, 5000))
+        kept.advance(moments[-1] + timedelta(minutes=1))
+        assert len(kept) == 0
+        assert 0 not in kept
+
+
+@pytest.mark.parametrize(
+    "document", [None, [], {}, {"until": "x", "minutes": {}}, {"until": "2026-01-01", "minutes": 3}]
+)
 def test_parse_refuses_what_is_not_a_settled_set(document: object) -> None:
     with pytest.raises((ValueError, TypeError, KeyError, AttributeError)):
         Settled.parse(document)

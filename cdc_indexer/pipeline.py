@@ -1,0 +1,353 @@
+"""From a row to a settled row: what is sent at once, what waits, what a result means.
+
+Stream, audit and `initial` bring rows; the dispatcher sends; progress.py remembers. This module decides between them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Protocol
+from uuid import UUID, uuid5
+
+from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
+from cdc_indexer.delivery.webservice import Kind, Outcome
+from cdc_indexer.errors import InvalidStudy, Stopped
+from cdc_indexer.progress import Progress
+from cdc_indexer.study import Operation, OutboxRow, study_json
+from cdc_indexer.versions import PatientChange, Versions, Waiting
+
+#: Namespace of the Idempotency-Keys; changing it would make every repeated POST look new.
+_NAMESPACE = UUID("5d0c3f5e-9d5b-5f0e-8f0c-2f6a3e7c1b54")
+
+#: How many studies are read from the view at a time.
+VERIFY_BATCH = 200
+
+#: How many changed patients may wait to be expanded.
+_MAX_PATIENTS = 10_000
+
+
+class View(Protocol):
+    """What the pipeline reads from the PACS's view."""
+
+    def studies(self, study_pks: Sequence[int]) -> dict[int, Mapping[str, object]]:
+        """The rows of these studies by study_pk; those that the view doesn't hold are absent."""
+
+    def studies_of_patient(self, patient_pk: int, after_pk: int, limit: int) -> list[Mapping[str, object]]:
+        """A page of a patient's studies with study_pk > ``after_pk``, in order."""
+
+
+class ParkedStore(Protocol):
+    """Where rejected studies go."""
+
+    def park(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Keeps it, durably."""
+
+    def accepted(self, delivery: Delivery) -> None:
+        """A version of that study was accepted: what is parked of it is superseded."""
+
+
+class Observer(Protocol):
+    """Who is told what happens (logs, metrics); must be quick and never raise."""
+
+    def delivered(self, delivery: Delivery, outcome: Outcome) -> None:
+        """A delivery was accepted."""
+
+    def parked(self, delivery: Delivery, outcome: Outcome) -> None:
+        """A delivery was rejected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The settings that say what is sent."""
+
+    center: str
+    fields: Mapping[str, str]
+    stable: bool
+    updates: bool
+    deletes: bool
+
+
+def idempotency_key(center: str, seed: object) -> str:
+    """The same for the same center and outbox row, whatever restarts or fails over."""
+    return str(uuid5(_NAMESPACE, f"{center}:{seed}"))
+
+
+def study_key(study_iuid: str, study_pk: int) -> str:
+    """What orders versions: the UID, since a study stored again gets another primary key."""
+    return study_iuid or f"#{study_pk}"
+
+
+class Pipeline:
+    """See the module. Thread-safe; ``take`` blocks when too much is under way (Stopped ends that)."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        progress: Progress,
+        versions: Versions,
+        dispatcher: Dispatcher,
+        durable: Callable[[int], None],
+        parked: ParkedStore,
+        observer: Observer,
+    ) -> None:
+        self.policy = policy
+        self._progress = progress
+        self._versions = versions
+        self._dispatcher = dispatcher
+        self._durable = durable
+        self._parked = parked
+        self._observer = observer
+        self._patients: deque[PatientChange] = deque()
+        self._patients_changed = threading.Condition()
+        self._stopped = False
+
+    # --- rows come in ------------------------------------------------------------------------------------
+
+    def take(self, row: OutboxRow, *, streamed: bool = False, superseded: bool = False) -> bool:
+        """Takes an outbox row unless it is known; whether it was new.
+
+        ``superseded``: the table holds a newer row of the same study, so its own values are old.
+        """
+        if not self._progress.claim(row.id, streamed=streamed):
+            return False
+        mark = (row.id, row.recorded_at)
+        if row.operation == Operation.PATIENT:
+            self._take_patient(row)
+        elif row.operation == Operation.DELETED:
+            self._take_deleted(row)
+        elif not self.policy.updates and self._progress.was_sent(row.study_pk):
+            self._progress.settle([mark])
+        else:
+            key = study_key(row.study_iuid, row.study_pk)
+            first = row.operation == Operation.STORED and not superseded and not self.policy.stable
+            if first and self._versions.begin(key, row.study_pk):
+                self._send_first(row, key)
+            else:
+                self._versions.add(key, row.study_pk, mark, soon=superseded, study_iuid=row.study_iuid)
+        return True
+
+    def _take_patient(self, row: OutboxRow) -> None:
+        if not self.policy.updates:
+            self._progress.settle([(row.id, row.recorded_at)])
+            return
+        with self._patients_changed:
+            while len(self._patients) >= _MAX_PATIENTS and not self._stopped:
+                self._patients_changed.wait()
+            if self._stopped:
+                raise Stopped
+            self._patients.append(PatientChange(row.id, row.recorded_at, row.patient_pk))
+        self._versions.wake()
+
+    def _take_deleted(self, row: OutboxRow) -> None:
+        key = study_key(row.study_iuid, row.study_pk)
+        mark = (row.id, row.recorded_at)
+        if not self.policy.deletes and self._versions.begin(key, row.study_pk):
+            # Nothing of it is under way, and the index isn't to hear of deletions.
+            self._progress.settle([mark], forget_pk=row.study_pk)
+            self._versions.done(key, None)
+        else:
+            self._versions.add(key, row.study_pk, mark, deleted=True, study_iuid=row.study_iuid)
+
+    def _send_first(self, row: OutboxRow, key: str) -> None:
+        mark = (row.id, row.recorded_at)
+        delivery = Delivery(
+            key=key,
+            study_pk=row.study_pk,
+            study_iuid=row.study_iuid,
+            idempotency_key=idempotency_key(self.policy.center, row.id),
+            body=b"",
+            rows=(mark,),
+            first_version=True,
+            finished=self._first_finished,
+        )
+        try:
+            delivery.body = study_json(row.values, self.policy.center, self.policy.fields)
+        except InvalidStudy as error:
+            self._first_finished(delivery, _invalid(error))
+            return
+        self._dispatcher.submit(delivery)
+
+    def restore_unverified(self, rows: Iterable[OutboxRow]) -> None:
+        """First versions sent before a restart, whose row in the view is yet to be read."""
+        for row in rows:
+            try:
+                digest = hash(study_json(row.values, self.policy.center, self.policy.fields))
+            except InvalidStudy:
+                digest = None
+            self._versions.restore(study_key(row.study_iuid, row.study_pk), row.study_pk, row.id, digest)
+
+    # --- versions whose time has come --------------------------------------------------------------------
+
+    def due(self) -> list[Waiting]:
+        """Studies to be verified now; each must be given to ``verify``."""
+        return self._versions.due(VERIFY_BATCH)
+
+    def verify(self, due: Sequence[Waiting], view: View) -> None:
+        """Reads the studies' rows in the view and sends those that differ from what was last sent.
+
+        Raises SourceError, with nothing done, when the view can't be read.
+        """
+        found = view.studies([waiting.study_pk for waiting in due])
+        for waiting in due:
+            self._verify_one(waiting, found.get(waiting.study_pk))
+
+    def _verify_one(self, waiting: Waiting, values: Mapping[str, object] | None) -> None:
+        policy = self.policy
+        if values is None:
+            if not (waiting.deleted and policy.deletes):
+                # Left to its 'deleted' row, which comes or has come.
+                self._settle_unsent(waiting, None, forget_pk=waiting.study_pk if waiting.deleted else None)
+                return
+            body = None
+        elif not policy.updates and self._progress.was_sent(waiting.study_pk):
+            self._settle_unsent(waiting, waiting.digest)
+            return
+        delivery = Delivery(
+            key=waiting.key,
+            study_pk=waiting.study_pk,
+            study_iuid=waiting.study_iuid or waiting.key,
+            idempotency_key=idempotency_key(policy.center, _seed(waiting)),
+            body=None,
+            rows=tuple(waiting.rows),
+            first_version=False,
+            finished=lambda delivery, outcome: self._later_finished(delivery, outcome, waiting),
+        )
+        if values is not None:
+            try:
+                body = study_json(values, policy.center, policy.fields)
+            except InvalidStudy as error:
+                delivery.body = b""
+                self._later_finished(delivery, _invalid(error), waiting)
+                return
+            if hash(body) == waiting.digest:
+                self._settle_unsent(waiting, waiting.digest)
+                return
+            delivery.body = body
+        self._dispatcher.submit(delivery)
+
+    def _settle_unsent(self, waiting: Waiting, digest: int | None, forget_pk: int | None = None) -> None:
+        """Settles what stands for no POST: nothing differs, or there is nothing to send."""
+        if waiting.rows or forget_pk is not None:
+            self._progress.settle(waiting.rows, forget_pk=forget_pk)
+        if waiting.verify_ids:
+            self._progress.verified(waiting.verify_ids)
+        self._close_patients(waiting)
+        self._versions.done(waiting.key, digest)
+
+    # --- patients ----------------------------------------------------------------------------------------
+
+    @property
+    def patients_waiting(self) -> bool:
+        """Whether changed patients are still to be expanded into their studies."""
+        return bool(self._patients)
+
+    def expand_patient(self, view: View) -> None:
+        """Lets the next page of the oldest changed patient's studies wait for verification, if there is room."""
+        if self._versions.full:
+            return
+        patient = self._patients[0]
+        page = view.studies_of_patient(patient.patient_pk, patient.after_pk, VERIFY_BATCH)
+        for values in page:
+            study_pk, study_iuid = values.get("study_pk"), values.get("study_iuid")
+            if not isinstance(study_pk, int):
+                continue
+            uid = study_iuid if isinstance(study_iuid, str) else ""
+            patient.after_pk = study_pk
+            patient.open_studies += 1
+            self._versions.add(
+                study_key(uid, study_pk), study_pk, patient=patient, soon=True, study_iuid=uid, block=False
+            )
+        if len(page) < VERIFY_BATCH:
+            with self._patients_changed:
+                self._patients.popleft()
+                self._patients_changed.notify_all()
+                patient.expanded = True
+                if not patient.open_studies:
+                    self._progress.settle([(patient.row_id, patient.recorded_at)])
+
+    def _close_patients(self, waiting: Waiting) -> None:
+        for patient in waiting.patients:
+            with self._patients_changed:
+                patient.open_studies -= 1
+                if patient.expanded and not patient.open_studies:
+                    self._progress.settle([(patient.row_id, patient.recorded_at)])
+
+    # --- results (in a sender thread) --------------------------------------------------------------------
+
+    def _first_finished(self, delivery: Delivery, outcome: Outcome) -> None:
+        accepted = outcome.kind in (Kind.ACCEPTED, Kind.ALREADY_THERE)
+        if not accepted:
+            self._parked.park(delivery, outcome)
+        updates = self.policy.updates
+        generation = self._progress.settle(
+            delivery.rows, unverified=updates, sent_pk=delivery.study_pk if accepted and not updates else None
+        )
+        ids = tuple(row_id for row_id, _ in delivery.rows)
+        self._versions.done(delivery.key, hash(delivery.body), ids if updates else ())
+        self._tell(delivery, outcome, accepted=accepted)
+        self._durable(generation)
+
+    def _later_finished(self, delivery: Delivery, outcome: Outcome, waiting: Waiting) -> None:
+        accepted = outcome.kind is Kind.ACCEPTED
+        if outcome.kind is Kind.ALREADY_THERE:
+            # As a first version (`send: stable`, or after a restart) it may be; as a correction it would be lost.
+            accepted = not self.policy.updates
+        if not accepted:
+            self._parked.park(delivery, outcome)
+        deleted = delivery.body is None
+        pk = delivery.study_pk
+        generation = self._progress.settle(
+            delivery.rows,
+            sent_pk=pk if accepted and not deleted and not self.policy.updates else None,
+            forget_pk=pk if accepted and deleted else None,
+        )
+        if waiting.verify_ids:
+            generation = self._progress.verified(waiting.verify_ids)
+        self._close_patients(waiting)
+        self._versions.done(delivery.key, None if deleted else hash(delivery.body))
+        self._tell(delivery, outcome, accepted=accepted)
+        self._durable(max(generation, self._progress.generation) if waiting.patients else generation)
+
+    def _tell(self, delivery: Delivery, outcome: Outcome, *, accepted: bool) -> None:
+        if accepted:
+            self._parked.accepted(delivery)
+            self._observer.delivered(delivery, outcome)
+        else:
+            self._observer.parked(delivery, outcome)
+
+    # --- the end -----------------------------------------------------------------------------------------
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way: every row taken is settled, every first version verified."""
+        return not (self._patients or len(self._versions) or self._dispatcher.pending)
+
+    def stop(self) -> None:
+        """Ends every wait with Stopped."""
+        with self._patients_changed:
+            self._stopped = True
+            self._patients_changed.notify_all()
+        self._versions.stop()
+
+
+def _invalid(error: InvalidStudy) -> Outcome:
+    return Outcome(kind=Kind.REJECTED, reason=f"the row can't become a study: {error}")
+
+
+def _seed(waiting: Waiting) -> str:
+    """What the Idempotency-Key is made from: the newest row that the version stands for."""
+    if waiting.rows:
+        return str(waiting.rows[-1][0])
+    if waiting.patients:
+        return f"{waiting.patients[-1].row_id}:{waiting.study_pk}"
+    return f"{waiting.verify_ids[-1]}:verified"
+
+
+def seconds_since(recorded_at: datetime) -> float:
+    """Seconds from a row's recording (naive UTC, the database's clock) until now (ours)."""
+    return time.time() - recorded_at.replace(tzinfo=timezone.utc).timestamp()

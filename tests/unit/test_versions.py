@@ -1,0 +1,129 @@
+"""Which version goes at once and which waits, with a clock that the test turns."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime
+
+import pytest
+
+from cdc_indexer.errors import Stopped
+from cdc_indexer.versions import MAX_WAIT_SECONDS, Versions
+
+WHEN = datetime(2026, 3, 1)
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def versions(clock: Clock) -> Versions:
+    return Versions(5.0, clock=clock)
+
+
+def test_the_first_version_goes_at_once_and_the_next_waits_for_it(versions: Versions, clock: Clock) -> None:
+    assert versions.begin("1.2", 1)
+    assert not versions.begin("1.2", 1)
+    versions.add("1.2", 1, (11, WHEN))
+    clock.now += 1000
+    assert versions.due(10) == []  # two versions of one study are never under way together
+    versions.done("1.2", digest=7, verify_ids=(10,))
+    (waiting,) = versions.due(10)
+    assert (waiting.rows, waiting.verify_ids, waiting.digest) == ([(11, WHEN)], [10], 7)
+    versions.done("1.2", digest=8)
+    assert len(versions) == 0
+
+
+def test_a_first_version_is_verified_when_the_study_is_quiet(versions: Versions, clock: Clock) -> None:
+    versions.begin("1.2", 1)
+    clock.now += 1
+    versions.done("1.2", digest=7, verify_ids=(10,))
+    clock.now += 3.9
+    assert versions.due(10) == []
+    clock.now += 0.2
+    assert versions.due(10)[0].verify_ids == [10]
+
+
+def test_a_growing_study_waits_for_quiet_but_not_for_ever(versions: Versions, clock: Clock) -> None:
+    sent_at = []
+    start = clock.now
+    for image in range(3000):  # 50 images a second for a minute
+        clock.now = start + image / 50
+        versions.add("1.2", 1, (image, WHEN))
+        for waiting in versions.due(10):
+            sent_at.append(clock.now - start)
+            versions.done(waiting.key, digest=image)
+    clock.now += 5.1
+    (last,) = versions.due(10)
+    assert last.rows[-1] == (2999, WHEN)
+    assert len(sent_at) <= 1
+    clock.now = start
+    for second in range(0, 200, 2):
+        clock.now = start + second
+        versions.add("1.3", 3, (second, WHEN))
+        for waiting in versions.due(10):
+            assert clock.now - start >= MAX_WAIT_SECONDS
+            return
+    pytest.fail("a study that is never quiet was never sent")
+
+
+def test_a_busy_study_leaves_one_entry_in_the_queue(versions: Versions) -> None:
+    for image in range(3000):
+        versions.add("1.2", 1, (image, WHEN))
+    assert len(versions._heap) == 1
+
+
+def test_too_many_waiting_sends_the_oldest_early_and_blocks_who_brings_more(clock: Clock) -> None:
+    versions = Versions(5.0, max_studies=3, clock=clock)
+    for pk in range(3):
+        versions.add(f"1.{pk}", pk, (pk, WHEN))
+    assert versions.full
+    brought = threading.Event()
+
+    def bring() -> None:
+        versions.add("1.9", 9, (9, WHEN))
+        brought.set()
+
+    thread = threading.Thread(target=bring)
+    thread.start()
+    assert not brought.wait(0.1)
+    (oldest,) = versions.due(1)
+    assert oldest.key == "1.0"
+    assert brought.wait(5)
+    thread.join()
+
+
+def test_stop_frees_who_waits_for_room(clock: Clock) -> None:
+    versions = Versions(5.0, max_rows=1, clock=clock)
+    versions.add("1.0", 1, (1, WHEN))
+    versions.stop()
+    with pytest.raises(Stopped):
+        versions.add("1.1", 2, (2, WHEN))
+
+
+def test_hurry_waits_for_nothing(versions: Versions) -> None:
+    versions.add("1.2", 1, (1, WHEN))
+    assert versions.due(10) == []
+    versions.hurry()
+    assert len(versions.due(10)) == 1
+
+
+def test_a_deletion_is_due_at_once_and_a_later_row_takes_it_back(versions: Versions) -> None:
+    versions.add("1.2", 1, (1, WHEN))
+    versions.add("1.2", 1, (2, WHEN), deleted=True)
+    (waiting,) = versions.due(10)
+    assert waiting.deleted
+    assert [row for row, _ in waiting.rows] == [1, 2]
+    versions.add("1.2", 1, (3, WHEN), deleted=True)
+    versions.add("1.2", 2, (4, WHEN))  # stored again under the same UID
+    versions.done("1.2", digest=None)
+    assert versions.due(10) == []
