@@ -95,7 +95,7 @@ SELECT s.pk AS study_pk,
        CRC32(CONCAT_WS('|', s.patient_fk, CRC32(s.study_iuid), IFNULL(s.study_datetime, '-'), s.num_series, s.num_instances,
                        IFNULL(CRC32(s.accession_no), '-'), IFNULL(CRC32(s.study_desc), '-'), IFNULL(CRC32(s.mods_in_study), '-'),
                        IFNULL(CRC32(p.pat_id), '-'), IFNULL(CRC32(p.pat_id_issuer), '-'), IFNULL(CRC32(p.pat_name), '-'))) AS checksum
-  FROM study s JOIN patient p ON p.pk = s.patient_fk;
+  FROM study s STRAIGHT_JOIN patient p ON p.pk = s.patient_fk;
 
 DROP PROCEDURE IF EXISTS indexer_install_window;
 DELIMITER //
@@ -144,7 +144,7 @@ SELECT p.pk             AS patient_pk,
        s.num_instances  AS study_instances,
        s.accession_no   AS accession_no,
        p.pat_id_issuer  AS patient_id_issuer
-  FROM study s JOIN patient p ON p.pk = s.patient_fk;
+  FROM study s STRAIGHT_JOIN patient p ON p.pk = s.patient_fk;
 
 DROP TABLE IF EXISTS study_service_new;
 CREATE TABLE study_service_new (
@@ -348,12 +348,13 @@ DELIMITER ;
 -- ---------------------------------------------------------------------------------------------------------------
 INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
     study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
-  SELECT UUID_SHORT(), IF(w.study_pk IS NULL, 'stored', 'changed'), v.patient_pk, v.patient_id, v.patient_name, v.study_pk,
+  SELECT STRAIGHT_JOIN
+         UUID_SHORT(), IF(w.study_pk IS NULL, 'stored', 'changed'), v.patient_pk, v.patient_id, v.patient_name, v.study_pk,
          v.study_iuid, v.study_datetime, v.study_description, v.study_modality, v.study_series, v.study_instances, v.accession_no,
          v.patient_id_issuer, UTC_TIMESTAMP(6)
     FROM indexer_window_now n
-    JOIN indexer_study v ON v.study_pk = n.study_pk
     LEFT JOIN indexer_window w ON w.study_pk = n.study_pk
+    JOIN indexer_study v ON v.study_pk = n.study_pk
    WHERE w.study_pk IS NULL OR w.checksum <> n.checksum;
 
 INSERT INTO study_service (id, operation, study_pk, study_iuid, recorded_at)
