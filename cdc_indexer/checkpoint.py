@@ -38,7 +38,7 @@ class Checkpoint:
     ``initial`` is how far an interrupted ``initial`` came.
     """
 
-    identity: Identity
+    identity: Identity | None
     center: str
     position: Position | None = None
     columns: tuple[tuple[str, str, bool], ...] | None = None
@@ -58,11 +58,13 @@ class Checkpoint:
                 "file_created": self.position.file_created,
                 "gtid_set": self.position.gtid_set,
             }
-        source = {
-            "server": self.identity.server,
-            "database": self.identity.database,
-            "table": self.identity.table,
-        }
+        source = None
+        if self.identity is not None:
+            source = {
+                "server": self.identity.server,
+                "database": self.identity.database,
+                "table": self.identity.table,
+            }
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         body = (
             f'{{\n  "format": {FORMAT},\n'
@@ -93,7 +95,7 @@ class Checkpoint:
             position = document["position"]
             columns = document["columns"]
             return cls(
-                identity=Identity(**document["source"]),
+                identity=Identity(**document["source"]) if document["source"] else None,
                 center=document["center"],
                 position=Position(**position) if position else None,
                 columns=tuple((str(n), str(t), bool(u)) for n, t, u in columns) if columns else None,
@@ -205,6 +207,7 @@ class CheckpointWriter:
         self._wanted = 0
         self._durable = 0
         self._failing = False
+        self._giving_up = False
         self._closing = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="checkpoint", daemon=True)
@@ -227,14 +230,20 @@ class CheckpointWriter:
                 self._wanted = generation
                 self._changed.notify_all()
             while self._durable < generation:
-                if self._closing and self._failing:
+                if self._giving_up and self._failing:
                     raise Stopped("the checkpoint can't be written")
                 self._changed.wait()
+
+    def give_up(self) -> None:
+        """The program is ending: nobody waits any longer for a disk that can't be written."""
+        with self._changed:
+            self._giving_up = True
+            self._changed.notify_all()
 
     def close(self) -> bool:
         """Writes what is left and ends the thread; False when that couldn't be written."""
         with self._changed:
-            self._closing = True
+            self._giving_up = self._closing = True
             self._changed.notify_all()
         if self._thread.ident is not None:
             self._thread.join()
@@ -269,7 +278,7 @@ class CheckpointWriter:
         with self._changed:
             self._failing = True
             self._changed.notify_all()
-            if not self._closing:
-                self._changed.wait_for(lambda: self._closing, self._retry_seconds)
-                return True
-            return False
+            if self._closing:
+                return False
+            self._changed.wait_for(lambda: self._closing, self._retry_seconds)
+            return True

@@ -181,6 +181,65 @@ class Pipeline:
                 digest = None
             self._versions.restore(study_key(row.study_iuid, row.study_pk), row.study_pk, row.id, digest)
 
+    # --- studies of `initial` -----------------------------------------------------------------------------
+
+    def send_held(
+        self,
+        values: Mapping[str, object],
+        rows: Iterable[tuple[int, datetime]],
+        seed: str,
+        finished: Callable[[bool], int],
+        *,
+        behind: bool,
+    ) -> bool:
+        """Sends a study that the PACS already holds; False when a live version of it is under way, which will do.
+
+        ``rows`` are its outbox rows that the same snapshot held; those that nobody has settle with it. ``finished`` is called
+        with whether it was accepted, and gives the generation of the checkpoint that must be durable before its slot is free.
+        """
+        study_pk, study_iuid = values.get("study_pk"), values.get("study_iuid")
+        pk = study_pk if isinstance(study_pk, int) else 0
+        uid = study_iuid if isinstance(study_iuid, str) else ""
+        key = study_key(uid, pk)
+        if not self._versions.begin(key, pk):
+            return False
+        claimed = tuple(row for row in rows if self._progress.claim(row[0]))
+
+        def done(delivery: Delivery, outcome: Outcome) -> None:
+            accepted = outcome.kind in (Kind.ACCEPTED, Kind.ALREADY_THERE)
+            if not accepted:
+                self._parked.park(delivery, outcome)
+            self._progress.settle(claimed, sent_pk=pk if accepted and not self.policy.updates else None)
+            self._versions.done(key, hash(delivery.body))
+            self._tell(delivery, outcome, accepted=accepted)
+            self._durable(finished(accepted))
+
+        delivery = Delivery(
+            key=key,
+            study_pk=pk,
+            study_iuid=uid,
+            idempotency_key=idempotency_key(self.policy.center, seed),
+            body=b"",
+            rows=claimed,
+            first_version=True,
+            finished=done,
+            behind=behind,
+        )
+        try:
+            delivery.body = study_json(values, self.policy.center, self.policy.fields)
+        except InvalidStudy as error:
+            done(delivery, _invalid(error))
+        else:
+            self._dispatcher.submit(delivery)
+        return True
+
+    def settle_unsent(self, values: Mapping[str, object], rows: Iterable[tuple[int, datetime]]) -> int:
+        """Settles a study's rows without sending it: the central index has it from the old client."""
+        study_pk = values.get("study_pk")
+        claimed = [row for row in rows if self._progress.claim(row[0])]
+        keep = isinstance(study_pk, int) and not self.policy.updates
+        return self._progress.settle(claimed, sent_pk=study_pk if keep else None)  # type: ignore[arg-type]
+
     # --- versions whose time has come --------------------------------------------------------------------
 
     def due(self) -> list[Waiting]:

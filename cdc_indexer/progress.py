@@ -41,8 +41,8 @@ class Progress:
     # --- what is known -----------------------------------------------------------------------------------
 
     @property
-    def identity(self) -> Identity:
-        """The source that position and ids belong to."""
+    def identity(self) -> Identity | None:
+        """The source that the position belongs to; None before the first contact."""
         return self._checkpoint.identity
 
     @property

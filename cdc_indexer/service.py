@@ -1,0 +1,381 @@
+"""`run`: follows the binlog, audits the table, and decides what to do when one of them fails."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cdc_indexer import failpoints
+from cdc_indexer.audit import Audit
+from cdc_indexer.delivery.retry import Backoff
+from cdc_indexer.engine import PATIENCE_SECONDS, Engine
+from cdc_indexer.errors import (
+    AlreadyRunning,
+    IndexerError,
+    NoBinlog,
+    PositionLost,
+    ServerIdClash,
+    SourceError,
+    Stopped,
+)
+from cdc_indexer.lock import StateLock
+from cdc_indexer.mysql import catalogue
+from cdc_indexer.mysql.binlog import BinlogReader, Heartbeat, Rows, TableChanged, TableRead, TransactionEnd
+from cdc_indexer.mysql.connection import reading
+from cdc_indexer.mysql.outbox import Outbox
+from cdc_indexer.position import Position
+from cdc_indexer.runner import Runner
+
+if TYPE_CHECKING:
+    from cdc_indexer.config import Settings
+
+log = structlog.get_logger("cdc_indexer")
+
+#: A position that moves without any row of ours is written this often.
+_CHECKPOINT_SECONDS = 5.0
+
+#: Without a binlog the table is read this often, and the binlog asked for again that often.
+_DEGRADED_AUDIT_SECONDS = 5.0
+_DEGRADED_RETRY_SECONDS = 60.0
+
+#: After something undecodable was seen a full audit follows the quick one, at most this often.
+_FULL_AFTER_QUICK_SECONDS = 5.0
+
+#: Who was thrown out by a namesake waits: two that fight would only throw each other out in turn.
+_CLASH_PAUSE_SECONDS = 60.0
+
+_TICK_SECONDS = 1.0
+
+
+class Service:
+    """One `run`. ``until_caught_up``: once through the table, no stream, and out."""
+
+    def __init__(
+        self, settings: Settings, *, until_caught_up: bool, reload: Callable[[], Settings | None]
+    ) -> None:
+        self._once = until_caught_up
+        self._runner = Runner()
+        self._stopping = self._runner.stopping
+        self._reader: BinlogReader | None = None
+        self._reader_lock = threading.Lock()
+        self._first_audit = True
+        self._position_lost = False
+        self._columns_from: Position | None = None
+        self._caught_up = False
+        self.engine = Engine(
+            settings,
+            self._runner,
+            reload=reload,
+            patience_seconds=PATIENCE_SECONDS if until_caught_up else None,
+        )
+        engine = self.engine
+        self._audit = Audit(Outbox(settings.database), engine.progress, engine.pipeline, self._binlog_end)
+        self._auditor = _Auditor(self._audit, settings.stream.audit_seconds, self._runner)
+        self._written = engine.progress.generation
+        self._next_write = 0.0
+
+    # --- life --------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Works until a signal comes (or all is sent, with ``until_caught_up``); raises what it can't handle."""
+        self.engine.start()
+        self._runner.run(
+            self._catch_up if self._once else self._follow,
+            tick=self._tick,
+            tick_seconds=_TICK_SECONDS,
+            hang_up=self.engine.reload,
+            clean_up=self._clean_up,
+        )
+        self._audit.close()
+        log.info("stopped", delivered=self.engine.delivered_count, parked=self.engine.parked_count)
+
+    def _clean_up(self) -> None:
+        self.engine.pipeline.stop()
+        with self._reader_lock:
+            if self._reader is not None:
+                self._reader.interrupt()
+        self._auditor.stop()
+        self.engine.stop()
+
+    def _tick(self) -> None:
+        """Writes a position that moved without any row of ours."""
+        self._settle_columns()
+        progress = self.engine.progress
+        if (
+            progress.generation != self._written
+            and progress.identity
+            and time.monotonic() >= self._next_write
+        ):
+            self._written = progress.generation
+            self._next_write = time.monotonic() + _CHECKPOINT_SECONDS
+            self.engine.writer.request(self._written)
+
+    # --- once through the table --------------------------------------------------------------------------
+
+    def _catch_up(self) -> None:
+        engine = self.engine
+        with reading(engine.settings.database) as connection:
+            identity = catalogue.identity(connection, engine.settings.database.name)
+        # The position first: what is committed after it is left to the next run, what was before is in the table.
+        engine.progress.restart_stream(self._binlog_end(), identity)
+        engine.restore_unverified()
+        engine.versions.hurry()
+        first = True
+        while self._audit.full(first=first).found or first:
+            first = False
+            while not engine.idle:
+                if self._stopping.wait(0.02):
+                    raise Stopped
+        engine.writer.wait(engine.progress.generation)
+
+    def _binlog_end(self) -> Position | None:
+        """The end of the binlog now; None where there is none that we may read."""
+        try:
+            with reading(self.engine.settings.database) as connection:
+                return catalogue.binlog_end(connection)
+        except NoBinlog:
+            return None
+
+    # --- the stream --------------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        backoff = Backoff()
+        rng = random.Random()  # noqa: S311 - jitter
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                self._stream()
+            except NoBinlog as error:
+                self._degraded(error)
+                continue
+            except PositionLost as error:
+                log.warning("position lost", reason=str(error))
+                self._position_lost = True
+                pause = backoff.delay(rng)
+            except ServerIdClash as error:
+                log.error("another replica has our server_id", reason=str(error))
+                pause = _CLASH_PAUSE_SECONDS
+            except SourceError as error:
+                if time.monotonic() - began > backoff.cap_seconds:
+                    backoff = Backoff()
+                pause = backoff.delay(rng)
+                log.warning("the database is away", reason=str(error), again_in_seconds=round(pause, 1))
+            backoff = backoff.next()
+            self._stopping.wait(pause)
+
+    def _stream(self) -> None:
+        """Connects, audits, and reads the binlog until something fails."""
+        engine, settings = self.engine, self.engine.settings
+        self._begin_at()
+        self._full_audit()
+        assert engine.progress.position is not None  # noqa: S101 - _begin_at has set it
+        columns = engine.progress.columns
+        reader = BinlogReader(
+            settings.database,
+            settings.stream,
+            server_id_of(settings),
+            engine.progress.position,
+            tuple(catalogue.Column(name, unsigned, kind) for name, kind, unsigned in columns)
+            if columns
+            else None,
+        )
+        with self._reader_lock:
+            if self._stopping.is_set():
+                raise Stopped
+            self._reader = reader
+        self._auditor.start()
+        try:
+            for event in reader:
+                self._handle(reader, event)
+        finally:
+            with self._reader_lock:
+                self._reader = None
+            reader.close()
+
+    def _begin_at(self) -> None:
+        """Decides where the stream begins: at the position if the server still has it, else at its end now."""
+        engine, settings = self.engine, self.engine.settings
+        progress = engine.progress
+        with reading(settings.database) as connection:
+            identity = catalogue.identity(connection, settings.database.name)
+            position = progress.position
+            if position is not None and progress.identity != identity:
+                log.warning("another server or a restored one", was=progress.identity, now=identity)
+                position = None
+            elif position is not None and self._position_lost:
+                position = None
+            elif position is not None:
+                try:
+                    catalogue.holds(connection, position)
+                except PositionLost as error:
+                    log.warning("position lost", reason=str(error))
+                    position = None
+            if position is None:
+                position = catalogue.binlog_end(connection)
+                progress.set_columns(None)
+                log.info("fresh position", position=str(position))
+        self._position_lost = False
+        self._columns_from = None
+        progress.restart_stream(position, identity)
+        log.info("connected", server=identity.server, position=str(position))
+
+    def _full_audit(self) -> None:
+        first, self._first_audit = self._first_audit, False
+        if first:
+            self.engine.restore_unverified()
+        try:
+            audited = self._audit.full(first=first)
+        except SourceError:
+            self._first_audit = first
+            raise
+        if audited.found:
+            log.info("audit found rows to send", rows=audited.found)
+
+    def _handle(self, reader: BinlogReader, event: object) -> None:
+        progress = self.engine.progress
+        if type(event) is Rows:
+            failpoints.hit("after_read")
+            take = self.engine.pipeline.take
+            for row in event.rows:
+                take(row, streamed=True)
+        elif type(event) is TransactionEnd:
+            progress.end_transaction(event.position)
+        elif type(event) is Heartbeat:
+            if not self._caught_up:
+                self._caught_up = True
+                log.info("caught up", position=str(progress.position))
+        elif type(event) is TableRead:
+            self._auditor.request_quick()
+        elif type(event) is TableChanged:
+            # Unknown until the position has passed the change: a restart before it meets rows of the old shape.
+            progress.set_columns(None)
+            self._columns_from = None
+            self._auditor.request_full()
+        if self._columns_from is None and reader.columns is not None and progress.columns is None:
+            self._columns_from = reader.columns_from
+
+    def _settle_columns(self) -> None:
+        """Remembers the outbox's columns once the position lies where they are in force."""
+        reader, since, progress = self._reader, self._columns_from, self.engine.progress
+        if reader is None or since is None or reader.columns is None or progress.position is None:
+            return
+        if progress.columns is None and progress.position.order >= since.order:
+            progress.set_columns(
+                tuple((column.name, column.data_type, column.unsigned) for column in reader.columns)
+            )
+
+    def _degraded(self, error: NoBinlog) -> None:
+        """No binlog: goes on from the table alone until there is one."""
+        log.error(
+            "degraded: the table is read every few seconds instead of the binary log", reason=str(error)
+        )
+        engine = self.engine
+        again_at = time.monotonic() + _DEGRADED_RETRY_SECONDS
+        while not self._stopping.is_set() and time.monotonic() < again_at:
+            try:
+                with reading(engine.settings.database) as connection:
+                    identity = catalogue.identity(connection, engine.settings.database.name)
+                engine.progress.restart_stream(None, identity)
+                self._full_audit()
+            except SourceError as away:
+                log.warning("the database is away", reason=str(away))
+            self._stopping.wait(_DEGRADED_AUDIT_SECONDS)
+
+
+class _Auditor:
+    """The thread that audits beside the stream: every ``seconds``, and when asked."""
+
+    def __init__(self, audit: Audit, seconds: float, runner: Runner) -> None:
+        self._audit = audit
+        self._seconds = seconds
+        self._stopping = runner.stopping
+        self._failed = runner.fail
+        self._quick = False
+        self._full_at = time.monotonic() + seconds
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Starts the thread unless it runs."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="auditor", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; ``stopping`` is set."""
+        with self._changed:
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def request_quick(self) -> None:
+        """The binlog showed something that can't be decoded: its rows are in the table now."""
+        with self._changed:
+            self._quick = True
+            self._full_at = min(self._full_at, time.monotonic() + _FULL_AFTER_QUICK_SECONDS)
+            self._changed.notify()
+
+    def request_full(self) -> None:
+        """Audit as soon as possible."""
+        with self._changed:
+            self._full_at = 0.0
+            self._changed.notify()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._quick and time.monotonic() < self._full_at and not self._stopping.is_set():
+                    self._changed.wait(self._full_at - time.monotonic())
+                if self._stopping.is_set():
+                    return
+                quick, self._quick = self._quick, False
+                full = time.monotonic() >= self._full_at
+                if full:
+                    self._full_at = time.monotonic() + self._seconds
+            try:
+                if quick:
+                    self._audit.quick()
+                if full:
+                    found = self._audit.full().found
+                    if found:
+                        log.info("audit found rows to send", rows=found)
+            except Stopped:
+                return
+            except SourceError as error:
+                # The stream meets the same and says so; the audit after its next connect makes up for this one.
+                log.debug("audit failed", reason=str(error))
+                with self._changed:
+                    self._full_at = min(self._full_at, time.monotonic() + _FULL_AFTER_QUICK_SECONDS)
+            except IndexerError as error:
+                self._failed(error)
+                return
+
+
+def server_id_of(settings: Settings) -> int:
+    """Our server_id as a replica: as set, else the same for this machine and state directory, and above 2^31 so that
+    no server of the house is likely to have it."""
+    if settings.stream.server_id is not None:
+        return settings.stream.server_id
+    return 0x80000000 | zlib.crc32(f"{socket.gethostname()}:{settings.state_dir}".encode())
+
+
+def run(settings: Settings, *, until_caught_up: bool, reload: Callable[[], Settings | None]) -> None:
+    """The command `run`. Raises FatalError with what a person has to do, SourceError with ``until_caught_up``."""
+    try:
+        lock = StateLock(settings.state_dir, "run")
+        lock.acquire()
+    except AlreadyRunning:
+        if until_caught_up:
+            return
+        raise
+    try:
+        Service(settings, until_caught_up=until_caught_up, reload=reload).run()
+    finally:
+        lock.release()

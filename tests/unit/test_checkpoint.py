@@ -1,0 +1,234 @@
+"""The checkpoint file: whatever happens to it, a whole generation is found or a clear sentence is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cdc_indexer.checkpoint import Checkpoint, CheckpointFile, CheckpointWriter
+from cdc_indexer.errors import CheckpointError, StorageError, Stopped
+from cdc_indexer.position import Identity, Position
+from cdc_indexer.settled import IntervalSet, Settled
+
+WHEN = datetime(2026, 3, 1, 12, 0, 0, 123456)
+
+
+def example(number: int = 1) -> Checkpoint:
+    settled = Settled(WHEN - timedelta(minutes=10))
+    settled.add(2**63 + number, WHEN)
+    return Checkpoint(
+        identity=Identity("8a94f357-aab4-11df-86ab-c80aa9429562", "pacsdb"),
+        center="000",
+        position=Position("bin.000007", 4 + number, 1700000000, "0-1-17"),
+        columns=(("id", "bigint", True), ("operation", "varchar", False)),
+        settled=settled,
+        unverified=IntervalSet([(2**63 + number, 2**63 + number)]),
+        sent_pks=IntervalSet([(1, number)]),
+        initial={"run": "x", "after_pk": 3},
+    )
+
+
+def assert_same(ours: Checkpoint, other: Checkpoint) -> None:
+    def stripped(checkpoint: Checkpoint) -> object:
+        return {**json.loads(checkpoint.render()), "time": None, "checksum": None}
+
+    assert stripped(ours) == stripped(other)
+
+
+positions = st.builds(
+    Position,
+    st.from_regex(r"[a-z\-]{1,20}\.\d{6}", fullmatch=True),
+    st.integers(4, 2**40),
+    st.none() | st.integers(0, 2**32),
+    st.none() | st.text(max_size=30),
+)
+
+
+@given(
+    positions | st.none(),
+    st.text(max_size=10),
+    st.lists(
+        st.tuples(st.integers(0, 2**64 - 1), st.datetimes(datetime(1980, 1, 1), datetime(2100, 1, 1))),
+        max_size=40,
+    ),
+)
+def test_any_checkpoint_survives_its_file(
+    position: Position | None, center: str, rows: list[tuple[int, datetime]]
+) -> None:
+    checkpoint = Checkpoint(identity=Identity("uuid", "db"), center=center, position=position)
+    for row in rows:
+        checkpoint.settled.add(*row)
+    again = Checkpoint.parse(checkpoint.render())
+    assert_same(again, checkpoint)
+    assert again.position == position
+    assert all(row_id in again.settled for row_id, _ in rows)
+
+
+@given(st.data())
+def test_no_damage_goes_unnoticed(data: st.DataObject) -> None:
+    text = example().render()
+    place = data.draw(st.integers(0, len(text) - 5))
+    damaged = (
+        text[:place]
+        + data.draw(st.sampled_from(["", "\x00", "x", text[place : place + 2] * 2]))
+        + text[place + 1 :]
+    )
+    if damaged == text:
+        return
+    with pytest.raises(ValueError, match=r".+"):
+        Checkpoint.parse(damaged)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(st.integers(0, 400))
+def test_a_torn_file_falls_back_to_the_previous_generation(tmp_path: Path, length: int) -> None:
+    file = CheckpointFile(tmp_path)
+    file.save(example(1).render())
+    file.save(example(2).render())
+    file.path.write_text(example(2).render()[:length])
+    checkpoint, warning = file.load()
+    assert checkpoint is not None
+    assert_same(checkpoint, example(1))
+    assert warning is not None
+    assert "checkpoint.previous.json is used" in warning
+
+
+def test_the_newest_generation_is_used(tmp_path: Path) -> None:
+    file = CheckpointFile(tmp_path)
+    assert file.load() == (None, None)
+    for number in (1, 2, 3):
+        file.save(example(number).render())
+        checkpoint, warning = file.load()
+        assert checkpoint is not None
+        assert_same(checkpoint, example(number))
+        assert warning is None
+    assert file.path.stat().st_mode & 0o777 == 0o600
+    assert_same(Checkpoint.parse(file.previous_path.read_text()), example(2))
+
+
+@pytest.mark.parametrize("content", ["", "{}", "not json", '{"format": 1}', '{"position": {"file": "x"}}'])
+def test_a_foreign_file_is_not_overwritten_silently(tmp_path: Path, content: str) -> None:
+    file = CheckpointFile(tmp_path)
+    file.path.write_text(content)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.json can't be used.*move the file away"):
+        file.load()
+
+
+def test_a_directory_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    file = CheckpointFile(tmp_path / "missing")
+    with pytest.raises(StorageError, match="can't be written"):
+        file.save(example().render())
+
+
+class Numbered:
+    """Renders a growing generation, and can be told that the disk is full."""
+
+    def __init__(self, path: Path) -> None:
+        self.generation = 0
+        self.file = CheckpointFile(path)
+        self.full = threading.Event()
+        self.writes = 0
+        save = self.file.save
+
+        def counted(text: str) -> None:
+            self.writes += 1
+            if self.full.is_set():
+                raise StorageError("no space left")
+            save(text)
+
+        self.file.save = counted  # type: ignore[method-assign]
+
+    def render(self) -> tuple[int, str]:
+        return self.generation, example(max(1, self.generation)).render()
+
+
+def test_many_results_share_one_write_and_none_returns_before_it_is_durable(tmp_path: Path) -> None:
+    source = Numbered(tmp_path)
+    writer = CheckpointWriter(source.file, source.render)
+    writer.start()
+    lock = threading.Lock()
+    early = []
+
+    def work() -> None:
+        for _ in range(50):
+            with lock:
+                source.generation += 1
+                mine = source.generation
+            writer.wait(mine)
+            durable = Checkpoint.parse(source.file.path.read_text()).position
+            if durable is None or durable.offset - 4 < mine:
+                early.append(mine)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert writer.close()
+    assert early == []
+    assert source.writes < 400
+
+
+def test_a_full_disk_holds_who_waits_until_there_is_room(tmp_path: Path) -> None:
+    troubles: list[StorageError | None] = []
+    source = Numbered(tmp_path)
+    source.full.set()
+    writer = CheckpointWriter(source.file, source.render, troubles.append, retry_seconds=0.02)
+    writer.start()
+    source.generation = 1
+    done = threading.Event()
+
+    def wait() -> None:
+        writer.wait(1)
+        done.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert not done.wait(0.1)
+    source.full.clear()
+    assert done.wait(5)
+    thread.join()
+    assert writer.close()
+    assert len(troubles) == 2  # said once, and taken back once
+    assert isinstance(troubles[0], StorageError)
+    assert troubles[1] is None
+
+
+def test_the_end_does_not_wait_for_a_full_disk(tmp_path: Path) -> None:
+    source = Numbered(tmp_path)
+    source.full.set()
+    writer = CheckpointWriter(source.file, source.render, retry_seconds=60)
+    writer.start()
+    source.generation = 1
+    writer.request(1)
+    threading.Timer(0.1, writer.give_up).start()
+    with pytest.raises(Stopped):
+        writer.wait(1)
+    assert not writer.close()
+
+
+def test_there_is_a_newest_generation_at_every_moment(tmp_path: Path) -> None:
+    file = CheckpointFile(tmp_path)
+    file.save(example(1).render())
+    stop = threading.Event()
+    missing = []
+
+    def look() -> None:
+        while not stop.is_set():
+            if not os.path.exists(file.path):
+                missing.append(1)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for number in range(1, 200):
+        file.save(example(number).render())
+    stop.set()
+    thread.join()
+    assert not missing
