@@ -23,6 +23,9 @@
 -- makes the archive fail or wait: it takes no lock on the archive's rows, and when study_service or a procedure is broken or missing,
 -- the study is stored as if there were no trigger.
 --
+-- The binary log, if it is on, must have binlog_format = ROW. With MIXED or STATEMENT the server takes locks on what a
+-- trigger reads when the archive's sessions are in REPEATABLE READ; the script says so at its end.
+--
 -- NEVER DROP 'indexer_trigger'@'localhost' while the triggers exist: the server then refuses to store studies (error
 -- 1449). For the same reason run this script, or remove_indexer.sql, on a server into which you restored a dump of the
 -- archive, before the archive is started there: a dump carries the triggers, but not the accounts.
@@ -45,13 +48,13 @@
 -- For MySQL 5.6 and later and MariaDB 10.0 and later: that is why it does without IF NOT EXISTS and OR REPLACE in places.
 
 SET NAMES utf8mb4;
+SET SESSION autocommit = 1;
 -- Every routine keeps the sql_mode of the moment it is made. Not strict: a value too long is cut, not lost.
 SET SESSION sql_mode = 'NO_ENGINE_SUBSTITUTION';
 SET SESSION lock_wait_timeout = 2;
 SET SESSION innodb_lock_wait_timeout = 2;
 -- In this level INSERT ... SELECT takes no locks on the rows it reads.
 SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;
-SET @indexer_began = UTC_TIMESTAMP(6);
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- 1. Is this a DCM4CHEE 2.x archive? If a table or column is missing, the script ends here; nothing is changed yet.
@@ -107,10 +110,11 @@ BEGIN
     CREATE TABLE indexer_window_new (
       study_pk   BIGINT NOT NULL PRIMARY KEY,
       study_iuid VARCHAR(250) NULL,
-      checksum   INT UNSIGNED NOT NULL
+      checksum   INT UNSIGNED NOT NULL,
+      taken_at   DATETIME(6) NOT NULL
     ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
-    INSERT INTO indexer_window_new (study_pk, study_iuid, checksum)
-      SELECT study_pk, study_iuid, checksum FROM indexer_window_now;
+    INSERT INTO indexer_window_new (study_pk, study_iuid, checksum, taken_at)
+      SELECT study_pk, study_iuid, checksum, UTC_TIMESTAMP(6) FROM indexer_window_now;
     RENAME TABLE indexer_window_new TO indexer_window;
   END IF;
 END//
@@ -343,9 +347,15 @@ END//
 DELIMITER ;
 
 -- ---------------------------------------------------------------------------------------------------------------
--- 8. Record what happened while the triggers were off: studies that are new or look different, studies that are gone
---    (unless stored again under the same UID).
+-- 8. Record what happened while the triggers were off: studies that are new or look different, studies that are gone.
+--    A study recorded between part 3 and part 4 is recorded once more: it may have changed, or gone, since.
 -- ---------------------------------------------------------------------------------------------------------------
+SET @indexer_taken_at = (SELECT COALESCE(MIN(taken_at), UTC_TIMESTAMP(6)) FROM indexer_window);
+
+INSERT IGNORE INTO indexer_window (study_pk, study_iuid, checksum, taken_at)
+  SELECT study_pk, study_iuid, 0, recorded_at
+    FROM study_service WHERE recorded_at >= @indexer_taken_at AND operation IN ('stored', 'changed');
+
 INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
     study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
   SELECT STRAIGHT_JOIN
@@ -357,16 +367,30 @@ INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, 
     JOIN indexer_study v ON v.study_pk = n.study_pk
    WHERE w.study_pk IS NULL OR w.checksum <> n.checksum;
 
+-- Not if the same UID was stored again meanwhile: the central index knows a study by its UID.
 INSERT INTO study_service (id, operation, study_pk, study_iuid, recorded_at)
   SELECT UUID_SHORT(), 'deleted', w.study_pk, w.study_iuid, UTC_TIMESTAMP(6)
     FROM indexer_window w
     LEFT JOIN study s ON s.pk = w.study_pk
    WHERE s.pk IS NULL
-     AND w.study_iuid NOT IN (SELECT study_iuid FROM study_service WHERE operation = 'stored' AND recorded_at >= @indexer_began);
+     AND NOT EXISTS (SELECT 1 FROM study_service o
+                      WHERE o.recorded_at >= @indexer_taken_at
+                        AND (o.operation = 'deleted' AND o.study_pk = w.study_pk
+                             OR o.operation = 'stored' AND o.study_iuid = w.study_iuid AND o.study_pk <> w.study_pk));
 
 DROP VIEW indexer_window_now;
 DROP TABLE indexer_window;
 
+-- ---------------------------------------------------------------------------------------------------------------
+-- 9. Try it, and take it back: a trigger would not say what is wrong.
+-- ---------------------------------------------------------------------------------------------------------------
+START TRANSACTION;
+CALL indexer_process((SELECT MAX(pk) FROM study), 'stored');
+ROLLBACK;
+
 SELECT CONCAT('cdc_indexer is installed in ', DATABASE(), '.') AS ''
 UNION ALL
-SELECT 'event_scheduler is not ON: rows older than 400 days are not deleted until it is.' FROM DUAL WHERE @@event_scheduler <> 'ON';
+SELECT 'event_scheduler is not ON: rows older than 400 days stay until it is.' FROM DUAL WHERE @@event_scheduler <> 'ON'
+UNION ALL
+SELECT 'binlog_format is not ROW: the archive may wait for locks. SET GLOBAL binlog_format = ROW, and put it into my.cnf.'
+  FROM DUAL WHERE @@GLOBAL.log_bin AND @@GLOBAL.binlog_format <> 'ROW';
