@@ -1,9 +1,9 @@
 """config.json, server.json and the environment -> one frozen :class:`Settings`.
 
-A value in the environment (``CDC_INDEXER_DATABASE__PASSWORD``, or ``CDC_INDEXER_DATABASE__PASSWORD_FILE`` with
-the name of a file that holds it) wins over the one in the file; a whole object there is written as JSON and replaces
-the file's. Every mistake is a ConfigError of one sentence that names the key and where it was read, and never repeats
-a value: it might be a secret.
+A value in the environment (``CDC_INDEXER_DATABASE__PASSWORD``, or ``CDC_INDEXER_DATABASE__PASSWORD_FILE``
+with the name of a file that holds it) wins over the one in the file; a whole object there is written as JSON and
+replaces the file's. Every mistake is a ConfigError of one sentence that names the key and where it was read, and
+never repeats a value: it might be a secret.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _MAX_FILE_BYTES = 1024 * 1024
 
 
 def _wrong(what: str) -> PydanticCustomError:
-    return PydanticCustomError("said", what)  # type: ignore[arg-type]
+    return PydanticCustomError("said", what)
 
 
 def _path(value: object, info: ValidationInfo) -> object:
@@ -161,7 +161,7 @@ class _Section(BaseModel):
 
 
 class TlsSettings(_Section):
-    """TLS to the database, verified unless ``verify`` is false; without ``key`` the file ``cert`` holds it."""
+    """TLS to the database, verified unless ``verify`` is false. ``cert`` may hold its ``key`` as well."""
 
     ca: _File | None = None
     cert: _File | None = None

@@ -1,0 +1,107 @@
+"""One process at a time works on a state directory."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from datetime import datetime, timezone
+from pathlib import Path
+
+from cdc_indexer.errors import AlreadyRunning, StorageError
+
+__all__ = ["StateLock", "make_state_dir"]
+
+_FILE = "lock"
+_MAX_HOLDER_BYTES = 1024
+
+
+def make_state_dir(state_dir: Path) -> None:
+    """Makes the state directory, for our account alone, unless it is there; raises StorageError."""
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"The state directory {state_dir} can't be made ({error.strerror}): "
+            "make it for this account, or correct state_dir."
+        ) from None
+
+
+class StateLock:
+    """The lock on ``state_dir``, held by ``command`` until ``release`` or the death of the process.
+
+    The kernel holds it (flock), so that a killed process leaves none behind; what the file says is only for
+    whoever comes second. The file stays: removing it would let two processes lock two files of one name.
+    """
+
+    def __init__(self, state_dir: Path, command: str) -> None:
+        self._path = state_dir / _FILE
+        self._command = command
+        self._descriptor: int | None = None
+        #: After AlreadyRunning: the command that holds it, as far as it said so.
+        self.held_by: str | None = None
+
+    def acquire(self) -> None:
+        """Takes the lock; raises AlreadyRunning with who holds it, StorageError without a usable directory."""
+        make_state_dir(self._path.parent)
+        try:
+            # Not through a link that somebody laid there; not inherited by a child, which would keep it.
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(self._path, flags, 0o600)
+        except OSError as error:
+            raise _unusable(self._path, error) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.held_by, holder = _holder(descriptor)
+            os.close(descriptor)
+            raise AlreadyRunning(
+                f"{holder} works on {self._path.parent} already: "
+                "stop it first, or give this one its own state_dir."
+            ) from None
+        except OSError as error:
+            os.close(descriptor)
+            raise _unusable(self._path, error) from None
+        since = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        text = json.dumps({"pid": os.getpid(), "command": self._command, "since": since})
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, text.encode() + b"\n", 0)
+        except OSError as error:
+            os.close(descriptor)
+            raise _unusable(self._path, error) from None
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Lets go of it; does nothing when it isn't held."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, 0)
+            os.close(descriptor)
+
+    def __enter__(self) -> StateLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _holder(descriptor: int) -> tuple[str | None, str]:
+    """The command that holds the lock, and who it is as the beginning of a sentence."""
+    try:
+        said = json.loads(os.pread(descriptor, _MAX_HOLDER_BYTES, 0))
+        command = str(said["command"])
+        return command, f"`{command}` (process {int(said['pid'])}, since {said['since']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        # It has the lock, but hasn't written yet, or its disk is full.
+        return None, "Another process"
+
+
+def _unusable(path: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"The lock {path} can't be taken ({error.strerror}): "
+        "the state directory must be writable for this account."
+    )
