@@ -17,12 +17,17 @@ from cdc_indexer.checkpoint import Checkpoint
 from cdc_indexer.position import Identity, Position
 
 
+#: The outbox's columns: (name, data type, unsigned), in order.
+Columns = tuple[tuple[str, str, bool], ...]
+
+
 class _Transaction:
-    __slots__ = ("open_rows", "position")
+    __slots__ = ("columns", "open_rows", "position")
 
     def __init__(self) -> None:
         self.open_rows = 0
         self.position: Position | None = None
+        self.columns: Columns | None = None
 
 
 class Progress:
@@ -51,7 +56,7 @@ class Progress:
         return self._checkpoint.position
 
     @property
-    def columns(self) -> tuple[tuple[str, str, bool], ...] | None:
+    def columns(self) -> Columns | None:
         """The outbox's columns at ``position``."""
         return self._checkpoint.columns
 
@@ -116,18 +121,23 @@ class Progress:
                 transaction.open_rows += 1
             return True
 
-    def end_transaction(self, position: Position) -> None:
-        """The stream has read the transaction (or the rotation) that ends at ``position``."""
+    def end_transaction(self, position: Position, columns: Columns | None = None) -> None:
+        """The stream has read the transaction (or the rotation) that ends at ``position``.
+
+        ``columns`` are the outbox's at that place, None when they aren't known for certain.
+        """
         with self._lock:
             reading = self._reading
             if not reading.open_rows:
                 if not self._transactions:
-                    self._move(position)
+                    self._move(position, columns)
                 else:
                     # Nothing of ours in it: the one before it may as well end here.
                     self._transactions[-1].position = position
+                    self._transactions[-1].columns = columns
                 return
             reading.position = position
+            reading.columns = columns
             self._transactions.append(reading)
             self._reading = _Transaction()
             self._close_transactions()
@@ -143,14 +153,8 @@ class Progress:
                 self._checkpoint.identity = identity
             if position != self._checkpoint.position:
                 self._checkpoint.position = position
+                self._checkpoint.columns = None
             self._generation += 1
-
-    def set_columns(self, columns: tuple[tuple[str, str, bool], ...] | None) -> None:
-        """The outbox's columns from here on."""
-        with self._lock:
-            if columns != self._checkpoint.columns:
-                self._checkpoint.columns = columns
-                self._generation += 1
 
     # --- results -----------------------------------------------------------------------------------------
 
@@ -235,12 +239,13 @@ class Progress:
     def _close_transactions(self) -> None:
         transactions = self._transactions
         while transactions and not transactions[0].open_rows:
-            position = transactions.popleft().position
-            assert position is not None  # noqa: S101 - only ended transactions are in the queue
-            self._move(position)
+            transaction = transactions.popleft()
+            assert transaction.position is not None  # noqa: S101 - only ended transactions are in the queue
+            self._move(transaction.position, transaction.columns)
 
-    def _move(self, position: Position) -> None:
+    def _move(self, position: Position, columns: Columns | None) -> None:
         self._checkpoint.position = position
+        self._checkpoint.columns = columns
         self._generation += 1
         if self._advance is not None:
             self._try_advance()

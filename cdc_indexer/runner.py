@@ -19,9 +19,13 @@ def hold_signals() -> None:
 
 
 class Runner:
-    """One job: a worker thread, and this one. ``stopping`` is set once the job is to end."""
+    """One job: a worker thread, and this one. ``stopping`` is set once the job is to end.
+
+    Made before any thread is: they inherit that signals wait.
+    """
 
     def __init__(self) -> None:
+        self._signals_before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self.stopping = threading.Event()
         self._error: BaseException | None = None
 
@@ -60,7 +64,6 @@ class Runner:
             except IndexerError as error:
                 self.fail(error)
 
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         excepthook, threading.excepthook = threading.excepthook, self._thread_died
         worker = threading.Thread(target=guarded, name="worker", daemon=True)
         try:
@@ -80,7 +83,7 @@ class Runner:
             threading.excepthook = excepthook
             while signal.sigtimedwait(SIGNALS, 0) is not None:
                 pass  # our own wake-up, or a second one
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._signals_before)
         if self._error is not None:
             raise self._error
 

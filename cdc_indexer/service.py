@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 import threading
@@ -31,6 +32,7 @@ from cdc_indexer.mysql.binlog import BinlogReader, Heartbeat, Rows, TableChanged
 from cdc_indexer.mysql.connection import reading
 from cdc_indexer.mysql.outbox import Outbox
 from cdc_indexer.position import Position
+from cdc_indexer.progress import Columns
 from cdc_indexer.runner import Runner
 
 if TYPE_CHECKING:
@@ -47,6 +49,10 @@ _DEGRADED_RETRY_SECONDS = 60.0
 
 #: After something undecodable was seen a full audit follows the quick one, at most this often.
 _FULL_AFTER_QUICK_SECONDS = 5.0
+
+#: A quick audit is done again after this pause, twice that, ... up to the longest.
+_QUICK_PAUSE_SECONDS = 0.002
+_QUICK_PAUSE_MAX_SECONDS = 0.15
 
 #: Who was thrown out by a namesake waits: two that fight would only throw each other out in turn.
 _CLASH_PAUSE_SECONDS = 60.0
@@ -67,7 +73,7 @@ class Service:
         self._reader_lock = threading.Lock()
         self._first_audit = True
         self._position_lost = False
-        self._columns_from: Position | None = None
+        self._columns: tuple[object, Columns | None] = (None, None)
         self._caught_up = False
         self.engine = Engine(
             settings,
@@ -106,7 +112,6 @@ class Service:
 
     def _tick(self) -> None:
         """Writes a position that moved without any row of ours."""
-        self._settle_columns()
         progress = self.engine.progress
         if (
             progress.generation != self._written
@@ -193,7 +198,7 @@ class Service:
         self._auditor.start()
         try:
             for event in reader:
-                self._handle(reader, event)
+                self._handle(event)
         finally:
             with self._reader_lock:
                 self._reader = None
@@ -219,10 +224,8 @@ class Service:
                     position = None
             if position is None:
                 position = catalogue.binlog_end(connection)
-                progress.set_columns(None)
                 log.info("fresh position", position=str(position))
         self._position_lost = False
-        self._columns_from = None
         progress.restart_stream(position, identity)
         log.info("connected", server=identity.server, position=str(position))
 
@@ -238,7 +241,7 @@ class Service:
         if audited.found:
             log.info("audit found rows to send", rows=audited.found)
 
-    def _handle(self, reader: BinlogReader, event: object) -> None:
+    def _handle(self, event: object) -> None:
         progress = self.engine.progress
         if type(event) is Rows:
             failpoints.hit("after_read")
@@ -246,7 +249,9 @@ class Service:
             for row in event.rows:
                 take(row, streamed=True)
         elif type(event) is TransactionEnd:
-            progress.end_transaction(event.position)
+            if event.columns is not self._columns[0]:
+                self._columns = (event.columns, _plain(event.columns))
+            progress.end_transaction(event.position, self._columns[1])
         elif type(event) is Heartbeat:
             if not self._caught_up:
                 self._caught_up = True
@@ -254,22 +259,7 @@ class Service:
         elif type(event) is TableRead:
             self._auditor.request_quick()
         elif type(event) is TableChanged:
-            # Unknown until the position has passed the change: a restart before it meets rows of the old shape.
-            progress.set_columns(None)
-            self._columns_from = None
             self._auditor.request_full()
-        if self._columns_from is None and reader.columns is not None and progress.columns is None:
-            self._columns_from = reader.columns_from
-
-    def _settle_columns(self) -> None:
-        """Remembers the outbox's columns once the position lies where they are in force."""
-        reader, since, progress = self._reader, self._columns_from, self.engine.progress
-        if reader is None or since is None or reader.columns is None or progress.position is None:
-            return
-        if progress.columns is None and progress.position.order >= since.order:
-            progress.set_columns(
-                tuple((column.name, column.data_type, column.unsigned) for column in reader.columns)
-            )
 
     def _degraded(self, error: NoBinlog) -> None:
         """No binlog: goes on from the table alone until there is one."""
@@ -297,7 +287,8 @@ class _Auditor:
         self._seconds = seconds
         self._stopping = runner.stopping
         self._failed = runner.fail
-        self._quick = False
+        self._quick_at = math.inf
+        self._quick_pause = 0.0
         self._full_at = time.monotonic() + seconds
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -316,9 +307,13 @@ class _Auditor:
             self._thread.join()
 
     def request_quick(self) -> None:
-        """The binlog showed something that can't be decoded: its rows are in the table now."""
+        """The binlog showed something that can't be decoded: its rows are in the table, or will be in a moment.
+
+        (The server sends a transaction before its rows can be seen.) So it is read at once and a few times more.
+        """
         with self._changed:
-            self._quick = True
+            self._quick_at = 0.0
+            self._quick_pause = _QUICK_PAUSE_SECONDS
             self._full_at = min(self._full_at, time.monotonic() + _FULL_AFTER_QUICK_SECONDS)
             self._changed.notify()
 
@@ -331,14 +326,20 @@ class _Auditor:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._quick and time.monotonic() < self._full_at and not self._stopping.is_set():
-                    self._changed.wait(self._full_at - time.monotonic())
+                while (
+                    wait := min(self._quick_at, self._full_at) - time.monotonic()
+                ) > 0 and not self._stopping.is_set():
+                    self._changed.wait(wait)
                 if self._stopping.is_set():
                     return
-                quick, self._quick = self._quick, False
-                full = time.monotonic() >= self._full_at
+                now = time.monotonic()
+                quick, full = now >= self._quick_at, now >= self._full_at
+                if quick:
+                    again = self._quick_pause <= _QUICK_PAUSE_MAX_SECONDS
+                    self._quick_at = now + self._quick_pause if again else math.inf
+                    self._quick_pause *= 2
                 if full:
-                    self._full_at = time.monotonic() + self._seconds
+                    self._full_at = now + self._seconds
             try:
                 if quick:
                     self._audit.quick()
@@ -356,6 +357,11 @@ class _Auditor:
             except IndexerError as error:
                 self._failed(error)
                 return
+
+
+def _plain(columns: tuple[catalogue.Column, ...] | None) -> Columns | None:
+    """Columns as the checkpoint keeps them."""
+    return columns and tuple((column.name, column.data_type, column.unsigned) for column in columns)
 
 
 def server_id_of(settings: Settings) -> int:

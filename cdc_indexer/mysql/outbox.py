@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pymysql
@@ -36,15 +36,6 @@ class StudyPage:
 
     studies: list[Mapping[str, object]]
     rows: Mapping[int, list[tuple[int, datetime]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which studies `initial` is asked for; nothing set means all. Dates are inclusive, of study_datetime."""
-
-    since: date | None = None
-    until: date | None = None
-    study_iuids: tuple[str, ...] = ()
 
 
 class Outbox:
@@ -171,42 +162,40 @@ class Outbox:
             )
             return list(cursor.fetchall())
 
-    def count_studies(self, selection: Selection, after_pk: int = 0) -> int:
-        """How many studies `initial` would still send."""
-        condition, arguments = _selected(selection)
+    def last_study_pk(self) -> int:
+        """The highest study_pk in the view, 0 when it is empty; a COUNT would read the whole of it."""
         with self._cursor() as cursor:
-            cursor.execute(
-                f"SELECT COUNT(*) FROM {VIEW} WHERE study_pk > %s{condition}",  # noqa: S608
-                (after_pk, *arguments),
-            )
-            (count,) = cursor.fetchone()
-        return int(count)
+            cursor.execute(f"SELECT study_pk FROM {VIEW} ORDER BY study_pk DESC LIMIT 1")  # noqa: S608
+            row = cursor.fetchone()
+        return int(row[0]) if row else 0
 
-    def page(self, selection: Selection, after_pk: int, limit: int) -> StudyPage:
+    def page_after(self, after_pk: int, limit: int) -> StudyPage:
         """The next page of the view by study_pk, with its studies' outbox rows, in one short snapshot."""
-        condition, arguments = _selected(selection)
+        return self._page("study_pk > %s ORDER BY study_pk LIMIT %s", (after_pk, limit))
+
+    def page_of(self, study_iuids: Sequence[str]) -> StudyPage:
+        """The studies with these UIDs, as ``page_after`` gives them."""
+        return self._page(f"study_iuid IN ({_places(study_iuids)}) ORDER BY study_pk", tuple(study_iuids))
+
+    def _page(self, condition: str, arguments: Sequence[object]) -> StudyPage:
         with self._cursor(DictCursor) as cursor:
-            # READ ONLY is the session's; REPEATABLE READ makes both queries see the same instant.
+            # REPEATABLE READ, so that both queries see the same instant.
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
-            try:
+            cursor.execute(f"SELECT * FROM {VIEW} WHERE {condition}", tuple(arguments))  # noqa: S608
+            studies: list[Mapping[str, object]] = list(cursor.fetchall())
+            rows: dict[int, list[tuple[int, datetime]]] = {}
+            if studies:
+                pks = [values["study_pk"] for values in studies]
                 cursor.execute(
-                    f"SELECT * FROM {VIEW} WHERE study_pk > %s{condition} ORDER BY study_pk LIMIT %s",  # noqa: S608
-                    (after_pk, *arguments, limit),
+                    f"SELECT id, recorded_at, study_pk FROM {TABLE} "  # noqa: S608
+                    f"WHERE study_pk IN ({_places(pks)}) AND operation IN ('stored', 'changed')",
+                    tuple(pks),
                 )
-                studies: list[Mapping[str, object]] = list(cursor.fetchall())
-                rows: dict[int, list[tuple[int, datetime]]] = {}
-                if studies:
-                    pks = [values["study_pk"] for values in studies]
-                    cursor.execute(
-                        f"SELECT id, recorded_at, study_pk FROM {TABLE} "  # noqa: S608
-                        f"WHERE study_pk IN ({_places(pks)}) AND operation IN ('stored', 'changed')",
-                        tuple(pks),
-                    )
-                    for row in cursor.fetchall():
-                        rows.setdefault(row["study_pk"], []).append((row["id"], row["recorded_at"]))
-            finally:
-                cursor.execute("COMMIT")
+                for row in cursor.fetchall():
+                    rows.setdefault(row["study_pk"], []).append((row["id"], row["recorded_at"]))
+            # An error before this closes the session, and the server ends the snapshot.
+            cursor.execute("COMMIT")
         return StudyPage(studies, rows)
 
     # --- the session -------------------------------------------------------------------------------------
@@ -225,17 +214,3 @@ class Outbox:
 
 def _places(values: Sequence[object]) -> str:
     return ", ".join(["%s"] * len(values))
-
-
-def _selected(selection: Selection) -> tuple[str, tuple[object, ...]]:
-    condition, arguments = "", []
-    if selection.since is not None:
-        condition += " AND study_datetime >= %s"
-        arguments.append(selection.since.isoformat())
-    if selection.until is not None:
-        condition += " AND study_datetime < %s + INTERVAL 1 DAY"
-        arguments.append(selection.until.isoformat())
-    if selection.study_iuids:
-        condition += f" AND study_iuid IN ({_places(selection.study_iuids)})"
-        arguments.extend(selection.study_iuids)
-    return condition, tuple(arguments)
