@@ -81,11 +81,13 @@ FLAG_IGNORABLE = 0x80
 header = struct.Struct("<xIBIIIH").unpack_from
 HEADER_BYTES = 20
 
+_CRC32 = 1
+
 MARIADB_STANDALONE = 1
 MARIADB_PREPARED_XA = 64
 
 
-class Kind(Enum):
+class Statement(Enum):
     """What a statement in the binary log means for who follows the outbox."""
 
     BEGIN = "begin"
@@ -110,16 +112,16 @@ _DATABASE_DDL = re.compile(rb"DROP\s+(?:DATABASE|SCHEMA)\b", re.IGNORECASE)
 _WORDS = re.compile(rb"[A-Z]+(?:\s+[A-Z]+)?", re.IGNORECASE)
 
 _BY_TWO_WORDS = {
-    b"XA START": Kind.XA_START,
-    b"XA BEGIN": Kind.XA_START,
-    b"XA COMMIT": Kind.XA_COMMIT,
-    b"XA ROLLBACK": Kind.XA_ROLLBACK,
-    b"ROLLBACK TO": Kind.ROLLBACK_TO,
+    b"XA START": Statement.XA_START,
+    b"XA BEGIN": Statement.XA_START,
+    b"XA COMMIT": Statement.XA_COMMIT,
+    b"XA ROLLBACK": Statement.XA_ROLLBACK,
+    b"ROLLBACK TO": Statement.ROLLBACK_TO,
 }
 _BY_WORD = {
-    b"BEGIN": Kind.BEGIN,
-    b"COMMIT": Kind.COMMIT,
-    b"ROLLBACK": Kind.ROLLBACK,
+    b"BEGIN": Statement.BEGIN,
+    b"COMMIT": Statement.COMMIT,
+    b"ROLLBACK": Statement.ROLLBACK,
     **dict.fromkeys(
         (
             *(
@@ -136,12 +138,16 @@ _BY_WORD = {
             *(b"RELEASE", b"RENAME", b"REPAIR", b"RESET", b"REVOKE", b"SAVEPOINT", b"SET", b"TRUNCATE"),
             *(b"UNINSTALL", b"XA"),
         ),
-        Kind.HARMLESS,
+        Statement.HARMLESS,
     ),
 }
 
 
-def classify(query: bytes, database: bytes, table: bytes) -> Kind:
+#: How much of a compressed statement is looked at.
+_STATEMENT_BYTES = 64 * 1024
+
+
+def classify(query: bytes, database: bytes, table: bytes) -> Statement:
     """What a statement of the binary log means; whatever isn't known to be harmless counts as a write.
 
     Any write in statement format counts, whatever its table: a trigger may have filled the outbox with it.
@@ -154,16 +160,16 @@ def classify(query: bytes, database: bytes, table: bytes) -> Kind:
         start = skipped.end()
     words = _WORDS.match(query, start)
     if words is None:
-        return Kind.WRITES
+        return Statement.WRITES
     two = b" ".join(words.group().upper().split())
-    kind = _BY_TWO_WORDS.get(two) or _BY_WORD.get(two.split()[0], Kind.WRITES)
-    if kind is Kind.HARMLESS:
+    kind = _BY_TWO_WORDS.get(two) or _BY_WORD.get(two.split()[0], Statement.WRITES)
+    if kind is Statement.HARMLESS:
         low = query.lower()
         # The name anywhere, quoted or not, of whichever database: reading the columns too often is cheap.
         if (table in low and _TABLE_DDL.match(query, start)) or (
             database.lower() in low and _DATABASE_DDL.match(query, start)
         ):
-            return Kind.OUTBOX_CHANGED
+            return Statement.OUTBOX_CHANGED
     return kind
 
 
@@ -172,12 +178,12 @@ def query_of(packet: bytes, end: int) -> bytes:
     body = HEADER_BYTES
     skipped = int.from_bytes(packet[body + 11 : body + 13], "little") + packet[body + 8]
     query = packet[body + 13 + skipped + 1 : end]
-    return _inflated(query) if packet[5] == MARIADB_QUERY_COMPRESSED else query
+    return _inflated(query, _STATEMENT_BYTES) if packet[5] == MARIADB_QUERY_COMPRESSED else query
 
 
-def _inflated(data: bytes) -> bytes:
+def _inflated(data: bytes, limit: int = 0) -> bytes:
     """MariaDB's log_bin_compress: one byte (how many bytes the length takes), the length, zlib."""
-    return zlib.decompress(data[1 + (data[0] & 0x07) :])
+    return zlib.decompressobj().decompress(data[1 + (data[0] & 0x07) :], limit)
 
 
 def gtid_of(packet: bytes) -> tuple[bytes, str, int]:
@@ -207,8 +213,13 @@ def gtid_of(packet: bytes) -> tuple[bytes, str, int]:
     return uuid, packet[at : at + length].decode(), number
 
 
+def xid_of(query: bytes) -> str:
+    """The transaction's name in ``XA COMMIT X'..',X'..',1``, as :func:`xa_of` gives it."""
+    return query.split(None, 2)[-1].decode("ascii", "replace").lower()
+
+
 def xa_of(packet: bytes) -> tuple[bool, str]:
-    """Whether an XA_PREPARE event commits in one phase, and its name as XA COMMIT will say it."""
+    """Whether an XA_PREPARE event commits in one phase, and the transaction's name."""
     one_phase, form, first, second = struct.unpack_from("<?iII", packet, HEADER_BYTES)
     at = HEADER_BYTES + 13
     name, branch = packet[at : at + first], packet[at + first : at + first + second]
@@ -232,16 +243,25 @@ class Decoder:
 
     def __init__(self, *, mariadb: bool, checksum: bool) -> None:
         self._server = _Server("mariadb" if mariadb else "mysql")
-        self.checksum = checksum
+        self._checksum = checksum
+
+    @classmethod
+    def of(cls, packet: bytes) -> Decoder:
+        """The decoder for a file, by its FORMAT_DESCRIPTION event: server's version, ..., checksum's kind."""
+        return cls(mariadb=b"MariaDB" in packet[22:72], checksum=packet[-5] == _CRC32)
+
+    def end(self, packet: bytes) -> int:
+        """Where the event ends in its packet, before the checksum."""
+        return len(packet) - 4 if self._checksum else len(packet)
 
     def table(self, packet: bytes) -> tuple[Any, bool]:
         """The table of a TABLE_MAP event, and whether the event named its columns."""
-        event = self._event(packet, {}, self.checksum)
+        event = self._event(packet, {}, self._checksum)
         return event.get_table(), bool(event.optional_metadata.column_name_list)
 
     def rows(self, packet: bytes, table: Any) -> tuple[list[dict[str, Any]], bool]:
         """The inserted rows of a WRITE_ROWS event by column, and whether every column was logged."""
-        checksum = self.checksum
+        checksum = self._checksum
         if packet[5] >= MARIADB_QUERY_COMPRESSED:
             packet, checksum = self._plain(packet), False
         event = self._event(packet, {table.table_id: table}, checksum)
@@ -277,8 +297,7 @@ class Decoder:
             at += int.from_bytes(packet[at - 2 : at], "little") - 2
         columns = packet[at]
         at += 1 + (columns + 7) // 8
-        end = len(packet) - 4 if self.checksum else len(packet)
-        body = packet[HEADER_BYTES:at] + _inflated(packet[at:end])
+        body = packet[HEADER_BYTES:at] + _inflated(packet[at : self.end(packet)])
         time, _, server, _, position, flags = header(packet)
         return (
             struct.pack("<xIBIIIH", time, kind, server, HEADER_BYTES - 1 + len(body), position, flags) + body

@@ -30,11 +30,12 @@ class GtidSet:
                 else:
                     tag = word
 
-    def add_mariadb(self, domain: int, server: int, number: int) -> None:
-        self._domains[domain] = (server, number)
-
-    def add_mysql(self, uuid: bytes, tag: str, number: int) -> None:
-        intervals = self._intervals.setdefault((str(UUID(bytes=uuid)), tag), [])
+    def add(self, source: int | bytes, middle: int | str, number: int) -> None:
+        """One transaction: MariaDB's (domain, server_id, number), or MySQL's (uuid, tag, number)."""
+        if isinstance(source, int):
+            self._domains[source] = (int(middle), number)
+            return
+        intervals = self._intervals.setdefault((str(UUID(bytes=source)), str(middle)), [])
         if intervals and intervals[-1][1] + 1 == number:
             intervals[-1][1] = number
             return

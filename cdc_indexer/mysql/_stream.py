@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 #: How many heartbeats may be missing before the server is taken for dead.
 MISSED_HEARTBEATS = 3
+MIN_TIMEOUT_SECONDS = 2.0
 
 _CHUNK_BYTES = 256 * 1024
 
@@ -54,7 +55,7 @@ class Stream:
         self._database = database
         self._server_id = server_id
         self._heartbeat_seconds = heartbeat_seconds
-        self._timeout_seconds = MISSED_HEARTBEATS * heartbeat_seconds
+        self._timeout_seconds = max(MISSED_HEARTBEATS * heartbeat_seconds, MIN_TIMEOUT_SECONDS)
         self._unwanted = unwanted
         self._connection: pymysql.connections.Connection[pymysql.cursors.Cursor] | None = None
         self._sock: socket.socket | None = None

@@ -10,27 +10,24 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from cdc_indexer.errors import PositionLost, SchemaError
+from cdc_indexer.errors import PositionLost
 from cdc_indexer.mysql import _events as events
-from cdc_indexer.mysql._events import Decoder, Kind
+from cdc_indexer.mysql import _table
+from cdc_indexer.mysql._events import Decoder, Statement
 from cdc_indexer.mysql._gtids import GtidSet
 from cdc_indexer.mysql._stream import Stream
-from cdc_indexer.mysql.catalogue import Column, binlog_end, columns
-from cdc_indexer.mysql.connection import reading
+from cdc_indexer.mysql._table import OutboxTable, UndecodableError
 from cdc_indexer.position import Position
 from cdc_indexer.study import OutboxRow
 
 if TYPE_CHECKING:
     from cdc_indexer.config import DatabaseSettings, StreamSettings
+    from cdc_indexer.mysql.catalogue import Column
 
 __all__ = ["BinlogReader", "Event", "Heartbeat", "Rows", "TableChanged", "TableRead", "TransactionEnd"]
-
-OUTBOX = "study_service"
-_OUTBOX = OUTBOX.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +60,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class TableRead:
-    """Rows may have been inserted that the log doesn't show us: read the table now.
+    """Rows may have been inserted that the log doesn't show: read the table now.
 
     The server may send a transaction a moment before its rows can be seen in the table.
     """
@@ -78,49 +75,41 @@ class TableChanged:
 
 Event: TypeAlias = Rows | TransactionEnd | Heartbeat | TableRead | TableChanged
 
-#: Rows are held back until the end of their transaction shows that it wasn't rolled back: this many of them.
+#: A transaction's rows are held back until its end shows that it wasn't rolled back: up to this many.
 _HELD_ROWS = 1000
 
-#: Prepared XA transactions of which we remember whether they concern the outbox.
+#: Prepared XA transactions of which the reader remembers whether they concern the outbox.
 _PREPARED = 1000
 
-#: information_schema's types -> the codes that a table map may give for them.
-_TYPE_CODES = {
-    "tinyint": {1},
-    "smallint": {2},
-    "mediumint": {9},
-    "int": {3},
-    "bigint": {8},
-    "float": {4},
-    "double": {5},
-    "decimal": {246},
-    "varchar": {15},
-    "varbinary": {15},
-    "char": {254},
-    "binary": {254},
-    "datetime": {12, 18},
-    "timestamp": {7, 17},
-    "time": {11, 19},
-    "date": {10},
-}
-
-
-_CRC32 = 1
 _FIRST_OFFSET = 4
 _LOW_32 = 0xFFFFFFFF
 _HALF = 1 << 31
 _MARIADB_GTID = struct.Struct("<QIB").unpack_from
 
 
-class _Outbox(NamedTuple):
-    """The outbox in one TABLE_MAP event; without ``table`` its rows can't be decoded."""
+@dataclass(slots=True)
+class _Transaction:
+    """What is known of the transaction that is being read."""
 
-    table: Any
-    named: bool
+    is_open: bool = False
+    is_xa: bool = False
+    held: list[Rows] = field(default_factory=list)
+    held_count: int = 0
+    #: Rows were given already, because there were too many to hold.
+    let_go: bool = False
+    #: Why the table has to be read.
+    doubt: str | None = None
+    table_changed: bool = False
 
+    @property
+    def concerns_us(self) -> bool:
+        return bool(self.held or self.let_go or self.doubt is not None or self.table_changed)
 
-#: Rows whose table was never announced: then nothing is known of them (FACTS 1.2).
-_MISSING = _Outbox(None, False)
+    def undo(self, reason: str) -> None:
+        """What it inserted so far may have been rolled back; the table knows."""
+        if self.concerns_us:
+            self.held, self.held_count = [], 0
+            self.doubt = reason
 
 
 class BinlogReader:
@@ -141,41 +130,37 @@ class BinlogReader:
         position: Position,
         columns: tuple[Column, ...] | None,
     ) -> None:
-        self._database = database
         self._stream = Stream(
             database,
             server_id=server_id,
             heartbeat_seconds=stream.heartbeat_seconds,
             unwanted=self._unwanted,
         )
-        name = database.name.encode()
-        self._name = name
-        self._prefix = bytes([len(name)]) + name + bytes([0, len(OUTBOX)]) + OUTBOX.encode() + b"\0"
+        self._table = OutboxTable(database, columns)
+        self._ask_columns = columns is None
+        self._schema = database.name.encode()
+        self._decoder = Decoder(mariadb=False, checksum=True)
 
-        # Where we are: the end of the last whole transaction, and the bytes that came since.
+        # Where we are: the end of the last whole transaction, and the bytes of the log that came since.
         self._file = position.file
         self._file_number = position.order[0]
         self._offset = position.offset
         self._since = 0
         self._created = position.file_created
+        #: The server's time of that end, while it wasn't told yet.
+        self._unsaid: int | None = None
+
         self._gtids = None if position.gtid_set is None else GtidSet(position.gtid_set)
         self._gtid: tuple[Any, ...] | None = None
-
-        self._columns = columns
-        #: Until this place in the log the columns are not certain.
-        self._certain_from: tuple[int, int] | None = None
-
-        self._decoder = Decoder(mariadb=False, checksum=True)
-        self._tables: dict[bytes, _Outbox | None] = {}
-        self._last_map: tuple[bytes, _Outbox] | None = None
-        self._begin(in_transaction=False)
+        self._transaction = _Transaction()
         self._prepared: dict[str, bool] = {}
-        #: The server's time of a transaction end that wasn't told yet.
-        self._unsaid: int | None = None
 
     @property
     def position(self) -> Position:
-        """The end of the last whole transaction that was read."""
+        """The end of the last whole transaction that was read.
+
+        Its GTID set is exactly what lies before it. That is cheap: one number of the set changes at a time.
+        """
         return Position(
             file=self._file,
             offset=self._offset,
@@ -185,11 +170,11 @@ class BinlogReader:
 
     @property
     def columns(self) -> tuple[Column, ...] | None:
-        """The outbox's columns at :attr:`position`, None when they aren't known for certain."""
-        return self._columns if self._certain() else None
+        """The outbox's columns at :attr:`position`; None when they aren't known for certain."""
+        return self._table.columns_at((self._file_number, self._offset))
 
     def interrupt(self) -> None:
-        """Ends an iteration that waits for the server, with Stopped; from any thread, at any time."""
+        """Ends an iteration with Stopped, also one that waits for the server; from any thread, any time."""
         self._stream.interrupt()
 
     def close(self) -> None:
@@ -198,9 +183,10 @@ class BinlogReader:
 
     def __iter__(self) -> Iterator[Event]:
         try:
-            if self._columns is None:
-                self._load_columns()
+            if self._ask_columns:
+                self._table.load()
             self._stream.open(self.position)
+            self._table.ignore_case = self._stream.names_ignore_case
             yield from self._read()
         finally:
             self.close()
@@ -208,12 +194,12 @@ class BinlogReader:
     def _read(self) -> Iterator[Event]:
         """The loop that every event of every table passes: what isn't ours costs a header and a look-up."""
         buffered, wait, header = self._stream.buffered, self._stream.wait, events.header
-        prefix, tables = self._prefix, self._tables
+        announce, concerns = self._table.announce, self._table.concerns
         while True:
             packet = buffered()
             if packet is None:
-                if self._unsaid is not None:
-                    yield from self._say_end()
+                # Nothing more is here: before waiting, say how far we are.
+                yield from self._say_end()
                 packet = wait()
             at, kind, server, size, log_pos, flags = header(packet)
             if kind in events.BETWEEN:
@@ -221,26 +207,26 @@ class BinlogReader:
                 continue
             self._since += size
             if kind == events.TABLE_MAP:
-                # The only table whose rows are looked at.
-                tables[packet[20:26]] = self._table(packet) if self._is_ours(packet, prefix) else None
+                announce(packet)
             elif kind in events.WRITE_ROWS:
-                outbox = tables.get(packet[20:26], _MISSING)
-                if outbox is not None:
-                    yield from self._inserted(packet, outbox)
+                if concerns(packet):
+                    yield from self._inserted(packet)
             elif kind == events.XID:
                 yield from self._finish(at, log_pos)
             elif kind == events.MARIADB_GTID:
-                number, domain, group = _MARIADB_GTID(packet, 20)
-                self._begin(in_transaction=not group & events.MARIADB_STANDALONE)
-                self._xa = bool(group & events.MARIADB_PREPARED_XA)
+                number, domain, group = _MARIADB_GTID(packet, events.HEADER_BYTES)
                 self._gtid = (domain, server, number)
+                self._transaction = _Transaction(
+                    is_open=not group & events.MARIADB_STANDALONE,
+                    is_xa=bool(group & events.MARIADB_PREPARED_XA),
+                )
             elif kind in events.OTHER_ROWS:
                 pass
             elif kind in (events.GTID, events.GTID_TAGGED):
-                self._begin(in_transaction=False)
                 self._gtid = events.gtid_of(packet)
+                self._transaction = _Transaction()
             elif kind in (events.QUERY, events.MARIADB_QUERY_COMPRESSED):
-                yield from self._query(events.query_of(packet, self._body_end(packet)), at, log_pos)
+                yield from self._query(events.query_of(packet, self._decoder.end(packet)), at, log_pos)
             else:
                 yield from self._rare(packet, at, kind, log_pos, flags)
 
@@ -254,21 +240,26 @@ class BinlogReader:
             if log_pos:  # it lies at this place, and isn't repeated for a reader that begins in the middle
                 self._since += size
         else:
-            if self._unsaid is not None:
-                yield from self._say_end()
+            yield from self._say_end()
             yield Heartbeat(int(time.time()))
 
     def _rotate(self, file: str, offset: int) -> None:
-        if file == self._file:
-            return
-        self._file, self._offset, self._since = file, offset, 0
-        self._file_number = Position(file, 0).order[0]
-        self._created = None
+        if file != self._file:  # the first one of a connection repeats what we asked for
+            self._file, self._offset, self._since = file, offset, 0
+            self._file_number = Position(file, 0).order[0]
+            self._created = None
+
+    def _file_name(self, packet: bytes) -> str:
+        name, known = packet[28:], self._file.encode()
+        # The first one of a connection comes before the event that says whether a checksum follows.
+        if name.startswith(known) and len(name) - len(known) in (0, 4):
+            return self._file
+        return packet[28 : self._decoder.end(packet)].decode()
 
     def _begin_file(self, packet: bytes, at: int) -> Iterator[Event]:
         """The head of a file: its time tells whether it is still the file that the position was taken in.
 
-        All three servers give the time at which the file was made here, also to who begins in its middle.
+        The servers give the time at which the file was made here, also to who begins in its middle.
         """
         if self._created is not None and self._created != at:
             raise PositionLost(
@@ -276,114 +267,111 @@ class BinlogReader:
                 "or another server): a fresh position is taken and the table is read."
             )
         self._created = at
-        self._decoder = Decoder(mariadb=b"MariaDB" in packet[22:72], checksum=packet[-5] == _CRC32)
-        # The server may have restarted: it gives the numbers of tables anew (FACTS 1.3).
-        self._tables.clear()
-        self._last_map = None
-        if self._concerned:
-            # It died in the middle of writing a transaction.
-            yield TableRead("a transaction has no end in the binary log")
-        self._begin(in_transaction=False)
+        self._decoder = Decoder.of(packet)
+        self._table.begin_file(self._decoder)
+        if self._transaction.concerns_us:
+            yield TableRead("the server died while it wrote a transaction into its binary log")
+        self._transaction = _Transaction()
         self._gtid = None
         self._unsaid = at if self._offset == _FIRST_OFFSET else int(time.time())
         yield from self._say_end()
 
     # What frames a transaction
 
-    def _begin(self, *, in_transaction: bool) -> None:
-        self._in_transaction = in_transaction
-        self._xa = False
-        self._held: list[Rows] = []
-        self._held_count = 0
-        self._let_go = False
-        self._doubt: str | None = None
-        self._changed = False
-
-    @property
-    def _concerned(self) -> bool:
-        """Whether the transaction that is being read has to do with the outbox."""
-        return bool(self._held or self._let_go or self._doubt is not None or self._changed)
-
     def _query(self, query: bytes, at: int, log_pos: int) -> Iterator[Event]:
-        kind = events.classify(query, self._name, _OUTBOX)
-        if kind is Kind.BEGIN or kind is Kind.XA_START:
-            self._begin(in_transaction=True)
-            self._xa = kind is Kind.XA_START
-        elif kind is Kind.COMMIT:
+        transaction = self._transaction
+        kind = events.classify(query, self._schema, _table.NAME.encode())
+        if kind in (Statement.BEGIN, Statement.XA_START):
+            self._transaction = _Transaction(is_open=True, is_xa=kind is Statement.XA_START)
+        elif kind is Statement.COMMIT:
             yield from self._finish(at, log_pos)
-        elif kind is Kind.ROLLBACK:
-            # A server writes these only when something in it can't be undone (a table without transactions).
-            self._distrust("a transaction was rolled back")
+        elif kind is Statement.ROLLBACK:
+            # Logged only where something can't be undone: a table without transactions, a temporary one.
+            transaction.undo("a transaction was rolled back")
             yield from self._finish(at, log_pos)
-        elif kind is Kind.XA_COMMIT:
-            # Its rows came when it was prepared; whether it concerns us is forgotten with the connection.
-            if self._prepared.pop(_xid(query), True):
-                self._doubt = "an XA transaction was committed"
+        elif kind is Statement.XA_COMMIT:
+            # Its rows came when it was prepared. Whether they were ours is forgotten with the connection.
+            if self._prepared.pop(events.xid_of(query), True):
+                transaction.doubt = "an XA transaction was committed"
             yield from self._finish(at, log_pos)
-        elif kind is Kind.XA_ROLLBACK:
-            self._prepared.pop(_xid(query), None)
+        elif kind is Statement.XA_ROLLBACK:
+            self._prepared.pop(events.xid_of(query), None)
             yield from self._finish(at, log_pos)
         else:
-            if kind is Kind.WRITES:
-                self._doubt = "something was written in statement format"
-            elif kind is Kind.ROLLBACK_TO:
-                self._distrust("a transaction was partly rolled back")
-            elif kind is Kind.OUTBOX_CHANGED:
-                self._changed = True
-                self._load_columns()
-            if not self._in_transaction:
+            if kind is Statement.WRITES:
+                transaction.doubt = "something was written in statement format"
+            elif kind is Statement.ROLLBACK_TO:
+                transaction.undo("a transaction was partly rolled back")
+            elif kind is Statement.OUTBOX_CHANGED:
+                transaction.table_changed = True
+                self._table.load()
+            if not transaction.is_open:
                 yield from self._finish(at, log_pos)
 
     def _rare(self, packet: bytes, at: int, kind: int, log_pos: int, flags: int) -> Iterator[Event]:
+        transaction = self._transaction
         if kind == events.TRANSACTION_PAYLOAD:
-            self._doubt = "a transaction was compressed by binlog_transaction_compression"
+            transaction.doubt = "a transaction was compressed (binlog_transaction_compression)"
             yield from self._finish(at, log_pos)
         elif kind == events.XA_PREPARE:
             one_phase, xid = events.xa_of(packet)
             if not one_phase:
                 if len(self._prepared) >= _PREPARED:
                     del self._prepared[next(iter(self._prepared))]
-                self._prepared[xid] = self._concerned
-                self._begin(in_transaction=False)
+                self._prepared[xid] = transaction.concerns_us
+                self._transaction = _Transaction()
             yield from self._finish(at, log_pos)
         elif kind == events.ANONYMOUS_GTID:
-            self._begin(in_transaction=False)
+            self._transaction = _Transaction()
         elif kind == events.EXECUTE_LOAD_QUERY:
-            self._doubt = "something was written in statement format"
+            transaction.doubt = "something was written in statement format"
         elif kind == events.INCIDENT:
             yield TableRead("the server says that its binary log has a gap")
         elif kind not in events.NEUTRAL and not flags & events.FLAG_IGNORABLE:
-            # A newer server's, or ancient: it might be rows.
-            self._doubt = f"the binary log has an event of the unknown type {kind}"
+            # A newer or an ancient server's: it may be rows.
+            transaction.doubt = f"the binary log holds an event of the unknown type {kind}"
 
-    def _distrust(self, reason: str) -> None:
-        """What the transaction inserted so far may have been undone; the table knows."""
-        if self._concerned:
-            self._held, self._held_count = [], 0
-            self._doubt = reason
+    def _inserted(self, packet: bytes) -> Iterator[Event]:
+        transaction = self._transaction
+        try:
+            rows = self._table.rows(packet, (self._file_number, self._offset))
+        except UndecodableError as error:
+            transaction.doubt = str(error)
+            return
+        transaction.held.append(Rows(rows))
+        transaction.held_count += len(rows)
+        if transaction.held_count > _HELD_ROWS:
+            if transaction.is_xa:
+                # It is prepared, and may wait for its commit for days.
+                transaction.doubt = "an XA transaction is too large to wait for its commit"
+            else:
+                yield from transaction.held
+                transaction.let_go = True
+            transaction.held, transaction.held_count = [], 0
 
     def _finish(self, at: int, log_pos: int) -> Iterator[Event]:
-        estimate = self._offset + self._since
-        if log_pos:
-            # The event's own position has 32 bits only (FACTS 1.7): the number nearest to what we counted.
-            self._offset = estimate + ((log_pos - estimate + _HALF) & _LOW_32) - _HALF
-        else:
-            self._offset = estimate
+        """The end of a transaction: the log up to here was given, and reading may begin again here."""
+        counted = self._offset + self._since
+        # The event's own position has 32 bits (FACTS 1.7): the number with these bits nearest to ours.
+        self._offset = counted + ((log_pos - counted + _HALF) & _LOW_32) - _HALF if log_pos else counted
         self._since = 0
+        self._table.maps.clear()
         if self._gtid is not None:
-            self._add_gtid(self._gtid)
+            if self._gtids is not None:
+                self._gtids.add(*self._gtid)
             self._gtid = None
         self._unsaid = at
-        if self._held or self._let_go or self._doubt is not None or self._changed:
-            yield from self._held
-            if self._doubt is not None:
-                yield TableRead(self._doubt)
-            if self._changed:
+        transaction = self._transaction
+        if transaction.concerns_us:
+            self._transaction = _Transaction()
+            yield from transaction.held
+            if transaction.doubt is not None:
+                yield TableRead(transaction.doubt)
+            if transaction.table_changed:
                 yield TableChanged()
             yield from self._say_end()
-            self._begin(in_transaction=False)
         else:
-            self._in_transaction = self._xa = False
+            transaction.is_open = transaction.is_xa = False
 
     def _say_end(self) -> Iterator[Event]:
         at, self._unsaid = self._unsaid, None
@@ -392,124 +380,13 @@ class BinlogReader:
         if at is not None and self._offset <= _LOW_32:
             yield TransactionEnd(self.position, at, self.columns)
 
-    def _add_gtid(self, gtid: tuple[Any, ...]) -> None:
-        if self._gtids is None:
-            return
-        if isinstance(gtid[0], bytes):
-            self._gtids.add_mysql(*gtid)
-        else:
-            self._gtids.add_mariadb(*gtid)
-
-    # Tables and rows
-
-    def _is_ours(self, packet: bytes, prefix: bytes) -> bool:
-        if self._stream.names_ignore_case:
-            return packet[28 : 28 + len(prefix)].lower() == prefix.lower()
-        return packet.startswith(prefix, 28)
-
-    def _table(self, packet: bytes) -> _Outbox:
-        """The outbox as a TABLE_MAP event describes it; the same bytes aren't decoded twice."""
-        body = packet[20 : self._body_end(packet)]
-        if self._last_map is not None and self._last_map[0] == body:
-            return self._last_map[1]
-        try:
-            table, named = self._decoder.table(packet)
-        except Exception:  # whatever a library may stumble over in bytes
-            return _Outbox(None, False)
-        if not named:
-            known = self._columns
-            if known is None or not _fits(table, known):
-                return _Outbox(None, False)
-            for described, column in zip(table.columns, known, strict=True):
-                described.name = column.name
-                # Without metadata the library takes every number for signed.
-                described.unsigned = column.unsigned
-        outbox = _Outbox(table, named)
-        self._last_map = (body, outbox)
-        return outbox
-
-    def _inserted(self, packet: bytes, outbox: _Outbox) -> Iterator[Event]:
-        rows = self._decode(packet, outbox)
-        if not rows:
-            return
-        self._held.append(Rows(rows))
-        self._held_count += len(rows)
-        if self._held_count > _HELD_ROWS:
-            if self._xa:
-                # It may wait for its commit for ever: the table is read then.
-                self._doubt = "an XA transaction is large"
-            else:
-                yield from self._held
-                self._let_go = True
-            self._held, self._held_count = [], 0
-
-    def _decode(self, packet: bytes, outbox: _Outbox) -> list[OutboxRow]:
-        if outbox is _MISSING:
-            self._doubt = "rows came for a table that wasn't announced"
-            return []
-        if outbox.table is None or not (outbox.named or self._certain()):
-            self._doubt = "the columns that the outbox had aren't known for certain"
-            return []
-        try:
-            rows, complete = self._decoder.rows(packet, outbox.table)
-            if complete:
-                return [_outbox_row(row) for row in rows]
-        except Exception:  # whatever a library may stumble over in bytes
-            complete = True
-        self._doubt = "a row can't be decoded" if complete else "a row was logged without all its columns"
-        return []
-
-    def _certain(self) -> bool:
-        if self._certain_from is not None and (self._file_number, self._offset) >= self._certain_from:
-            self._certain_from = None
-        return self._certain_from is None
-
-    def _load_columns(self) -> None:
-        """Asks the catalogue; what it says holds from the end of the log after the answer, not before."""
-        before = self._columns
-        with reading(self._database) as connection:
-            try:
-                self._columns = columns(connection, self._database.name, OUTBOX)
-            except SchemaError:
-                self._columns = None  # dropped: the next CREATE TABLE comes here again
-            if self._columns is None or self._columns != before or self._certain_from is not None:
-                self._certain_from = binlog_end(connection).order
-        self._last_map = None
-
-    def _file_name(self, packet: bytes) -> str:
-        name = packet[28:]
-        known = self._file.encode()
-        # The first one of a connection comes before the event that says whether a checksum follows.
-        if name.startswith(known) and len(name) - len(known) in (0, 4):
-            return self._file
-        return packet[28 : self._body_end(packet)].decode()
-
-    def _body_end(self, packet: bytes) -> int:
-        return len(packet) - 4 if self._decoder.checksum else len(packet)
-
     def _unwanted(self, head: bytes) -> bool:
-        """Whether a large packet can be thrown away unread; ``head`` is its beginning."""
+        """Whether the beginning of a large packet is all that is needed of it."""
         kind = head[5]
         if kind in events.WRITE_ROWS:
-            return self._tables.get(head[20:26], _MISSING) is None
-        return kind in events.OTHER_ROWS or kind in events.NEUTRAL or kind == events.TRANSACTION_PAYLOAD
-
-
-def _fits(table: Any, known: tuple[Column, ...]) -> bool:
-    """Whether a table map can be of a table with these columns."""
-    return len(table.columns) == len(known) and all(
-        described.type in _TYPE_CODES.get(column.data_type, {described.type})
-        for described, column in zip(table.columns, known, strict=True)
-    )
-
-
-def _outbox_row(values: dict[str, Any]) -> OutboxRow:
-    number, operation, recorded_at = values.pop("id"), values.pop("operation"), values.pop("recorded_at")
-    if not (isinstance(number, int) and isinstance(operation, str) and isinstance(recorded_at, datetime)):
-        raise TypeError
-    return OutboxRow(number, operation, recorded_at, values)
-
-
-def _xid(query: bytes) -> str:
-    """The transaction's name in ``XA COMMIT X'..',X'..',1``, as xa_of() gives it."""
-    return query.split(None, 2)[-1].decode("ascii", "replace").lower()
+            return not self._table.concerns(head)
+        return (
+            kind in (events.QUERY, events.TRANSACTION_PAYLOAD)
+            or kind in events.OTHER_ROWS
+            or kind in events.NEUTRAL
+        )
