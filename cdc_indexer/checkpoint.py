@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cdc_indexer import failpoints
-from cdc_indexer.errors import CheckpointError, StorageError, Stopped
+from cdc_indexer.errors import CheckpointError, Stopped, StorageError
 from cdc_indexer.position import Identity, Position
 from cdc_indexer.settled import IntervalSet, Settled
 

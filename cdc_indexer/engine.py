@@ -16,7 +16,7 @@ from cdc_indexer.checkpoint import Checkpoint, CheckpointFile, CheckpointWriter
 from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher, Gate
 from cdc_indexer.delivery.parked import Parked
 from cdc_indexer.delivery.webservice import Outcome, Webservice
-from cdc_indexer.errors import ConfigError, FatalError, SourceError, StorageError, Stopped
+from cdc_indexer.errors import ConfigError, FatalError, SourceError, Stopped, StorageError
 from cdc_indexer.mysql.outbox import Outbox
 from cdc_indexer.pipeline import Pipeline, Policy
 from cdc_indexer.progress import Progress
@@ -42,9 +42,9 @@ _RESTORE_PAGE = 500
 class Engine:
     """See the module. ``start`` and ``stop`` once each.
 
-    ``reload`` reads the settings again. ``patience_seconds``: a job that somebody waits for fails when the central index is away
-    for so long, and at once when it refuses us; None waits for ever. ``new_center``: everything is going to be sent again, so the
-    centre may be another one than before.
+    ``reload`` reads the settings again. ``patience_seconds``: a job that somebody waits for fails when the central index
+    is away for so long, and at once when it refuses us; None waits for ever. ``new_center``: everything is going to be
+    sent again, so the centre may be another one than before.
 
     Raises CheckpointError, and FatalError when the centre has changed.
     """
@@ -75,8 +75,9 @@ class Engine:
             checkpoint.sent_pks = IntervalSet()
         elif checkpoint.center != settings.center:
             raise FatalError(
-                f"server.json says centre {settings.center!r}, but the studies sent so far went out as {checkpoint.center!r}: "
-                f"put {checkpoint.center!r} back, or send everything under the new one with `initial --restart`."
+                f"server.json says centre {settings.center!r}, but the studies sent so far went out as "
+                f"{checkpoint.center!r}: put {checkpoint.center!r} back, or send everything under "
+                "the new one with `initial --restart`."
             )
         self.progress = Progress(checkpoint)
         self.writer = CheckpointWriter(self.file, self.progress.render, self._storage_trouble)

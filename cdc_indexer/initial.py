@@ -1,7 +1,7 @@
 """`initial`: sends the studies that the PACS already holds, page by page, resumable at any point.
 
 Alone it has its own engine and takes the position before its first page, so that `run` goes on without a gap. Beside a
-running `run` it leaves a request (see requests.py), and `run` feeds the pages behind its live studies: one process, one
+running `run` it leaves a request (see handover.py), and `run` feeds the pages behind its live studies: one process, one
 dispatcher, one order.
 """
 
@@ -9,226 +9,32 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from datetime import date, datetime
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from cdc_indexer import handover
 from cdc_indexer.engine import PATIENCE_SECONDS, Engine
-from cdc_indexer.errors import NoBinlog, Stopped
+from cdc_indexer.errors import AlreadyRunning, FatalError, IndexerError, SourceError, Stopped, StorageError
+from cdc_indexer.held import PAGE, Counted, Held, InitialOptions, study_pk_of, take_position
 from cdc_indexer.lock import StateLock
-from cdc_indexer.mysql import catalogue
-from cdc_indexer.mysql.connection import reading
-from cdc_indexer.mysql.outbox import Outbox, StudyPage
+from cdc_indexer.mysql.outbox import Outbox
 from cdc_indexer.runner import Runner
-from cdc_indexer.settled import IntervalSet
 from cdc_indexer.study import study_json
 
 if TYPE_CHECKING:
     from cdc_indexer.config import Settings
 
+__all__ = ["Counted", "Feeder", "InitialOptions", "initial"]
+
 log = structlog.get_logger("cdc_indexer")
 
-PAGE = 500
-
-
-@dataclass(frozen=True, slots=True)
-class InitialOptions:
-    """What the command line asks for. Dates are inclusive, of study_datetime; ``rate`` is in studies a second."""
-
-    since: date | None = None
-    until: date | None = None
-    study_iuids: tuple[str, ...] = ()
-    rate: float | None = None
-    restart: bool = False
-    dry_run: bool = False
-    already_sent: bool = False
-
-    @property
-    def selection(self) -> dict[str, Any]:
-        """What tells one run of `initial` from another when it is taken up again."""
-        return {
-            "since": self.since.isoformat() if self.since else None,
-            "until": self.until.isoformat() if self.until else None,
-            "study_iuids": list(self.study_iuids),
-            "already_sent": self.already_sent,
-        }
-
-    def wants(self, values: Mapping[str, object]) -> bool:
-        """Whether a study lies within the dates."""
-        if self.since is None and self.until is None:
-            return True
-        moment = values.get("study_datetime")
-        if not isinstance(moment, date):  # a datetime is a date
-            return False
-        day = moment.date() if isinstance(moment, datetime) else moment
-        return (self.since is None or day >= self.since) and (self.until is None or day <= self.until)
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """How far an `initial` came: studies accepted, parked and skipped, and where it is between two study_pks."""
-
-    sent: int
-    parked: int
-    skipped: int
-    at_pk: int
-    last_pk: int
-
-
-class Held:
-    """One run of `initial`: feeds the pages to an engine and keeps in its checkpoint how far it came.
-
-    ``behind``: live studies go first, and a study of which a live version is under way is left to that.
-    """
-
-    def __init__(self, engine: Engine, outbox: Outbox, options: InitialOptions, *, behind: bool) -> None:
-        self._engine = engine
-        self._outbox = outbox
-        self._options = options
-        self._behind = behind
-        self._lock = threading.Lock()
-        self._open: dict[int, None] = {}
-        self._ahead = IntervalSet()
-        self._read_pk = 0
-        self._sent = self._parked = self._skipped = 0
-        self._last_pk = 0
-        state = engine.progress.initial
-        self.resumed = bool(state and state["selection"] == options.selection and not options.restart)
-        if state and self.resumed:
-            self._run = state["run"]
-            self._read_pk = state["after_pk"]
-            self._ahead = IntervalSet(state["ahead"])
-            self._sent, self._parked = state["sent"], state["parked"]
-        else:
-            self._run = str(uuid.uuid4())
-
-    @property
-    def counted(self) -> Counted:
-        """How far it came."""
-        with self._lock:
-            return Counted(self._sent, self._parked, self._skipped, self._after_pk(), self._last_pk)
-
-    def feed(self) -> None:
-        """Sends everything; returns when all is settled and durable. Stopped ends it, SourceError as well."""
-        engine = self._engine
-        self._last_pk = self._outbox.last_study_pk()
-        engine.writer.wait(engine.progress.set_initial(self._state()))
-        pace = _Pace(self._options.rate)
-        for page in self._pages():
-            generation = 0
-            for values in page.studies:
-                pk = values["study_pk"]
-                assert isinstance(pk, int)  # noqa: S101 - the key by which the page is ordered
-                if pk in self._ahead or not self._options.wants(values):
-                    continue
-                rows = page.rows.get(pk, [])
-                if self._options.already_sent:
-                    engine.pipeline.settle_unsent(values, rows)
-                    with self._lock:
-                        self._sent += 1
-                        self._read_pk = pk
-                    generation = engine.progress.set_initial(self._state())
-                else:
-                    pace.wait()
-                    self._send(pk, values, rows)
-            if generation:
-                engine.writer.wait(generation)
-        while self._open:
-            if engine.stopping.wait(0.01):
-                raise Stopped
-        engine.writer.wait(engine.progress.set_initial(None))
-
-    def _send(self, pk: int, values: Mapping[str, object], rows: list[tuple[int, datetime]]) -> None:
-        with self._lock:
-            self._open[pk] = None
-            self._read_pk = pk
-        seed = f"initial:{self._run}:{pk}"
-        if not self._engine.pipeline.send_held(
-            values, rows, seed, lambda accepted: self._finished(pk, accepted), behind=self._behind
-        ):
-            with self._lock:
-                del self._open[pk]
-                self._ahead.add(pk)
-                self._skipped += 1
-
-    def _finished(self, pk: int, accepted: bool) -> int:
-        with self._lock:
-            del self._open[pk]
-            self._ahead.add(pk)
-            if accepted:
-                self._sent += 1
-            else:
-                self._parked += 1
-            return self._engine.progress.set_initial(self._state())
-
-    def _after_pk(self) -> int:
-        return next(iter(self._open)) - 1 if self._open else self._read_pk
-
-    def _state(self) -> dict[str, Any]:
-        after_pk = self._after_pk()
-        self._ahead.remove(0, after_pk)
-        return {
-            "run": self._run,
-            "selection": self._options.selection,
-            "after_pk": after_pk,
-            "ahead": [list(pair) for pair in self._ahead],
-            "sent": self._sent,
-            "parked": self._parked,
-        }
-
-    def _pages(self) -> Iterator[StudyPage]:
-        if self._options.study_iuids:
-            uids = self._options.study_iuids
-            for start in range(0, len(uids), PAGE):
-                page = self._outbox.page_of(uids[start : start + PAGE])
-                yield page
-            return
-        after_pk = self._read_pk
-        while True:
-            page = self._outbox.page_after(after_pk, PAGE)
-            if page.studies:
-                yield page
-                last = page.studies[-1]["study_pk"]
-                assert isinstance(last, int)  # noqa: S101
-                after_pk = last
-                with self._lock:
-                    self._read_pk = max(self._read_pk, last)
-            if len(page.studies) < PAGE:
-                return
-
-
-class _Pace:
-    """At most ``rate`` a second, evenly."""
-
-    def __init__(self, rate: float | None) -> None:
-        self._interval = 1 / rate if rate else 0.0
-        self._next = time.monotonic()
-
-    def wait(self) -> None:
-        if not self._interval:
-            return
-        pause = self._next - time.monotonic()
-        if pause > 0:
-            time.sleep(pause)
-        # A pause that the index made isn't caught up with.
-        self._next = max(self._next + self._interval, time.monotonic() - self._interval)
-
-
-def take_position(engine: Engine) -> None:
-    """Before the first page of a first `initial`: `run` will stream from here, and nothing lies between."""
-    with reading(engine.settings.database) as connection:
-        identity = catalogue.identity(connection, engine.settings.database.name)
-        if engine.progress.position is None:
-            try:
-                position = catalogue.binlog_end(connection)
-            except NoBinlog:
-                position = None
-            engine.progress.restart_stream(position, identity)
+#: How long the feeder in `run` waits for a database that is away.
+_AWAY_PAUSE_SECONDS = 5.0
 
 
 def dry_run(settings: Settings, options: InitialOptions) -> None:
@@ -244,9 +50,7 @@ def dry_run(settings: Settings, options: InitialOptions) -> None:
                     sys.stdout.buffer.write(study_json(values, settings.center, settings.fields) + b"\n")
             if uids or len(page.studies) < PAGE:
                 break
-            last = page.studies[-1]["study_pk"]
-            assert isinstance(last, int)  # noqa: S101
-            after_pk = last
+            after_pk = study_pk_of(page.studies[-1])
         sys.stdout.buffer.flush()
     finally:
         outbox.close()
@@ -292,6 +96,134 @@ class Initial:
         self._done = True
 
 
+class Beside:
+    """The command beside a running `run`, which does the work; this process shows how far it is."""
+
+    def __init__(
+        self, settings: Settings, options: InitialOptions, show: Callable[[Counted, bool], None]
+    ) -> None:
+        self._settings = settings
+        self._options = options
+        self._show = show
+        self._runner = Runner()
+        self._counted = Counted(0, 0, 0, 0, 0)
+        self._done = False
+
+    def run(self) -> bool:
+        """Waits until `run` has sent everything; False when a signal ended this, and with it the request."""
+        log.info("a `run` is active: it sends the studies behind the live ones")
+        self._runner.run(
+            self._wait,
+            tick=lambda: self._show(self._counted, self._done),
+            tick_seconds=0.25,
+            hang_up=lambda: None,
+            clean_up=lambda: None,
+        )
+        return self._done
+
+    def _wait(self) -> None:
+        state_dir = self._settings.state_dir
+        number = str(uuid.uuid4())
+        if handover.read(state_dir, handover.REQUEST) is not None:
+            raise FatalError(
+                "Another `initial` waits for the running `run` already: let it end, or stop it first."
+            )
+        handover.write(state_dir, handover.REQUEST, {"number": number, **self._options.to_json()})
+        try:
+            while not self._runner.stopping.wait(0.2):
+                answer = handover.read(state_dir, handover.PROGRESS)
+                if answer and answer["number"] == number:
+                    self._counted = Counted(**answer["counted"])
+                    if answer["error"]:
+                        raise FatalError(answer["error"])
+                    if answer["done"]:
+                        self._done = True
+                        return
+                self._still_running()
+        finally:
+            if not self._done:
+                handover.remove(state_dir, handover.REQUEST)
+
+    def _still_running(self) -> None:
+        try:
+            with StateLock(self._settings.state_dir, "initial"):
+                pass
+        except AlreadyRunning:
+            return
+        raise FatalError(
+            "The `run` that was sending the studies has ended: start `initial` again, it goes on from there."
+        )
+
+
+class Feeder:
+    """In `run`: feeds what an `initial` beside it has asked for. ``look`` is called every second by the main thread."""
+
+    def __init__(self, engine: Engine, runner: Runner) -> None:
+        self._engine = engine
+        self._runner = runner
+        self._thread: threading.Thread | None = None
+        self._number = ""
+        self._held: Held | None = None
+
+    def look(self) -> None:
+        """Begins with a new request, and says how far the present one is."""
+        state_dir = self._engine.settings.state_dir
+        if self._thread is not None and self._thread.is_alive():
+            self._answer()
+            return
+        self._thread = None
+        request = handover.read(state_dir, handover.REQUEST)
+        if request is not None:
+            self._number = str(request.get("number"))
+            self._thread = threading.Thread(target=self._feed, args=[request], name="initial", daemon=True)
+            self._thread.start()
+
+    def join(self) -> None:
+        """Waits for the thread; ``stopping`` is set."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def _cancelled(self) -> bool:
+        request = handover.read(self._engine.settings.state_dir, handover.REQUEST)
+        return request is None or request.get("number") != self._number
+
+    def _feed(self, request: dict[str, Any]) -> None:
+        engine = self._engine
+        outbox = Outbox(engine.settings.database)
+        try:
+            options = InitialOptions.from_json(request)
+            log.info("an initial is fed behind the live studies")
+            while True:
+                self._held = Held(engine, outbox, options, behind=True, cancelled=self._cancelled)
+                try:
+                    self._held.feed()
+                    break
+                except SourceError as error:
+                    log.warning("the initial waits for the database", reason=str(error))
+                    options = replace(options, restart=False)
+                    if self._runner.stopping.wait(_AWAY_PAUSE_SECONDS):
+                        raise Stopped from None
+            self._answer(done=True)
+            handover.remove(engine.settings.state_dir, handover.REQUEST)
+            log.info("the initial is done", sent=self._held.counted.sent, parked=self._held.counted.parked)
+        except Stopped:
+            log.info("the initial was stopped; the next one goes on from there")
+        except IndexerError as error:
+            self._answer(error=str(error))
+            handover.remove(engine.settings.state_dir, handover.REQUEST)
+        finally:
+            outbox.close()
+
+    def _answer(self, *, done: bool = False, error: str = "") -> None:
+        counted = self._held.counted if self._held is not None else Counted(0, 0, 0, 0, 0)
+        with suppress(StorageError):
+            handover.write(
+                self._engine.settings.state_dir,
+                handover.PROGRESS,
+                {"number": self._number, "counted": asdict(counted), "done": done, "error": error},
+            )
+
+
 def initial(settings: Settings, options: InitialOptions, show: Callable[[Counted, bool], None]) -> bool:
     """The command `initial`; ``show`` is told several times a second how far it came, and at the end that it's done.
 
@@ -301,7 +233,12 @@ def initial(settings: Settings, options: InitialOptions, show: Callable[[Counted
         dry_run(settings, options)
         return True
     lock = StateLock(settings.state_dir, "initial")
-    lock.acquire()
+    try:
+        lock.acquire()
+    except AlreadyRunning:
+        if lock.held_by != "run":
+            raise
+        return Beside(settings, options, show).run()
     try:
         return Initial(settings, options, show).run()
     finally:

@@ -183,6 +183,15 @@ class Pipeline:
 
     # --- studies of `initial` -----------------------------------------------------------------------------
 
+    def reserve(self, values: Mapping[str, object]) -> bool:
+        """Takes a study for ``send_held``; False when a live version of it is under way. Later ones wait for it."""
+        uid, pk = _names(values)
+        return self._versions.begin(study_key(uid, pk), pk)
+
+    def unreserve(self, values: Mapping[str, object]) -> None:
+        """Gives a reserved study back unsent."""
+        self._versions.done(study_key(*_names(values)), None)
+
     def send_held(
         self,
         values: Mapping[str, object],
@@ -191,18 +200,15 @@ class Pipeline:
         finished: Callable[[bool], int],
         *,
         behind: bool,
-    ) -> bool:
-        """Sends a study that the PACS already holds; False when a live version of it is under way, which will do.
+    ) -> None:
+        """Sends a reserved study as the view holds it.
 
-        ``rows`` are its outbox rows that the same snapshot held; those that nobody has settle with it. ``finished`` is called
-        with whether it was accepted, and gives the generation of the checkpoint that must be durable before its slot is free.
+        ``rows`` are its outbox rows that the same snapshot held; those that nobody has settle with it. ``finished`` is
+        called with whether it was accepted, and gives the generation of the checkpoint that must be durable before its
+        slot is free.
         """
-        study_pk, study_iuid = values.get("study_pk"), values.get("study_iuid")
-        pk = study_pk if isinstance(study_pk, int) else 0
-        uid = study_iuid if isinstance(study_iuid, str) else ""
+        uid, pk = _names(values)
         key = study_key(uid, pk)
-        if not self._versions.begin(key, pk):
-            return False
         claimed = tuple(row for row in rows if self._progress.claim(row[0]))
 
         def done(delivery: Delivery, outcome: Outcome) -> None:
@@ -231,7 +237,6 @@ class Pipeline:
             done(delivery, _invalid(error))
         else:
             self._dispatcher.submit(delivery)
-        return True
 
     def settle_unsent(self, values: Mapping[str, object], rows: Iterable[tuple[int, datetime]]) -> int:
         """Settles a study's rows without sending it: the central index has it from the old client."""
@@ -312,10 +317,7 @@ class Pipeline:
         patient = self._patients[0]
         page = view.studies_of_patient(patient.patient_pk, patient.after_pk, VERIFY_BATCH)
         for values in page:
-            study_pk, study_iuid = values.get("study_pk"), values.get("study_iuid")
-            if not isinstance(study_pk, int):
-                continue
-            uid = study_iuid if isinstance(study_iuid, str) else ""
+            uid, study_pk = _names(values)
             patient.after_pk = study_pk
             patient.open_studies += 1
             self._versions.add(
@@ -392,6 +394,12 @@ class Pipeline:
             self._stopped = True
             self._patients_changed.notify_all()
         self._versions.stop()
+
+
+def _names(values: Mapping[str, object]) -> tuple[str, int]:
+    """study_iuid and study_pk of a row of the view."""
+    uid, pk = values.get("study_iuid"), values.get("study_pk")
+    return uid if isinstance(uid, str) else "", pk if isinstance(pk, int) else 0
 
 
 def _invalid(error: InvalidStudy) -> Outcome:

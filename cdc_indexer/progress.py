@@ -16,7 +16,6 @@ from typing import Any
 from cdc_indexer.checkpoint import Checkpoint
 from cdc_indexer.position import Identity, Position
 
-
 #: The outbox's columns: (name, data type, unsigned), in order.
 Columns = tuple[tuple[str, str, bool], ...]
 
@@ -240,7 +239,7 @@ class Progress:
         transactions = self._transactions
         while transactions and not transactions[0].open_rows:
             transaction = transactions.popleft()
-            assert transaction.position is not None  # noqa: S101 - only ended transactions are in the queue
+            assert transaction.position is not None
             self._move(transaction.position, transaction.columns)
 
     def _move(self, position: Position, columns: Columns | None) -> None:
@@ -251,7 +250,7 @@ class Progress:
             self._try_advance()
 
     def _try_advance(self) -> None:
-        assert self._advance is not None  # noqa: S101
+        assert self._advance is not None
         until, end = self._advance
         position = self._checkpoint.position
         if end is None or position is None or position.order >= end.order:

@@ -26,6 +26,7 @@ from cdc_indexer.errors import (
     SourceError,
     Stopped,
 )
+from cdc_indexer.initial import Feeder
 from cdc_indexer.lock import StateLock
 from cdc_indexer.mysql import catalogue
 from cdc_indexer.mysql.binlog import BinlogReader, Heartbeat, Rows, TableChanged, TableRead, TransactionEnd
@@ -84,6 +85,7 @@ class Service:
         engine = self.engine
         self._audit = Audit(Outbox(settings.database), engine.progress, engine.pipeline, self._binlog_end)
         self._auditor = _Auditor(self._audit, settings.stream.audit_seconds, self._runner)
+        self._feeder = None if until_caught_up else Feeder(engine, self._runner)
         self._written = engine.progress.generation
         self._next_write = 0.0
 
@@ -109,9 +111,13 @@ class Service:
                 self._reader.interrupt()
         self._auditor.stop()
         self.engine.stop()
+        if self._feeder is not None:
+            self._feeder.join()
 
     def _tick(self) -> None:
-        """Writes a position that moved without any row of ours."""
+        """Writes a position that moved without any row of ours, and looks for an `initial` that wants to be fed."""
+        if self._feeder is not None and not self._stopping.is_set():
+            self._feeder.look()
         progress = self.engine.progress
         if (
             progress.generation != self._written
@@ -180,7 +186,7 @@ class Service:
         engine, settings = self.engine, self.engine.settings
         self._begin_at()
         self._full_audit()
-        assert engine.progress.position is not None  # noqa: S101 - _begin_at has set it
+        assert engine.progress.position is not None
         columns = engine.progress.columns
         reader = BinlogReader(
             settings.database,
@@ -361,7 +367,9 @@ class _Auditor:
 
 def _plain(columns: tuple[catalogue.Column, ...] | None) -> Columns | None:
     """Columns as the checkpoint keeps them."""
-    return columns and tuple((column.name, column.data_type, column.unsigned) for column in columns)
+    if columns is None:
+        return None
+    return tuple((column.name, column.data_type, column.unsigned) for column in columns)
 
 
 def server_id_of(settings: Settings) -> int:

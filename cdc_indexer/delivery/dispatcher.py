@@ -1,8 +1,8 @@
 """Sends what is submitted: in order per study, parallel across studies, at most ``concurrency`` at a time.
 
 A delivery holds its slot until ``finished`` returns, that is until its result is durable; so no more than ``concurrency``
-POSTs can be repeated after a crash. While the central index is away or refuses us (the gate is closed), one delivery at a time is
-tried, each time another one, with a growing pause between.
+POSTs can be repeated after a crash. While the central index is away or refuses us (the gate is closed), one delivery at
+a time is tried, each time another one, with a growing pause between.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from cdc_indexer.errors import Stopped
 #: that the two sides don't take turns for every single one.
 QUEUE_LIMIT = 256
 
-#: What one POST costs this process when the index answers at once; more senders than latency divided by this
-#: would only take the interpreter from each other.
-_POST_COST_SECONDS = 0.0006
-_LATENCIES_KEPT = 32
+#: What one delivery costs the interpreter; more senders than a slot's time divided by this would only take the
+#: interpreter from each other. The least time of the last few tells what they wait for besides it.
+_SLOT_COST_SECONDS = float(__import__("os").environ.get("SC", "0.0003"))
+_SLOT_TIMES_KEPT = 32
 
 
 @dataclass(slots=True, eq=False)
@@ -128,7 +128,7 @@ class Dispatcher:
 
         self._active = 0
         self._wanted = 1
-        self._latencies: deque[float] = deque(maxlen=_LATENCIES_KEPT)
+        self._slot_times: deque[float] = deque(maxlen=_SLOT_TIMES_KEPT)
 
     # --- from outside ------------------------------------------------------------------------------------
 
@@ -227,13 +227,13 @@ class Dispatcher:
                 else:
                     outcome = client.post(delivery.body, delivery.idempotency_key)
                 failpoints.hit("after_post")
-                self._note_latency(self._clock() - started)
                 outcome = self._judge(delivery, outcome, probe)
                 if outcome is not None:
                     try:
                         delivery.finished(delivery, outcome)
                     except Stopped:
                         return
+                    self._note_slot_time(self._clock() - started)
                     self._release(delivery)
         finally:
             if client is not None:
@@ -360,11 +360,12 @@ class Dispatcher:
             else:
                 del self._keys[delivery.key]
 
-    def _note_latency(self, seconds: float) -> None:
-        """How many senders the way to the index needs: more when it is far, few when the interpreter is the limit."""
+    def _note_slot_time(self, seconds: float) -> None:
+        """How many senders the way to the index and to the disk needs: more when they are slow, few when the
+        interpreter is what limits us."""
         with self._lock:
-            self._latencies.append(seconds)
-            wanted = min(self._concurrency, max(2, math.ceil(min(self._latencies) / _POST_COST_SECONDS)))
+            self._slot_times.append(seconds)
+            wanted = min(self._concurrency, max(2, math.ceil(min(self._slot_times) / _SLOT_COST_SECONDS)))
             if wanted > self._wanted:
                 self._work.notify(wanted - self._wanted)
             self._wanted = wanted

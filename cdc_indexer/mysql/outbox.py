@@ -177,6 +177,10 @@ class Outbox:
         """The studies with these UIDs, as ``page_after`` gives them."""
         return self._page(f"study_iuid IN ({_places(study_iuids)}) ORDER BY study_pk", tuple(study_iuids))
 
+    def page_of_pks(self, study_pks: Sequence[int]) -> StudyPage:
+        """The studies with these primary keys, as ``page_after`` gives them."""
+        return self._page(f"study_pk IN ({_places(study_pks)}) ORDER BY study_pk", tuple(study_pks))
+
     def _page(self, condition: str, arguments: Sequence[object]) -> StudyPage:
         with self._cursor(DictCursor) as cursor:
             # REPEATABLE READ, so that both queries see the same instant.
