@@ -64,7 +64,7 @@ SELECT s.pk, s.patient_fk, s.study_iuid, s.study_datetime, s.accession_no, s.stu
   FROM study s JOIN patient p ON p.pk = s.patient_fk LIMIT 0;
 
 -- ---------------------------------------------------------------------------------------------------------------
--- 2. The two accounts. Whatever rights they get are given below, table by table.
+-- 2. The two accounts, and their rights on the archive's tables. The other rights follow where the objects are made.
 -- ---------------------------------------------------------------------------------------------------------------
 DROP PROCEDURE IF EXISTS indexer_install_account;
 DELIMITER //
@@ -87,6 +87,12 @@ DROP PROCEDURE indexer_install_account;
 /*!50706 ALTER USER 'indexer_trigger'@'localhost' ACCOUNT LOCK */;
 /*M!100402 ALTER USER 'indexer_definer'@'localhost' ACCOUNT LOCK */;
 /*M!100402 ALTER USER 'indexer_trigger'@'localhost' ACCOUNT LOCK */;
+
+GRANT SELECT ON study TO 'indexer_definer'@'localhost';
+GRANT SELECT ON patient TO 'indexer_definer'@'localhost';
+GRANT EVENT ON * TO 'indexer_definer'@'localhost';
+GRANT SELECT, TRIGGER ON study TO 'indexer_trigger'@'localhost';
+GRANT SELECT, TRIGGER ON patient TO 'indexer_trigger'@'localhost';
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- 3. Remember how each study looks now, to find out in part 8 what happened while the triggers were off.
@@ -201,13 +207,8 @@ DELIMITER ;
 CALL indexer_install_table();
 DROP PROCEDURE indexer_install_table;
 
-GRANT SELECT ON study TO 'indexer_definer'@'localhost';
-GRANT SELECT ON patient TO 'indexer_definer'@'localhost';
 GRANT SELECT ON indexer_study TO 'indexer_definer'@'localhost';
 GRANT SELECT, INSERT, DELETE ON study_service TO 'indexer_definer'@'localhost';
-GRANT EVENT ON * TO 'indexer_definer'@'localhost';
-GRANT SELECT, TRIGGER ON study TO 'indexer_trigger'@'localhost';
-GRANT SELECT, TRIGGER ON patient TO 'indexer_trigger'@'localhost';
 GRANT SELECT, INSERT, UPDATE, TRIGGER ON study_service TO 'indexer_trigger'@'localhost';
 
 -- ---------------------------------------------------------------------------------------------------------------

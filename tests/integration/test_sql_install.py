@@ -1,0 +1,267 @@
+"""extras/add_indexer.sql and remove_indexer.sql: what they make, and that they can be run at any time, again and again."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pymysql
+import pytest
+
+from tests.sql_archive import ADD, REMOVE, SCHEMA, VIEW_COLUMNS, Session
+
+ACCOUNTS = ("indexer_definer", "indexer_trigger")
+TRIGGERS = {
+    ("indexer_row", "BEFORE", "INSERT", "study_service"),
+    ("indexer_study_insert", "AFTER", "INSERT", "study"),
+    ("indexer_study_update", "AFTER", "UPDATE", "study"),
+    ("indexer_study_delete", "BEFORE", "DELETE", "study"),
+    ("indexer_patient_update", "AFTER", "UPDATE", "patient"),
+}
+
+
+@pytest.fixture
+def archive(server: Any, database: str) -> Iterator[Session]:
+    """A DCM4CHEE 2.x archive with two studies, without the indexer."""
+    server.run_script(SCHEMA, database)
+    with closing(Session(server.connect(database))) as session:
+        patient_pk = session.patient()
+        session.study(patient_pk, "1.2.1", study_desc="TÓRAX")
+        session.study(patient_pk, "1.2.2")
+        yield session
+
+
+def definitions(session: Session) -> dict[str, Any]:
+    """Everything that a script could have changed: tables with their definitions, routines, triggers, views, events, accounts."""
+    schema = session("SELECT DATABASE()")[0][0]
+    found: dict[str, Any] = {"accounts": session("SELECT user, host FROM mysql.user ORDER BY 1, 2")}
+    for (name,) in session(
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = %s", schema
+    ):
+        create = session(f"SHOW CREATE TABLE `{name}`")[0][1]
+        found[name] = re.sub(r" AUTO_INCREMENT=\d+", "", create)
+    for kind, columns in {
+        "triggers": "trigger_name, action_timing, event_manipulation, event_object_table, definer, sql_mode, action_statement",
+        "routines": "routine_name, routine_type, definer, security_type, sql_mode, routine_definition",
+        "events": "event_name, definer, event_definition, interval_value, interval_field, sql_mode",
+    }.items():
+        found[kind] = session(
+            f"SELECT {columns} FROM information_schema.{kind} WHERE {kind[:-1]}_schema = %s ORDER BY 1",
+            schema,
+        )
+    return found
+
+
+def test_one_run_makes_what_the_contract_names(server: Any, database: str, archive: Session) -> None:
+    server.run_script(ADD, database)
+
+    made = definitions(archive)
+    assert {row[:4] for row in made["triggers"]} == TRIGGERS
+    assert {row[4] for row in made["triggers"]} == {"indexer_trigger@localhost"}
+    assert [row[:4] for row in made["routines"]] == [
+        ("indexer_process", "PROCEDURE", "indexer_definer@localhost", "DEFINER"),
+        ("indexer_prune", "PROCEDURE", "indexer_definer@localhost", "DEFINER"),
+    ]
+    assert [row[:2] for row in made["events"]] == [("indexer_prune", "indexer_definer@localhost")]
+    assert {name for name in made if name.startswith(("study", "indexer", "patient"))} == {
+        "patient",
+        "study",
+        "study_service",
+        "indexer_study",
+    }
+    assert [row[0] for row in archive("SHOW COLUMNS FROM indexer_study")] == list(VIEW_COLUMNS)
+    columns = {row[0]: row for row in archive("SHOW COLUMNS FROM study_service")}
+    assert list(columns) == ["id", "operation", *VIEW_COLUMNS, "recorded_at"]
+    assert (
+        columns["id"][1].startswith("bigint")
+        and columns["id"][1].endswith("unsigned")
+        and columns["id"][3] == "PRI"
+    )
+    assert columns["operation"][1] == "varchar(16)"
+    assert columns["recorded_at"][1] == "datetime(6)"
+    assert all(columns[name][2] == "YES" for name in VIEW_COLUMNS)
+    assert "utf8mb4" in made["study_service"] and "ENGINE=InnoDB" in made["study_service"]
+    indexed = {row[4] for row in archive("SHOW INDEX FROM study_service") if row[3] == 1}
+    assert indexed == {"id", "study_pk", "recorded_at"}
+    # What the archive held before is the business of `initial`.
+    assert archive.outbox() == []
+
+
+def test_running_it_again_changes_nothing(server: Any, database: str, archive: Session) -> None:
+    server.run_script(ADD, database)
+    archive("UPDATE study SET num_instances = 7 WHERE study_iuid = '1.2.1'")
+    made, rows = definitions(archive), archive("SELECT * FROM study_service")
+    assert len(rows) == 1
+
+    for _ in range(2):
+        server.run_script(ADD, database)
+
+    assert definitions(archive) == made
+    assert archive("SELECT * FROM study_service") == rows
+
+
+def test_removing_leaves_the_archive_as_it_was(server: Any, database: str, archive: Session) -> None:
+    before = definitions(archive)
+    checksums = archive("CHECKSUM TABLE study, patient")
+    server.run_script(ADD, database)
+    assert definitions(archive) != before
+
+    for _ in range(2):
+        server.run_script(REMOVE, database)
+
+    assert definitions(archive) == before
+    assert archive("CHECKSUM TABLE study, patient") == checksums
+    assert (
+        archive("SELECT * FROM information_schema.table_privileges WHERE table_schema = %s", database) == []
+    )
+    assert (
+        archive("SELECT * FROM information_schema.schema_privileges WHERE table_schema = %s", database) == []
+    )
+
+
+def test_two_archives_on_one_server_do_not_share_their_fate(
+    server: Any, database: str, archive: Session
+) -> None:
+    other = f"{database}-other_one"
+    server.create_database(other, charset="latin1")
+    try:
+        for name in (other, database):
+            if name == other:
+                server.run_script(SCHEMA, name)
+            server.run_script(ADD, name)
+        server.run_script(REMOVE, other)
+
+        archive("UPDATE study SET num_instances = 7")
+        assert archive.operations() == [("changed", 1), ("changed", 2)]
+        left = server.execute(
+            "SELECT grantee FROM information_schema.table_privileges WHERE table_schema = %s", [other]
+        )
+        assert left == []
+        left = server.execute(
+            "SELECT grantee FROM information_schema.schema_privileges WHERE table_schema = %s", [other]
+        )
+        assert left == []
+    finally:
+        server.drop_database(other)
+
+
+def test_the_accounts_have_no_more_than_they_need(server: Any, database: str, archive: Session) -> None:
+    server.run_script(ADD, database)
+
+    for account in ACCOUNTS:
+        grants = [row[0].replace("`", "") for row in archive(f"SHOW GRANTS FOR '{account}'@'localhost'")]
+        ours = [grant for grant in grants if f"ON {database}." in grant or f"PROCEDURE {database}." in grant]
+        everywhere = [grant for grant in grants if "ON *.*" in grant]
+        assert everywhere and all(grant.startswith("GRANT USAGE ON") for grant in everywhere)
+        assert not [
+            grant for grant in ours if re.search(r"GRANT (ALL|.*(ALTER|DROP|CREATE|GRANT OPTION))", grant)
+        ]
+        assert "ACCOUNT LOCK" in archive(f"SHOW CREATE USER '{account}'@'localhost'")[0][0]
+        for password in ("", account):
+            with pytest.raises(pymysql.err.OperationalError):
+                server.connect(user=account, password=password)
+
+
+def test_the_archives_own_account_needs_no_new_rights(server: Any, database: str, archive: Session) -> None:
+    server.run_script(ADD, database)
+    archive("CREATE USER 'pacs'@'localhost' IDENTIFIED BY 'secret'")
+    try:
+        for table in ("study", "patient"):
+            archive(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO 'pacs'@'localhost'")
+        with closing(Session(server.connect(database, user="pacs", password="secret"))) as pacs:
+            study_pk = pacs.study(pacs.patient("2-7"), "1.2.3")
+        assert archive.operations() == [("stored", study_pk)]
+    finally:
+        archive("DROP USER 'pacs'@'localhost'")
+
+
+@pytest.mark.parametrize("script", [ADD, REMOVE], ids=["add", "remove"])
+def test_a_long_transaction_ends_the_script_and_not_the_archive(
+    server: Any, database: str, archive: Session, script: str
+) -> None:
+    server.run_script(ADD, database)
+    made = definitions(archive)
+    waited: list[float] = []
+
+    def store() -> None:
+        with closing(Session(server.connect(database))) as session:
+            session("SET SESSION lock_wait_timeout = 60")
+            for number in range(8):
+                started = time.monotonic()
+                session.study(1, f"1.2.3.{number}")
+                waited.append(time.monotonic() - started)
+                time.sleep(0.5)
+
+    with closing(Session(server.connect(database))) as long:
+        long("START TRANSACTION")
+        long("SELECT COUNT(*) FROM study")
+        storing = threading.Thread(target=store)
+        storing.start()
+        started = time.monotonic()
+        with pytest.raises(Exception, match="(?i)lock wait timeout"):
+            server.run_script(script, database)
+        assert time.monotonic() - started < 6
+        storing.join()
+
+    # The archive stood still for no longer than the script's own two seconds, and every study is recorded.
+    assert max(waited) < 4
+    assert definitions(archive).keys() >= made.keys()
+    assert definitions(archive)["triggers"] == made["triggers"]
+    recorded = {row[5] for row in archive.outbox() if row[0] == "stored"}
+    assert recorded == {f"1.2.3.{number}" for number in range(8)}
+
+    server.run_script(script, database)
+    if script is ADD:
+        assert definitions(archive) == made
+        assert {row[5] for row in archive.outbox() if row[0] == "stored"} == recorded
+
+
+def test_a_database_that_is_no_archive_is_left_alone(server: Any, database: str) -> None:
+    server.execute("CREATE TABLE study (pk INT)", database=database)
+    with pytest.raises(Exception, match="(?i)unknown column|doesn't exist"):
+        server.run_script(ADD, database)
+    assert [row[0] for row in server.execute("SHOW TABLES", database=database)] == ["study"]
+
+
+def test_the_view_is_merged_and_read_by_key(server: Any, database: str, archive: Session) -> None:
+    server.run_script(ADD, database)
+    for number in range(300):
+        archive.study(archive.patient(f"{number}-K"), f"1.3.{number}")
+    archive("ANALYZE TABLE study, patient")
+
+    for query, keys in {
+        "SELECT * FROM indexer_study WHERE study_pk > 5 ORDER BY study_pk LIMIT 50": {"PRIMARY"},
+        "SELECT * FROM indexer_study WHERE study_pk IN (3, 5, 7)": {"PRIMARY"},
+        "SELECT * FROM indexer_study WHERE study_pk = 3": {"PRIMARY"},
+    }.items():
+        with archive.connection.cursor(pymysql.cursors.DictCursor) as cursor:
+            cursor.execute(f"EXPLAIN FORMAT=TRADITIONAL {query}")
+            plan = cursor.fetchall()
+        assert [row["table"] for row in plan] == ["s", "p"]
+        assert {row["select_type"] for row in plan} == {"SIMPLE"}
+        assert plan[0]["key"] in keys, query
+        assert plan[1]["key"] == "PRIMARY"
+        assert "temporary" not in str(plan)
+
+
+@pytest.mark.parametrize("script", [ADD, REMOVE], ids=["add", "remove"])
+def test_written_for_mysql_5_6_and_for_any_database_name(script: str) -> None:
+    code = "\n".join(line for line in script.splitlines() if not line.lstrip().startswith("--"))
+    code = re.sub(r"/\*(!50706|M!100402).*?\*/", "", code)
+    for newer in (
+        r"CREATE\s+(USER|TRIGGER|PROCEDURE|EVENT)\s+IF NOT EXISTS",
+        r"DROP USER IF EXISTS",
+        r"OR REPLACE.{0,200}?\b(TRIGGER|PROCEDURE|EVENT)\b",
+        r"ACCOUNT LOCK",
+        r"\bJSON_",
+        r"^\s*WITH\s",
+        r"\bENUM\b",
+        r"\bROLE\b",
+    ):
+        assert not re.search(newer, code, re.MULTILINE), newer
+    assert not re.search(r"\bUSE\s+\S+;", code)
+    assert "pacsdb" not in code
