@@ -1,0 +1,205 @@
+"""Connections to the central index.
+
+The adapter of requests makes them (proxies from the environment, TLS, verification). On them each request is one write,
+and http.client reads the answer: a quarter of the CPU of the adapter's own ``send``, which matters because the
+interpreter lock makes CPU the limit of the rate. It also lets every wait end by a deadline and every answer by its size.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import select
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any, cast
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, prepend_scheme_if_needed, select_proxy
+
+#: An answer is read so far and no further.
+MAX_ANSWER_BYTES = 64 * 1024
+
+
+class UnusableTlsFiles(Exception):
+    """delivery.ca or delivery.client_cert can't be used; the message says which."""
+
+
+class Route:
+    """How the central index is reached: directly or by a proxy, and with which certificates."""
+
+    def __init__(self, url: str, ca: Path | None, client_cert: Path | None) -> None:
+        session = requests.Session()
+        verify = str(ca) if ca else None
+        environment = session.merge_environment_settings(url, {}, True, verify, None)
+        self._proxies: dict[str, str] = dict(environment["proxies"])
+        context = None
+        if url.startswith("https:"):
+            bundle = environment["verify"]
+            bundle = bundle if isinstance(bundle, str) else DEFAULT_CA_BUNDLE_PATH
+            certificate = str(client_cert) if client_cert else None
+            context = _tls_context(bundle, certificate, (_stamp(bundle), _stamp(certificate)))
+        self._adapter = _Adapter(context)
+        proxy = select_proxy(url, self._proxies)
+        #: Headers for a proxy that sees the request itself.
+        self.proxy_headers: dict[str, str] = {}
+        manager = self._adapter.poolmanager
+        if proxy:
+            proxy = str(prepend_scheme_if_needed(proxy, "http"))  # type: ignore[no-untyped-call]
+            manager = self._adapter.proxy_manager_for(proxy)
+            if context is None:
+                self.proxy_headers = self._adapter.proxy_headers(proxy)
+        self._pool = manager.connection_from_url(url)
+        self._by_tunnel = bool(proxy and not proxy.startswith("socks") and context is not None)
+
+    def target(self, prepared: requests.PreparedRequest) -> str:
+        """What the request line names: the path, or the whole address for a proxy."""
+        return str(self._adapter.request_url(prepared, self._proxies))
+
+    def connect(self, timeout_seconds: float) -> Any:
+        """A new connection of urllib3, connected and, with https, verified."""
+        connection = self._pool._get_conn()
+        connection.timeout = timeout_seconds
+        try:
+            if self._by_tunnel:
+                self._pool._prepare_proxy(connection)
+            else:
+                connection.connect()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+class _Adapter(HTTPAdapter):
+    """The adapter of requests with one TLS context for all its connections: loading a CA bundle takes 20 ms."""
+
+    def __init__(self, context: ssl.SSLContext | None) -> None:
+        self._options: dict[str, Any] = {"ssl_context": context} if context else {}
+        super().__init__(pool_connections=1, pool_maxsize=1)
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
+        super().init_poolmanager(connections, maxsize, block, **options, **self._options)
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
+        return super().proxy_manager_for(proxy, **options, **self._options)
+
+
+def _stamp(path: str | None) -> tuple[int, int] | None:
+    """What changes when a file does."""
+    if path is None:
+        return None
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+@functools.lru_cache(maxsize=2)
+def _tls_context(bundle: str, client_cert: str | None, stamps: object) -> ssl.SSLContext:
+    """Shared by all senders; another one as soon as a file has another stamp."""
+    try:
+        if Path(bundle).is_dir():
+            context = ssl.create_default_context(capath=bundle)
+        else:
+            context = ssl.create_default_context(cafile=bundle)
+    except (OSError, ssl.SSLError):
+        raise UnusableTlsFiles(
+            f"The CA certificates in {bundle} can't be read: correct delivery.ca."
+        ) from None
+    # Certificates of hospitals' own CAs often lack what the strict mode of Python 3.13 asks for.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    if client_cert is not None:
+        try:
+            # A key that needs a passphrase must fail, not ask on the terminal.
+            context.load_cert_chain(client_cert, password="")
+        except (OSError, ssl.SSLError):
+            raise UnusableTlsFiles(
+                f"{client_cert} doesn't hold a certificate and its key: correct delivery.client_cert."
+            ) from None
+    return context
+
+
+# --- one connection --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: bytes
+    retry_after: str | None
+    reusable: bool
+
+
+class Connection:
+    """A connected socket with what urllib3 needs to keep it."""
+
+    def __init__(self, route: Route, timeout_seconds: float) -> None:
+        self._connection = route.connect(timeout_seconds)
+        self._sock: socket.socket = self._connection.sock
+        self._timeout_seconds = timeout_seconds
+        self._poll = select.poll()
+        self._poll.register(self._sock, select.POLLIN)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether nothing came since the last answer. If something did, it is the end of the connection, or an
+        answer that nobody asked for and that the next request would take for its own."""
+        return not self._poll.poll(0)
+
+    def exchange(self, method: str, request: bytes, deadline: float) -> Answer:
+        """Sends a request and reads its answer; raises whatever goes wrong."""
+        reader = _Reader(self._sock, self._timeout_seconds, deadline)
+        unsent = memoryview(request)
+        while unsent:
+            reader.limit()
+            unsent = unsent[self._sock.send(unsent) :]
+        response = HTTPResponse(cast(socket.socket, reader), method=method)
+        response.begin()
+        body = b""
+        while len(body) <= MAX_ANSWER_BYTES and not response.isclosed():
+            part = response.read(MAX_ANSWER_BYTES + 1 - len(body))
+            if not part:
+                break
+            body += part
+        if len(body) <= MAX_ANSWER_BYTES and response.length:
+            raise HTTPException("the answer ends too soon")
+        reusable = response.isclosed() and not response.will_close
+        response.close()
+        return Answer(response.status, body[:MAX_ANSWER_BYTES], response.getheader("Retry-After"), reusable)
+
+    def close(self) -> None:
+        """Closes the socket."""
+        self._connection.close()
+
+
+class _Reader(io.RawIOBase):
+    """The socket as http.client reads it: no read longer than the timeout, none after the deadline."""
+
+    def __init__(self, sock: socket.socket, timeout_seconds: float, deadline: float) -> None:
+        self._sock = sock
+        self._timeout_seconds = timeout_seconds
+        self._deadline = deadline
+
+    def limit(self) -> None:
+        """Gives the next operation on the socket its time; raises TimeoutError when there is none left."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(min(left, self._timeout_seconds))
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self.limit()
+        return self._sock.recv_into(buffer)
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self, 16 * 1024)

@@ -1,0 +1,242 @@
+"""One request to the central index, one classified outcome."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+from dataclasses import dataclass
+from enum import Enum
+from http.client import HTTPException
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urlsplit
+
+import requests
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+
+from cdc_indexer import __version__
+from cdc_indexer.delivery._connection import MAX_ANSWER_BYTES, Connection, Route, UnusableTlsFiles
+from cdc_indexer.delivery.retry import parse_retry_after
+
+if TYPE_CHECKING:
+    from cdc_indexer.config import Settings
+
+__all__ = ["MAX_ANSWER_BYTES", "Kind", "Outcome", "Webservice", "classify"]
+
+#: Connecting, sending and each read may take ``timeout_seconds``; one request as a whole this many times that, or an
+#: index that answers a byte at a time could keep a sender for ever.
+_DEADLINE_TIMEOUTS = 3
+
+
+class Kind(str, Enum):
+    """What is to be done after a request."""
+
+    ACCEPTED = "accepted"
+    ALREADY_THERE = "already there"
+    #: This study is wrong: it is parked.
+    REJECTED = "rejected"
+    #: The address or the key is wrong: nothing is sent until a person mends it.
+    HELD = "held"
+    #: The index is away or busy: nothing is sent for a while.
+    RETRY_INDEX = "index away"
+    #: The index failed on this request: it is tried again, the others go on.
+    RETRY_STUDY = "study failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one request.
+
+    ``status`` is None when no whole answer came. ``answer`` is at most MAX_ANSWER_BYTES of what the index said; it may
+    repeat patient data, so it is for the parked store only. ``reason`` is one sentence for the administrator, free of that.
+    """
+
+    kind: Kind
+    status: int | None = None
+    answer: str = ""
+    retry_after_seconds: float | None = None
+    reason: str = ""
+
+
+class Webservice:
+    """The client of one sender thread; it keeps one connection alive between requests. Not thread-safe."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.webservice_url
+        self._center = settings.center
+        self._headers = {
+            "User-Agent": f"cdc-indexer/{__version__}",
+            "Accept": "application/json",
+            # A compressed answer could unfold into gigabytes.
+            "Accept-Encoding": "identity",
+            "X-Api-Key": settings.key.get_secret_value(),
+        }
+        self._timeout_seconds = settings.delivery.timeout_seconds
+        self._ca = settings.delivery.ca
+        self._client_cert = settings.delivery.client_cert
+        self._where = urlsplit(self._url).netloc
+        self._post_head = b""
+        self._route: Route | None = None
+        self._connection: Connection | None = None
+
+    def post(self, body: bytes, idempotency_key: str) -> Outcome:
+        """Sends one JSON document, or an array of them; never raises."""
+        return self._exchange("POST", self._url, body, idempotency_key)
+
+    def delete(self, study_iuid: str, idempotency_key: str) -> Outcome:
+        """Asks for a study of this centre to be deleted; never raises. One that isn't there counts as accepted."""
+        parts = urlsplit(self._url)
+        query = f"{parts.query}&" if parts.query else ""
+        url = parts._replace(
+            path=f"{parts.path.rstrip('/')}/{quote(study_iuid, safe='')}",
+            query=f"{query}center={quote(self._center, safe='')}",
+        ).geturl()
+        return self._exchange("DELETE", url, b"", idempotency_key)
+
+    def close(self) -> None:
+        """Closes the connection; the next request would open another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    # --- one request -------------------------------------------------------------------------------------
+
+    def _exchange(self, method: str, url: str, body: bytes, idempotency_key: str) -> Outcome:
+        deadline = time.monotonic() + _DEADLINE_TIMEOUTS * self._timeout_seconds
+        keep = False
+        try:
+            if self._route is None:
+                self._route = Route(self._url, self._ca, self._client_cert)
+                self._post_head = self._head("POST", self._url, self._route)
+            if self._connection is not None and not self._connection.reusable:
+                self.close()
+            if self._connection is None:
+                self._connection = Connection(self._route, self._timeout_seconds)
+            head = self._post_head if method == "POST" else self._head(method, url, self._route)
+            request = b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (
+                head,
+                idempotency_key.encode(),
+                len(body),
+                body,
+            )
+            answer = self._connection.exchange(method, request, deadline)
+            keep = answer.reusable
+            return classify(method, answer.status, answer.body, answer.retry_after, time.time())
+        except Exception as error:  # whatever it is, the study must stay with us
+            return self._failed(error)
+        finally:
+            if not keep:
+                self.close()
+
+    def _head(self, method: str, url: str, route: Route) -> bytes:
+        """The request up to the value of its Idempotency-Key."""
+        headers = dict(self._headers)
+        if method == "POST":
+            headers["Content-Type"] = "application/json"
+        prepared = requests.Request(method, url, headers=headers).prepare()
+        prepared.headers.pop("Content-Length", None)
+        prepared.headers.update(route.proxy_headers)
+        lines = [
+            f"{method} {route.target(prepared)} HTTP/1.1",
+            f"Host: {urlsplit(prepared.url or url).netloc}",
+        ]
+        lines += [f"{name}: {value}" for name, value in prepared.headers.items()]
+        return "\r\n".join((*lines, "Idempotency-Key: ")).encode("ascii")
+
+    def _failed(self, error: Exception) -> Outcome:
+        """What it means that no answer came."""
+        where = f"The central index at {self._where}"
+        # TLS files may have been mended: they are read again before the next try.
+        self._route = None
+        if isinstance(error, ssl.SSLCertVerificationError):
+            why = error.verify_message or "no reason given"
+            remedy = "renew it, or set delivery.ca to the CA that signed it"
+            return Outcome(
+                Kind.HELD, reason=f"The certificate of {self._where} can't be trusted ({why}): {remedy}."
+            )
+        if isinstance(error, UnusableTlsFiles):
+            return Outcome(Kind.HELD, reason=str(error))
+        if isinstance(error, TimeoutError | ConnectTimeoutError):
+            return Outcome(
+                Kind.RETRY_INDEX, reason=f"{where} doesn't answer in time (delivery.timeout_seconds)."
+            )
+        if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
+            why = (error.reason or "no reason given").replace("_", " ").lower()
+            remedy = "correct webservice_url, delivery.ca or delivery.client_cert"
+            return Outcome(Kind.HELD, reason=f"{where} can't be talked to by TLS ({why}): {remedy}.")
+        if isinstance(error, NameResolutionError):
+            return Outcome(Kind.RETRY_INDEX, reason=f"The name of {self._where} can't be resolved now.")
+        if isinstance(error, requests.RequestException | UnicodeError):
+            remedy = "correct webservice_url"
+            return Outcome(Kind.HELD, reason=f"{where} has an address that can't be used: {remedy}.")
+        if isinstance(error, HTTPException) and not isinstance(error, ConnectionError):
+            return Outcome(Kind.RETRY_INDEX, reason=f"{where} answers with something that isn't HTTP.")
+        cause = error.__cause__ if isinstance(error, NewConnectionError) and error.__cause__ else error
+        why = getattr(cause, "strerror", None) or type(cause).__name__
+        return Outcome(Kind.RETRY_INDEX, reason=f"{where} can't be reached ({why}).")
+
+
+# --- what an answer means --------------------------------------------------------------------------------
+
+_REJECTED = frozenset({400, 412, 413, 414, 415, 422})
+_WRONG_KEY = frozenset({401, 403})
+_WRONG_ADDRESS = frozenset({404, 405, 410})
+#: The index is fine, this request isn't now: 408 it came too slowly, 423 and 424 something of it is locked, 425 too early.
+_STUDY_LATER = frozenset({408, 423, 424, 425})
+
+
+def classify(method: str, status: int, body: bytes, retry_after: str | None, now: float) -> Outcome:
+    """What an answer means; ``now`` in seconds since the epoch, for a Retry-After that names a date."""
+    answer = body.decode("utf-8", "replace")
+    if 200 <= status < 300:
+        if _says_error(body):
+            reason = (
+                "The central index answers with status Error: correct key in config.json, or read its log."
+            )
+            return Outcome(Kind.HELD, status, answer, reason=reason)
+        return Outcome(Kind.ACCEPTED, status, answer)
+    if method == "DELETE" and status in (404, 410):
+        return Outcome(Kind.ACCEPTED, status, answer)
+    if status == 409:
+        return Outcome(
+            Kind.ALREADY_THERE,
+            status,
+            answer,
+            reason="The central index holds this study already (status 409).",
+        )
+    if status in _REJECTED:
+        reason = f"The central index rejected this study (status {status}): see its answer."
+        return Outcome(Kind.REJECTED, status, answer, reason=reason)
+    if status == 429 or status >= 500 or status in _STUDY_LATER or status < 200:
+        seconds = parse_retry_after(retry_after, now)
+        # A 5xx alone may be this study's own doing; with a Retry-After the index speaks of itself.
+        busy = status == 429 or status < 200 or (status == 503 and seconds is not None)
+        kind = Kind.RETRY_INDEX if busy else Kind.RETRY_STUDY
+        reason = f"The central index is busy or failing (status {status})."
+        return Outcome(kind, status, answer, seconds, reason)
+    return Outcome(Kind.HELD, status, answer, reason=_why_held(status))
+
+
+def _why_held(status: int) -> str:
+    if status in _WRONG_KEY:
+        return f"The central index refuses the key (status {status}): correct key in config.json."
+    if status in _WRONG_ADDRESS:
+        return f"There is no web service at webservice_url (status {status}): correct it in config.json."
+    if status < 400:
+        return (
+            f"The central index redirects (status {status}), which would carry the key to another address: "
+            "put the final address into webservice_url."
+        )
+    return f"The central index refuses every study (status {status}): ask whoever runs it."
+
+
+def _says_error(body: bytes) -> bool:
+    """Whether a body is a JSON object whose ``status`` is "Error": the index in use says so for a bad key, with 200."""
+    if not body.lstrip().startswith(b"{"):
+        return False
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    status = said.get("status") if isinstance(said, dict) else None
+    return isinstance(status, str) and status.strip().lower() == "error"
