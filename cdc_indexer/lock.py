@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cdc_indexer.errors import AlreadyRunning, StorageError
 
-__all__ = ["StateLock", "make_state_dir"]
+__all__ = ["StateLock", "make_state_dir", "own_as_directory"]
 
 _FILE = "lock"
 _MAX_HOLDER_BYTES = 1024
@@ -26,6 +26,13 @@ def make_state_dir(state_dir: Path) -> None:
             f"The state directory {state_dir} can't be made ({error.strerror}): "
             "make it for this account, or correct state_dir."
         ) from None
+
+
+def own_as_directory(descriptor: int, directory: Path) -> None:
+    """Gives a file that root opened to the owner of its directory, so that the service's account can use it too."""
+    if os.geteuid() == 0:
+        owner = directory.stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 class StateLock:
@@ -52,8 +59,9 @@ class StateLock:
         except OSError as error:
             raise _unusable(self._path, error) from None
         try:
+            own_as_directory(descriptor, self._path.parent)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except BlockingIOError:  # what flock says when another has it
             self.held_by, holder = _holder(descriptor)
             os.close(descriptor)
             raise AlreadyRunning(

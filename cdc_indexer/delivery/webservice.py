@@ -156,7 +156,9 @@ class Webservice:
             )
         if isinstance(error, UnusableTlsFiles):
             return Outcome(Kind.HELD, reason=str(error))
-        if isinstance(error, TimeoutError | ConnectTimeoutError):
+        cause = error.__cause__ if isinstance(error, NewConnectionError) and error.__cause__ else error
+        # NewConnectionError is a ConnectTimeoutError too, whatever its cause.
+        if isinstance(cause, TimeoutError | ConnectTimeoutError):
             return Outcome(
                 Kind.RETRY_INDEX, reason=f"{where} doesn't answer in time (delivery.timeout_seconds)."
             )
@@ -171,7 +173,6 @@ class Webservice:
             return Outcome(Kind.HELD, reason=f"{where} has an address that can't be used: {remedy}.")
         if isinstance(error, HTTPException) and not isinstance(error, ConnectionError):
             return Outcome(Kind.RETRY_INDEX, reason=f"{where} answers with something that isn't HTTP.")
-        cause = error.__cause__ if isinstance(error, NewConnectionError) and error.__cause__ else error
         why = getattr(cause, "strerror", None) or type(cause).__name__
         return Outcome(Kind.RETRY_INDEX, reason=f"{where} can't be reached ({why}).")
 
