@@ -1,0 +1,120 @@
+"""Servers and archives for tests. What each fixture gives is in tests/servers.py and tests/pacs.py.
+
+CDC_INDEXER_TEST_SERVERS=mariadb-10.11,mysql picks the servers. One that this machine doesn't have is skipped, and named
+at the end; with CI=true it is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.pacs import Pacs
+from tests.servers import FLAVOURS, Server, ServerFailed, ServerUnavailable
+
+#: The shared server of each flavour, started when a test first asks for it, and what was found out about each.
+_shared: dict[str, Server] = {}
+_covered: dict[str, str] = {}
+_not_covered: dict[str, str] = {}
+
+
+def _picked() -> tuple[str, ...]:
+    named = os.environ.get("CDC_INDEXER_TEST_SERVERS", "")
+    picked = tuple(name.strip() for name in named.split(",") if name.strip()) or FLAVOURS
+    if unknown := set(picked) - set(FLAVOURS):
+        raise pytest.UsageError(
+            f"CDC_INDEXER_TEST_SERVERS names {', '.join(sorted(unknown))}: choose from {', '.join(FLAVOURS)}"
+        )
+    return picked
+
+
+def _start(flavour: str, *extra_arguments: str) -> Server:
+    try:
+        server = Server.start_new(flavour, *extra_arguments)
+    except (ServerUnavailable, ServerFailed) as error:
+        # Options of a test's own may be what the server refuses: that is never a reason to skip.
+        if extra_arguments and flavour in _covered:
+            raise
+        _not_covered[flavour] = str(error).splitlines()[0]
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(f"{flavour}: {error}")
+    _covered[flavour] = server.version
+    return server
+
+
+@pytest.fixture(scope="session", params=_picked())
+def flavour(request: pytest.FixtureRequest) -> str:
+    """Each server that the tests run on, by name, for tests that start their own."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def server(flavour: str) -> Server:
+    """A running server with default settings, shared by all tests: don't stop it, don't change its settings for good."""
+    if flavour in _not_covered:
+        pytest.skip(f"{flavour}: {_not_covered[flavour]}")
+    if flavour not in _shared:
+        _shared[flavour] = _start(flavour)
+    return _shared[flavour]
+
+
+@pytest.fixture
+def new_server(flavour: str) -> Iterator[Callable[..., Server]]:
+    """Starts servers of the test's own: new_server("--binlog-row-metadata=FULL"). They are gone after the test."""
+    started: list[Server] = []
+
+    def start_one(*extra_arguments: str) -> Server:
+        started.append(_start(flavour, *extra_arguments))
+        return started[-1]
+
+    yield start_one
+    for one in started:
+        one.destroy()
+
+
+@pytest.fixture
+def database(server: Server) -> Iterator[str]:
+    """The name of a new, empty database (latin1) on `server`; dropped afterwards."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    server.create_database(name)
+    yield name
+    server.drop_database(name)
+
+
+@pytest.fixture
+def pacs(server: Server) -> Iterator[Pacs]:
+    """An archive with the indexer's tables and triggers on `server`; dropped afterwards."""
+    archive = Pacs.create(server)
+    yield archive
+    archive.destroy()
+
+
+def pytest_configure() -> None:
+    # By default SIGTERM ends Python without its clean-up, and the servers would go on.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    for one in _shared.values():
+        one.destroy()
+    if _not_covered and not _covered:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not _covered and not _not_covered:
+        return
+    terminalreporter.section("servers")
+    for name, version in _covered.items():
+        terminalreporter.line(f"covered: {name} ({version})")
+    for name, reason in _not_covered.items():
+        terminalreporter.line(f"NOT covered: {name}: {reason}")
+    if not _covered:
+        terminalreporter.line("failed: at least one server must be there; run tests/setup_servers.sh")
