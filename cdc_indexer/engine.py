@@ -35,6 +35,9 @@ _VERIFIER_PAUSE_SECONDS = 5.0
 #: How long the central index may be away before a job that somebody waits for fails.
 PATIENCE_SECONDS = 10.0
 
+#: How many parked studies are sent again at a time.
+_RETRY_PAGE = 50
+
 #: How many unverified rows are read back at a time after a restart.
 _RESTORE_PAGE = 500
 
@@ -80,7 +83,7 @@ class Engine:
                 "the new one with `initial --restart`."
             )
         self.progress = Progress(checkpoint)
-        self.writer = CheckpointWriter(self.file, self.progress.render, self._storage_trouble)
+        self.writer = CheckpointWriter(self.file, self.progress.render, self.storage_trouble)
         self.parked_store = Parked(settings.state_dir)
         self.versions = Versions(settings.delivery.settle_seconds)
         self.dispatcher = Dispatcher(
@@ -150,6 +153,18 @@ class Engine:
                     )
                 next_id = end + 1
         self._outbox.close()
+
+    def retry_parked(self) -> None:
+        """Sends the parked studies that somebody has marked for it; called again and again by the main thread's tick."""
+        try:
+            marked = self.parked_store.requested(limit=_RETRY_PAGE)
+        except StorageError as error:
+            self.storage_trouble(error)
+            return
+        for entry in marked:
+            # One that is on its way already isn't taken twice: its study is busy.
+            if self.dispatcher.pending < _RETRY_PAGE:
+                self.pipeline.retry_parked(entry)
 
     # --- settings ----------------------------------------------------------------------------------------
 
@@ -232,9 +247,10 @@ class Engine:
             self._impatience.daemon = True
             self._impatience.start()
 
-    def _storage_trouble(self, error: StorageError | None) -> None:
+    def storage_trouble(self, error: StorageError | None) -> None:
+        """Observer: the state directory can't be written; None: it can again."""
         if error is None:
-            log.info("the checkpoint can be written again")
+            log.info("the state directory can be written again")
         else:
             log.error("nothing is sent", reason=str(error))
 

@@ -16,7 +16,7 @@ from uuid import UUID, uuid5
 
 from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
 from cdc_indexer.delivery.webservice import Kind, Outcome
-from cdc_indexer.errors import InvalidStudy, Stopped
+from cdc_indexer.errors import InvalidStudy, Stopped, StorageError
 from cdc_indexer.progress import Progress
 from cdc_indexer.study import Operation, OutboxRow, study_json
 from cdc_indexer.versions import PatientChange, Versions, Waiting
@@ -26,6 +26,9 @@ _NAMESPACE = UUID("5d0c3f5e-9d5b-5f0e-8f0c-2f6a3e7c1b54")
 
 #: How many studies are read from the view at a time.
 VERIFY_BATCH = 200
+
+#: A parked store that can't be written is tried again after this.
+_STORE_AGAIN_SECONDS = 5.0
 
 #: How many changed patients may wait to be expanded.
 _MAX_PATIENTS = 10_000
@@ -51,6 +54,25 @@ class ParkedStore(Protocol):
         """A version of that study was accepted: what is parked of it is superseded."""
 
 
+class ParkedEntry(Protocol):
+    """A parked delivery, as the store gives it back."""
+
+    @property
+    def study_key(self) -> str: ...
+    @property
+    def study_pk(self) -> int: ...
+    @property
+    def study_iuid(self) -> str: ...
+    @property
+    def operation(self) -> str: ...
+    @property
+    def idempotency_key(self) -> str: ...
+    @property
+    def first_version(self) -> bool: ...
+    @property
+    def body(self) -> bytes | None: ...
+
+
 class Observer(Protocol):
     """Who is told what happens (logs, metrics); must be quick and never raise."""
 
@@ -59,6 +81,9 @@ class Observer(Protocol):
 
     def parked(self, delivery: Delivery, outcome: Outcome) -> None:
         """A delivery was rejected."""
+
+    def storage_trouble(self, error: StorageError | None) -> None:
+        """The state directory can't be written; None: it can again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +129,7 @@ class Pipeline:
         self._observer = observer
         self._patients: deque[PatientChange] = deque()
         self._patients_changed = threading.Condition()
-        self._stopped = False
+        self._stopping = threading.Event()
 
     # --- rows come in ------------------------------------------------------------------------------------
 
@@ -136,9 +161,9 @@ class Pipeline:
             self._progress.settle([(row.id, row.recorded_at)])
             return
         with self._patients_changed:
-            while len(self._patients) >= _MAX_PATIENTS and not self._stopped:
+            while len(self._patients) >= _MAX_PATIENTS and not self._stopping.is_set():
                 self._patients_changed.wait()
-            if self._stopped:
+            if self._stopping.is_set():
                 raise Stopped
             self._patients.append(PatientChange(row.id, row.recorded_at, row.patient_pk))
         self._versions.wake()
@@ -214,7 +239,7 @@ class Pipeline:
         def done(delivery: Delivery, outcome: Outcome) -> None:
             accepted = outcome.kind in (Kind.ACCEPTED, Kind.ALREADY_THERE)
             if not accepted:
-                self._parked.park(delivery, outcome)
+                self._store(self._parked.park, delivery, outcome)
             self._progress.settle(claimed, sent_pk=pk if accepted and not self.policy.updates else None)
             self._versions.done(key, hash(delivery.body))
             self._tell(delivery, outcome, accepted=accepted)
@@ -244,6 +269,42 @@ class Pipeline:
         claimed = [row for row in rows if self._progress.claim(row[0])]
         keep = isinstance(study_pk, int) and not self.policy.updates
         return self._progress.settle(claimed, sent_pk=study_pk if keep else None)  # type: ignore[arg-type]
+
+    def retry_parked(self, entry: ParkedEntry) -> bool:
+        """Sends a parked delivery once more, as it was; False while another version of the study is under way."""
+        if not self._versions.begin(entry.study_key, entry.study_pk):
+            return False
+
+        def done(delivery: Delivery, outcome: Outcome) -> None:
+            accepted = outcome.kind is Kind.ACCEPTED or (
+                outcome.kind is Kind.ALREADY_THERE and entry.first_version
+            )
+            if not accepted:
+                self._store(self._parked.park, delivery, outcome)
+            deleted = delivery.body is None
+            generation = self._progress.settle(
+                (),
+                sent_pk=entry.study_pk if accepted and not deleted and not self.policy.updates else None,
+                forget_pk=entry.study_pk if accepted and deleted else None,
+            )
+            self._versions.done(entry.study_key, None)
+            self._tell(delivery, outcome, accepted=accepted)
+            self._durable(generation)
+
+        self._dispatcher.submit(
+            Delivery(
+                key=entry.study_key,
+                study_pk=entry.study_pk,
+                study_iuid=entry.study_iuid,
+                idempotency_key=entry.idempotency_key,
+                body=None if entry.operation == "delete" else entry.body,
+                rows=(),
+                first_version=entry.first_version,
+                finished=done,
+                behind=True,
+            )
+        )
+        return True
 
     # --- versions whose time has come --------------------------------------------------------------------
 
@@ -343,7 +404,7 @@ class Pipeline:
     def _first_finished(self, delivery: Delivery, outcome: Outcome) -> None:
         accepted = outcome.kind in (Kind.ACCEPTED, Kind.ALREADY_THERE)
         if not accepted:
-            self._parked.park(delivery, outcome)
+            self._store(self._parked.park, delivery, outcome)
         updates = self.policy.updates
         generation = self._progress.settle(
             delivery.rows, unverified=updates, sent_pk=delivery.study_pk if accepted and not updates else None
@@ -359,7 +420,7 @@ class Pipeline:
             # As a first version (`send: stable`, or after a restart) it may be; as a correction it would be lost.
             accepted = not self.policy.updates
         if not accepted:
-            self._parked.park(delivery, outcome)
+            self._store(self._parked.park, delivery, outcome)
         deleted = delivery.body is None
         pk = delivery.study_pk
         generation = self._progress.settle(
@@ -374,9 +435,26 @@ class Pipeline:
         self._tell(delivery, outcome, accepted=accepted)
         self._durable(max(generation, self._progress.generation) if waiting.patients else generation)
 
+    def _store(self, action: Callable[..., None], *args: object) -> None:
+        """Writes to the parked store, for as long as it takes: the row isn't settled before."""
+        failed = False
+        while True:
+            try:
+                action(*args)
+            except StorageError as error:
+                if not failed:
+                    self._observer.storage_trouble(error)
+                failed = True
+                if self._stopping.wait(_STORE_AGAIN_SECONDS):
+                    raise Stopped from None
+            else:
+                if failed:
+                    self._observer.storage_trouble(None)
+                return
+
     def _tell(self, delivery: Delivery, outcome: Outcome, *, accepted: bool) -> None:
         if accepted:
-            self._parked.accepted(delivery)
+            self._store(self._parked.accepted, delivery)
             self._observer.delivered(delivery, outcome)
         else:
             self._observer.parked(delivery, outcome)
@@ -391,7 +469,7 @@ class Pipeline:
     def stop(self) -> None:
         """Ends every wait with Stopped."""
         with self._patients_changed:
-            self._stopped = True
+            self._stopping.set()
             self._patients_changed.notify_all()
         self._versions.stop()
 

@@ -115,9 +115,10 @@ class Service:
             self._feeder.join()
 
     def _tick(self) -> None:
-        """Writes a position that moved without any row of ours, and looks for an `initial` that wants to be fed."""
+        """Writes a position that moved without any row of ours, and looks for what other commands ask for."""
         if self._feeder is not None and not self._stopping.is_set():
             self._feeder.look()
+            self.engine.retry_parked()
         progress = self.engine.progress
         if (
             progress.generation != self._written
@@ -378,6 +379,35 @@ def server_id_of(settings: Settings) -> int:
     if settings.stream.server_id is not None:
         return settings.stream.server_id
     return 0x80000000 | zlib.crc32(f"{socket.gethostname()}:{settings.state_dir}".encode())
+
+
+def retry_parked(settings: Settings) -> bool:
+    """Sends the parked studies that are marked, unless a running `run` does; whether it was done here.
+
+    Raises FatalError when the central index is away or refuses us.
+    """
+    lock = StateLock(settings.state_dir, "parked retry")
+    try:
+        lock.acquire()
+    except AlreadyRunning:
+        if lock.held_by == "run":
+            return False
+        raise
+    try:
+        runner = Runner()
+        engine = Engine(settings, runner, reload=lambda: None, patience_seconds=PATIENCE_SECONDS)
+
+        def work() -> None:
+            while engine.parked_store.requested(limit=1) or not engine.idle:
+                engine.retry_parked()
+                if runner.stopping.wait(0.05):
+                    raise Stopped
+
+        engine.start()
+        runner.run(work, tick=lambda: None, tick_seconds=1.0, hang_up=lambda: None, clean_up=engine.stop)
+    finally:
+        lock.release()
+    return True
 
 
 def run(settings: Settings, *, until_caught_up: bool, reload: Callable[[], Settings | None]) -> None:

@@ -227,10 +227,10 @@ class Dispatcher:
                 else:
                     outcome = client.post(delivery.body, delivery.idempotency_key)
                 failpoints.hit("after_post")
-                outcome = self._judge(delivery, outcome, probe)
-                if outcome is not None:
+                final = self._judge(delivery, outcome, probe)
+                if final is not None:
                     try:
-                        delivery.finished(delivery, outcome)
+                        delivery.finished(delivery, final)
                     except Stopped:
                         return
                     self._note_slot_time(self._clock() - started)

@@ -1,0 +1,145 @@
+"""The program as a user starts it: a process of its own, with its files in a directory of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.pacs import Pacs
+
+KEY = "a-key-for-tests-0123456789"
+CENTER = "007"
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30.0, what: str = "") -> None:
+    """Waits for a condition; fails with ``what`` when it doesn't come true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:g} s: {what or condition}")
+        time.sleep(0.02)
+
+
+class Indexer:
+    """``python -m cdc_indexer`` for one archive and one central index.
+
+    Attributes:
+        directory: holds config.json, server.json, the state directory and what the program wrote (log.txt).
+        settings: what config.json says; change it and call ``write_files``.
+    """
+
+    def __init__(self, directory: Path, pacs: Pacs, url: str, **settings: Any) -> None:
+        self.directory = directory
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.settings: dict[str, Any] = {
+            "database": {
+                "host": pacs.server.host,
+                "port": str(pacs.server.port),
+                "user": pacs.user,
+                "password": pacs.password,
+                "name": pacs.name,
+            },
+            "key": KEY,
+            "webservice_url": url,
+            "stream": {"heartbeat_seconds": 1},
+            "monitor": {"listen": None},
+        }
+        for name, value in settings.items():
+            if isinstance(value, dict) and isinstance(self.settings.get(name), dict):
+                self.settings[name] = {**self.settings[name], **value}
+            else:
+                self.settings[name] = value
+        self.center = CENTER
+        self.write_files()
+        self.log_path = directory / "log.txt"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def state_dir(self) -> Path:
+        return self.directory / "state"
+
+    @property
+    def log(self) -> str:
+        """Everything that it has written to stdout and stderr since the beginning."""
+        return self.log_path.read_text(encoding="utf-8", errors="replace") if self.log_path.exists() else ""
+
+    def write_files(self) -> None:
+        (self.directory / "config.json").write_text(json.dumps(self.settings))
+        (self.directory / "server.json").write_text(json.dumps({"server": self.center}))
+
+    def checkpoint(self) -> dict[str, Any]:
+        """The checkpoint file's content."""
+        content: dict[str, Any] = json.loads((self.state_dir / "checkpoint.json").read_text())
+        return content
+
+    def start(self, *arguments: str, failpoint: str = "") -> None:
+        """Starts the service (or another command) and goes on at once."""
+        environment = {**os.environ, "CDC_INDEXER_FAILPOINT": failpoint}
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "cdc_indexer", *(arguments or ("run",))],
+                cwd=self.directory,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+
+    def run(self, *arguments: str, seconds: float = 120.0) -> subprocess.CompletedProcess[str]:
+        """Runs a command to its end."""
+        done = subprocess.run(
+            [sys.executable, "-m", "cdc_indexer", *arguments],
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        with self.log_path.open("a", encoding="utf-8") as log:
+            log.write(done.stdout + done.stderr)
+        return done
+
+    def wait(self, seconds: float = 60.0) -> int:
+        """Waits for the end of the process; its exit status."""
+        assert self.process is not None
+        status = self.process.wait(seconds)
+        self.process = None
+        return status
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Asks it to end; its exit status."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.wait()
+
+    def kill(self) -> None:
+        """As a power cut would."""
+        assert self.process is not None
+        self.process.kill()
+        self.wait()
+
+    def close(self) -> None:
+        """Ends it whatever it does."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    @contextlib.contextmanager
+    def running(self, *arguments: str) -> Iterator[Indexer]:
+        """The service, for as long as the block takes; it must end with status 0 then."""
+        self.start(*arguments)
+        try:
+            yield self
+            assert self.process is not None
+            assert self.process.poll() is None, f"it ended by itself:\n{self.log}"
+            assert self.stop() == 0, self.log
+        finally:
+            self.close()
