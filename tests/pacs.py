@@ -165,8 +165,8 @@ class Pacs:
         """The first image of a study arrives. Returns study.pk.
 
         One transaction, in the archive's order: the patient, if there is none with that patient_id (or give its
-        patient_pk); the study without its patient, with counts 0 and no modality; its patient by UPDATE; series and instance.
-        With commit=False it is rolled back at the end.
+        patient_pk); the study without its patient, with counts 0 and no modality; its patient by UPDATE; one series
+        and one instance. With commit=False it is rolled back at the end.
         """
         with self.transaction(commit):
             if patient_pk is None:
@@ -264,8 +264,8 @@ class Pacs:
         """
         # Nothing but placeholders, so that PyMySQL makes one statement of many rows.
         sql = (
-            "INSERT INTO study_service (operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,"
-            " study_description, study_modality, study_series, study_instances, recorded_at)"
+            "INSERT INTO study_service (operation, patient_pk, patient_id, patient_name, study_pk, study_iuid,"
+            " study_datetime, study_description, study_modality, study_series, study_instances, recorded_at)"
             " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
         )
         pk, now = self.execute(

@@ -184,7 +184,7 @@ def _template(installation: _Installation, version: str) -> Path:
 
 
 class Server:
-    """One running server, with `root` without a password. Starts with `start_new`; ends with `destroy`, or at the latest at exit.
+    """One running server; its `root` has no password. `start_new` makes it; `destroy`, or else the end of Python, ends it.
 
     Attributes:
         flavour: one of FLAVOURS.

@@ -31,7 +31,7 @@ def test_root_and_nobody_else_gets_in_over_tcp(server: Server) -> None:
 def test_a_script_goes_through_the_real_client(server: Server, database: str) -> None:
     script = "CREATE TABLE t (a INT);\nDELIMITER //\nINSERT INTO t VALUES (1)//\nSELECT a + 41 FROM t//\n"
     assert "42" in server.run_script(script, database)
-    with pytest.raises(ScriptFailed, match="1146.*nowhere"):
+    with pytest.raises(ScriptFailed, match=r"1146.*nowhere"):
         server.run_script(
             "INSERT INTO t VALUES (2); SELECT * FROM nowhere; INSERT INTO t VALUES (3);", database
         )
@@ -63,7 +63,7 @@ def test_two_servers_differ_and_survive_kill_and_restart(new_server: Callable[..
 def test_a_server_that_does_not_start_says_why(new_server: Callable[..., Server]) -> None:
     new_server()
     with pytest.raises(ServerFailed, match="no_such_option"):
-        new_server("--no-such-option=1".replace("-such-", "_such_"))
+        new_server("--no_such_option=1")
 
 
 def test_a_study_is_stored_in_the_order_of_the_archive(pacs: Pacs) -> None:
