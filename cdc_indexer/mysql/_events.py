@@ -17,7 +17,6 @@ from pymysqlreplication.packet import BinLogPacketWrapper
 from pymysqlreplication.row_event import TableMapEvent, WriteRowsEvent
 
 QUERY = 2
-STOP = 3
 ROTATE = 4
 FORMAT_DESCRIPTION = 15
 XID = 16
@@ -53,7 +52,6 @@ OTHER_ROWS = frozenset({24, 25, 31, 32, 39, 167, 168, 170, 171})
 NEUTRAL = frozenset(
     {
         1,  # START_V3
-        STOP,
         5,  # INTVAR
         9,  # APPEND_BLOCK
         11,  # DELETE_FILE
@@ -62,12 +60,9 @@ NEUTRAL = frozenset(
         17,  # BEGIN_LOAD_QUERY
         28,  # IGNORABLE
         29,  # ROWS_QUERY
-        35,  # PREVIOUS_GTIDS
         36,  # TRANSACTION_CONTEXT
         37,  # VIEW_CHANGE
         160,  # MariaDB: ANNOTATE_ROWS
-        161,  # BINLOG_CHECKPOINT
-        163,  # GTID_LIST
         164,  # START_ENCRYPTION
     }
 )
@@ -75,6 +70,10 @@ NEUTRAL = frozenset(
 #: What comes between transactions, without a place of its own in the log or at its beginning.
 BETWEEN = frozenset({ROTATE, FORMAT_DESCRIPTION, HEARTBEAT, HEARTBEAT_V2})
 
+#: Notes of the server between two transactions: STOP, PREVIOUS_GTIDS, MariaDB's BINLOG_CHECKPOINT and GTID_LIST.
+NOTES = frozenset({3, 35, 161, 163})
+
+FLAG_ARTIFICIAL = 0x20
 FLAG_IGNORABLE = 0x80
 
 #: Byte 0 of a packet says that an event follows: time, type, server, size, position after it, flags.
@@ -83,8 +82,16 @@ HEADER_BYTES = 20
 
 _CRC32 = 1
 
+LOW_32 = 0xFFFFFFFF
+_HALF = 1 << 31
+
 MARIADB_STANDALONE = 1
 MARIADB_PREPARED_XA = 64
+
+
+def full_offset(log_pos: int, counted: int) -> int:
+    """The offset in the file that an event gives the low 32 bits of (FACTS 1.7), ``counted`` being about it."""
+    return counted + ((log_pos - counted + _HALF) & LOW_32) - _HALF
 
 
 class Statement(Enum):

@@ -89,7 +89,7 @@ class OutboxTable:
     def load(self) -> None:
         """Asks the catalogue; its answer holds from where the log ends after it, not for what is older."""
         before = self._columns
-        with reading(self._database) as connection:
+        with reading(self._database, select_database=False) as connection:
             try:
                 self._columns = columns(connection, self._database.name, NAME)
             except SchemaError:

@@ -82,8 +82,6 @@ _HELD_ROWS = 1000
 _PREPARED = 1000
 
 _FIRST_OFFSET = 4
-_LOW_32 = 0xFFFFFFFF
-_HALF = 1 << 31
 _MARIADB_GTID = struct.Struct("<QIB").unpack_from
 
 
@@ -205,7 +203,8 @@ class BinlogReader:
             if kind in events.BETWEEN:
                 yield from self._between(packet, at, kind, size, log_pos)
                 continue
-            self._since += size
+            if not flags & events.FLAG_ARTIFICIAL:
+                self._since += size
             if kind == events.TABLE_MAP:
                 announce(packet)
             elif kind in events.WRITE_ROWS:
@@ -325,6 +324,9 @@ class BinlogReader:
             self._transaction = _Transaction()
         elif kind == events.EXECUTE_LOAD_QUERY:
             transaction.doubt = "something was written in statement format"
+        elif kind in events.NOTES:
+            if log_pos and not transaction.is_open and self._gtid is None:
+                yield from self._finish(at, log_pos)
         elif kind == events.INCIDENT:
             yield TableRead("the server says that its binary log has a gap")
         elif kind not in events.NEUTRAL and not flags & events.FLAG_IGNORABLE:
@@ -352,8 +354,7 @@ class BinlogReader:
     def _finish(self, at: int, log_pos: int) -> Iterator[Event]:
         """The end of a transaction: the log up to here was given, and reading may begin again here."""
         counted = self._offset + self._since
-        # The event's own position has 32 bits (FACTS 1.7): the number with these bits nearest to ours.
-        self._offset = counted + ((log_pos - counted + _HALF) & _LOW_32) - _HALF if log_pos else counted
+        self._offset = events.full_offset(log_pos, counted) if log_pos else counted
         self._since = 0
         self._table.maps.clear()
         if self._gtid is not None:
@@ -377,7 +378,7 @@ class BinlogReader:
         at, self._unsaid = self._unsaid, None
         # No replica can begin to read beyond 4 GiB. A file gets there only by one huge transaction, and ends
         # with it: the next file's beginning is the next place.
-        if at is not None and self._offset <= _LOW_32:
+        if at is not None and self._offset <= events.LOW_32:
             yield TransactionEnd(self.position, at, self.columns)
 
     def _unwanted(self, head: bytes) -> bool:
