@@ -4,9 +4,9 @@
     ├── ConfigError           a setting is missing or wrong            -> exit status 2
     ├── FatalError            a person has to choose or to mend        -> exit status 1
     │   ├── AlreadyRunning    another process holds the state directory
-    │   ├── CheckpointError   no generation of the checkpoint can be trusted
-    │   └── SchemaError       the outbox or the view isn't as the SQL in extras/ makes it
+    │   └── CheckpointError   no generation of the checkpoint can be trusted
     ├── SourceError           the database can't be read just now      -> wait, connect again
+    │   ├── SchemaError       the outbox or the view isn't as the SQL in extras/ makes it
     │   ├── PositionLost      the position is purged, reset or another server's -> fresh position, audit
     │   ├── NoBinlog          log_bin is off or the right is missing   -> go on from the table alone
     │   └── ServerIdClash     another replica uses our server_id       -> wait longer, say so
@@ -41,12 +41,12 @@ class CheckpointError(FatalError):
     """The checkpoint exists, but no generation of it can be trusted."""
 
 
-class SchemaError(FatalError):
-    """The view, the table or its columns are missing or not as extras/*.sql makes them."""
-
-
 class SourceError(IndexerError):
     """The database is away, refuses us, or closed the connection; waiting can heal it."""
+
+
+class SchemaError(SourceError):
+    """The view, the table or its columns are missing or not as extras/*.sql makes them; a person mends that."""
 
 
 class PositionLost(SourceError):

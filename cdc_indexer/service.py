@@ -22,6 +22,7 @@ from cdc_indexer.errors import (
     IndexerError,
     NoBinlog,
     PositionLost,
+    SchemaError,
     ServerIdClash,
     SourceError,
     Stopped,
@@ -178,7 +179,8 @@ class Service:
                 if time.monotonic() - began > backoff.cap_seconds:
                     backoff = Backoff()
                 pause = backoff.delay(rng)
-                log.warning("the database is away", reason=str(error), again_in_seconds=round(pause, 1))
+                said = "the database isn't as it should be" if isinstance(error, SchemaError) else "the database is away"
+                log.warning(said, reason=str(error), again_in_seconds=round(pause, 1))
             backoff = backoff.next()
             self._stopping.wait(pause)
 

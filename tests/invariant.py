@@ -1,0 +1,104 @@
+"""What must be true after any fault: DESIGN 7's invariant, as one function that every test of it uses."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.pacs import Pacs
+
+_FIELDS = (
+    "patient_pk",
+    "patient_id",
+    "patient_name",
+    "study_pk",
+    "study_iuid",
+    "study_datetime",
+    "study_description",
+    "study_modality",
+    "study_series",
+    "study_instances",
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Figures for the report at the end of the fault suite."""
+
+    committed: int
+    lost: tuple[str, ...]
+    parked: int
+    repeated: int
+    same_key_different_body: int
+    order_violations: int
+
+
+def parked_uids(state_dir: Path) -> set[str]:
+    """The studies that lie in the parked store."""
+    path = state_dir / "parked.sqlite"
+    if not path.exists():
+        return set()
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        return {row[0] for row in connection.execute("SELECT study_iuid FROM parked WHERE closed_at IS NULL")}
+    finally:
+        connection.close()
+
+
+def judge(entries: Iterable[Any], committed: Iterable[str], parked: Iterable[str] = ()) -> Verdict:
+    """Compares the receiver's ledger (accepted entries, in order) with the studies that were committed.
+
+    ``repeated`` counts POSTs that carried an Idempotency-Key accepted before.
+    """
+    committed = list(committed)
+    accepted_uids = set()
+    keys: Counter[str] = Counter()
+    bodies: dict[str, set[str]] = defaultdict(set)
+    counts: dict[str, list[int]] = defaultdict(list)
+    for entry in entries:
+        body: Mapping[str, Any] = entry.json
+        accepted_uids.add(body["study_iuid"])
+        keys[entry.idempotency_key] += 1
+        bodies[entry.idempotency_key].add(json.dumps(body, sort_keys=True))
+        counts[body["study_iuid"]].append(body["study_instances"] or 0)
+    parked = set(parked)
+    return Verdict(
+        committed=len(committed),
+        lost=tuple(uid for uid in committed if uid not in accepted_uids and uid not in parked),
+        parked=len(parked),
+        repeated=sum(count - 1 for count in keys.values()),
+        same_key_different_body=sum(1 for variants in bodies.values() if len(variants) > 1),
+        # The tests only ever let a study grow: an older version that comes later has fewer images.
+        order_violations=sum(
+            1 for seen in counts.values() for left, right in zip(seen, seen[1:], strict=False) if right < left
+        ),
+    )
+
+
+def assert_nothing_lost(
+    entries: Iterable[Any], committed: Iterable[str], *, parked: Iterable[str] = (), repeated_at_most: int = 0
+) -> Verdict:
+    """The invariant: every committed study accepted or parked, few repeated and each under its old key, in order."""
+    verdict = judge(entries, committed, parked)
+    assert not verdict.lost, f"lost {len(verdict.lost)} of {verdict.committed}: {verdict.lost[:5]}"
+    assert verdict.repeated <= repeated_at_most, (
+        f"{verdict.repeated} were sent twice, {repeated_at_most} allowed"
+    )
+    assert verdict.same_key_different_body == 0
+    assert verdict.order_violations == 0
+    return verdict
+
+
+def assert_index_equals_pacs(entries: Iterable[Any], pacs: Pacs, center: str) -> None:
+    """The last version sent of each study equals, field by field, what the archive holds."""
+    newest = {entry.json["study_iuid"]: entry.json for entry in entries}
+    for row in pacs.execute(f"SELECT {', '.join(_FIELDS)} FROM indexer_study"):
+        wanted = dict(zip(_FIELDS, row, strict=True))
+        moment = wanted["study_datetime"]
+        wanted["study_datetime"] = moment and f"{moment:%Y-%m-%d %H:%M:%S}"
+        assert newest.get(wanted["study_iuid"]) == {**wanted, "center": center}
