@@ -111,6 +111,11 @@ class Entry:
     parked_at: str
 
     @property
+    def open(self) -> bool:
+        """Whether it still awaits something."""
+        return self.state in (State.PARKED, State.RETRY)
+
+    @property
     def sendable(self) -> bool:
         """Whether there is something to send again."""
         return self.operation == "delete" or bool(self.body)
@@ -235,7 +240,7 @@ class Parked:
         )
 
     def requested(self, after_id: int = 0, limit: int = _PAGE) -> list[Entry]:
-        """The open entries that are marked, oldest first."""
+        """The open entries that are marked, oldest first; ``limit`` -1 for all."""
         return self._select(f"entry > ? AND state = 'retry' ORDER BY entry LIMIT {int(limit)}", after_id)
 
     def discard(self, entry_ids: Collection[int] | None = None) -> int:

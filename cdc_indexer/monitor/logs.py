@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
@@ -31,7 +31,7 @@ REMOVED = "[removed]"
 
 #: Names under which a secret or a patient could come, whatever the case; a line never shows their values.
 _PRIVATE = frozenset(
-    [
+    (
         "key",
         "api_key",
         "x_api_key",
@@ -55,7 +55,7 @@ _PRIVATE = frozenset(
         "accession_no",
         "accession_number",
         "study_description",
-    ]
+    )
 )
 
 #: The same line so many times in so many seconds is enough; then one each period, with the number left out.
@@ -69,9 +69,17 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _SILENCED = ("pymysqlreplication", "urllib3", "requests", "pymysql")
 
 
+class Stream(Protocol):
+    """Where lines go."""
+
+    def write(self, text: str, /) -> object: ...
+    def flush(self) -> object: ...
+    def isatty(self) -> bool: ...
+
+
 def configure(
     settings: LogSettings,
-    stream: IO[str],
+    stream: Stream,
     *,
     secrets: Collection[str] = (),
     clock: Callable[[], float] = time.monotonic,
@@ -108,7 +116,7 @@ class _Line:
 
     _lock = threading.Lock()
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
     def msg(self, line: str) -> None:
