@@ -1,4 +1,4 @@
-"""Servers and archives for tests. What each fixture gives is in tests/servers.py and tests/pacs.py.
+"""Servers and archives for tests. What each fixture gives is in tests/servers.py, tests/pacs.py and tests/receiver.py.
 
 CDC_INDEXER_TEST_SERVERS=mariadb-10.11,mysql picks the servers. One that this machine doesn't have is skipped, and named
 at the end; with CI=true it is a failure.
@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from tests.indexer import KEY
 from tests.pacs import Pacs
+from tests.receiver import Receiver
 from tests.servers import FLAVOURS, Server, ServerFailed, ServerUnavailable
 
 #: The shared server of each flavour, started when a test first asks for it, and what was found out about each.
@@ -94,6 +96,13 @@ def pacs(server: Server) -> Iterator[Pacs]:
     archive = Pacs.create(server)
     yield archive
     archive.destroy()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """A central index that accepts everything sent with indexer.KEY, until it is told otherwise."""
+    with Receiver(KEY) as running:
+        yield running
 
 
 def pytest_configure() -> None:
