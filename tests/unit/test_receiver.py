@@ -22,6 +22,7 @@ from tests.receiver import (
     RESET,
     UNAUTHORIZED_WITH_200,
     Answer,
+    Entry,
     Receiver,
 )
 
@@ -210,6 +211,31 @@ def test_two_versions_of_a_study_in_flight_together_are_seen(receiver: Receiver)
     one("1")
     one("2")
     assert receiver.in_flight_together() == []
+
+
+def test_a_request_that_was_given_up_is_not_in_flight_any_more(receiver: Receiver) -> None:
+    def busy(entry: Entry) -> None:
+        if entry.study_iuids == ["other"]:
+            time.sleep(0.3)
+
+    receiver.answer_with(busy)
+    receiver.next(1, HANG)
+    first, second, third = (
+        http.client.HTTPConnection(receiver.host, receiver.port, timeout=5) for _ in range(3)
+    )
+    third.connect()
+    first.request("POST", "/", '{"study_iuid": "1"}', {"X-Api-Key": KEY})
+    while not receiver.entries():
+        time.sleep(0.01)
+    # Both the end of the first and the third come while the receiver is busy: it sees them at once.
+    second.request("POST", "/", '{"study_iuid": "other"}', {"X-Api-Key": KEY})
+    time.sleep(0.1)
+    first.close()
+    third.request("POST", "/", '{"study_iuid": "1"}', {"X-Api-Key": KEY})
+    assert third.getresponse().status == 201
+    assert receiver.in_flight_together() == []
+    for connection in (second, third):
+        connection.close()
 
 
 def test_tls_is_verified_and_an_expired_certificate_is_not_trusted(tmp_path: Path) -> None:
