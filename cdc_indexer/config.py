@@ -8,13 +8,11 @@ never repeats a value: it might be a secret.
 
 from __future__ import annotations
 
-import difflib
-import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -24,13 +22,13 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    TypeAdapter,
     ValidationError,
     ValidationInfo,
     model_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
+from cdc_indexer._config_sources import override, read_json, sentence
 from cdc_indexer.errors import ConfigError
 from cdc_indexer.study import KEYS
 
@@ -45,17 +43,11 @@ __all__ = [
     "load_settings",
 ]
 
-PREFIX = "CDC_INDEXER_"
-
-#: Variables of our prefix that aren't settings: the tests' own, and those that Kubernetes gives to every
-#: container beside a service that is called cdc-indexer.
-_NOT_SETTINGS = re.compile(r"CDC_INDEXER_(TEST_.*|FAILPOINT|SERVICE_HOST|SERVICE_PORT.*|PORT|PORT_\d+_.*)")
-
 #: Keys that a study's JSON has already, or has in a batch.
 _RESERVED_FIELDS = frozenset({*KEYS, "idempotency_key"})
 
-#: A file of settings or a secret is small; more is a mistake (a device, a log).
-_MAX_FILE_BYTES = 1024 * 1024
+#: What Settings has but config.json hasn't.
+_NOT_IN_FILE = ("center", "config_path")
 
 
 def _wrong(what: str) -> PydanticCustomError:
@@ -69,6 +61,11 @@ def _path(value: object, info: ValidationInfo) -> object:
         raise _wrong("must be the name of a file or directory")
     base: Path = info.context["base"] if info.context else Path()
     return (base / value).absolute()
+
+
+def _socket(value: object, info: ValidationInfo) -> object:
+    path = _path(value, info)
+    return str(path) if isinstance(path, Path) else path
 
 
 def _existing_file(path: Path) -> Path:
@@ -151,6 +148,7 @@ def _field_names(value: dict[str, str]) -> dict[str, str]:
 _Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
 _Port = Annotated[int, BeforeValidator(_port), Field(ge=1, le=65535)]
 _Path = Annotated[Path, BeforeValidator(_path)]
+_Socket = Annotated[str, BeforeValidator(_socket)]
 _File = Annotated[Path, BeforeValidator(_path), AfterValidator(_existing_file)]
 
 
@@ -183,7 +181,7 @@ class DatabaseSettings(_Section):
     user: _Text
     password: SecretStr
     name: _Text
-    unix_socket: _Text | None = None
+    unix_socket: _Socket | None = None
     tls: TlsSettings | None = None
 
     @model_validator(mode="before")
@@ -267,18 +265,18 @@ def load_settings(config_path: Path, environ: Mapping[str, str] | None = None) -
     """
     config_path = config_path.absolute()
     base = config_path.parent
-    values = _read_json(config_path)
-    for name in ("center", "config_path"):
+    values = read_json(config_path)
+    for name in _NOT_IN_FILE:
         if name in values:
             hint = ": the centre is read from server.json" if name == "center" else ""
             raise ConfigError(f"{config_path}: {name} isn't a key of this file{hint}.")
     values.pop("server", None)  # the old client's files have one that means nothing
     values.setdefault("state_dir", "state")
 
-    origins = _override(values, os.environ if environ is None else environ, base)
+    origins = override(values, os.environ if environ is None else environ, base, Settings, {"config_path"})
     server_path = base / "server.json"
     if "center" not in values:
-        server = _read_json(server_path)
+        server = read_json(server_path)
         values["center"] = server.pop("server", None)
         if values["center"] is None:
             raise ConfigError(
@@ -294,191 +292,4 @@ def load_settings(config_path: Path, environ: Mapping[str, str] | None = None) -
         details = error.errors(include_url=False, include_input=False)
         # A misspelt key shows up twice, as unknown and as missing; the first says more.
         details.sort(key=lambda detail: detail["type"] != "extra_forbidden")
-        raise ConfigError(_sentence(details[0], config_path, origins)) from None
-
-
-# --- files -----------------------------------------------------------------------------------------------
-
-
-def _read_text(path: Path, what: str) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_FILE_BYTES + 1)
-    except FileNotFoundError:
-        raise ConfigError(f"{what} isn't there.") from None
-    except OSError as error:
-        raise ConfigError(f"{what} can't be read ({error.strerror}).") from None
-    if len(data) > _MAX_FILE_BYTES:
-        raise ConfigError(f"{what} is larger than 1 MiB: that can't be it.")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise ConfigError(f"{what} isn't UTF-8.") from None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    text = _read_text(path, f"The file {path}")
-    try:
-        values = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"{path} isn't valid JSON: {error.msg}, line {error.lineno}, column {error.colno}."
-        ) from None
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{path} is nested too deeply.") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold a JSON object {{ }}.")
-    return values
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ConfigError(f"{next(name for name in names if names.count(name) > 1)} is there twice.")
-    return values
-
-
-def _no_constant(name: str) -> None:
-    raise ConfigError(f"{name} isn't a number that JSON knows.")
-
-
-# --- environment -----------------------------------------------------------------------------------------
-
-
-def _override(values: dict[str, Any], environ: Mapping[str, str], base: Path) -> dict[str, str]:
-    """Puts the environment's values into ``values``; dotted key -> the variable that it came from."""
-    origins: dict[str, str] = {}
-    # Shorter names first: a whole object, then the keys inside it.
-    for variable in sorted(environ):
-        if not variable.startswith(PREFIX) or _NOT_SETTINGS.fullmatch(variable):
-            continue
-        name = variable.removesuffix("_FILE")
-        path = name.removeprefix(PREFIX).lower().split("__")
-        annotation = _annotation(Settings, path)
-        if annotation is None or path == ["config_path"]:
-            raise ConfigError(
-                f"The environment variable {variable} isn't a setting: correct its name or remove it."
-            )
-        dotted = ".".join(path)
-        if dotted in origins:
-            raise ConfigError(f"The environment has both {name} and {name}_FILE: remove one.")
-        text = environ[variable]
-        if name != variable:
-            file = (base / text).absolute()
-            text = (
-                _read_text(file, f"The file that {variable} names ({file})")
-                .removesuffix("\n")
-                .removesuffix("\r")
-            )
-        _put(values, path, _convert(annotation, text, variable))
-        origins[dotted] = f"environment variable {variable}"
-    return origins
-
-
-def _annotation(model: type[BaseModel], path: list[str]) -> Any:
-    """The type of the setting that a dotted path names; None if there is none."""
-    field = model.model_fields.get(path[0])
-    if field is None:
-        return None
-    if len(path) == 1:
-        return field.annotation
-    nested = _model_in(field.annotation)
-    return _annotation(nested, path[1:]) if nested else None
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    for candidate in _leaves(annotation):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
-
-
-def _convert(annotation: Any, text: str, variable: str) -> Any:
-    """A variable's text as the type that the file would have; objects are written as JSON."""
-    if _model_in(annotation) or get_origin(annotation) is dict:
-        try:
-            value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
-        except (ValueError, ConfigError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            raise ConfigError(f"environment variable {variable} must be a JSON object {{ }}.")
-        return value
-    for kind in (bool, int, float):
-        if kind in _leaves(annotation):
-            try:
-                return TypeAdapter(kind).validate_python(text)
-            except ValidationError:
-                return text  # the model says what is wrong with it
-    return text
-
-
-def _leaves(annotation: Any) -> list[Any]:
-    """The types that ``Annotated`` and ``|`` are made of."""
-    inside = get_args(annotation)
-    return [leaf for part in inside for leaf in _leaves(part)] if inside else [annotation]
-
-
-def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
-    for name in path[:-1]:
-        inner = values.get(name)
-        if not isinstance(inner, dict):
-            if inner is not None:
-                return  # a section that isn't an object: the model says so
-            inner = values[name] = {}
-        values = inner
-    values[path[-1]] = value
-
-
-# --- sentences -------------------------------------------------------------------------------------------
-
-_SAID = {
-    "missing": "is missing",
-    "string_type": "must be a text in quotes",
-    "path_type": "must be a text in quotes",
-    "string_too_short": "must not be empty",
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "finite_number": "must be a number",
-    "bool_type": "must be true or false",
-    "model_type": "must be an object { }",
-    "dict_type": "must be an object { }",
-    "literal_error": "must be {expected}",
-    "greater_than": "must be more than {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than_equal": "must be at most {le}",
-}
-
-
-def _sentence(detail: ErrorDetails, config_path: Path, origins: Mapping[str, str]) -> str:
-    kind, context = detail["type"], detail.get("ctx", {})
-    path = [str(part) for part in detail["loc"] if part != "[key]"]
-    dotted = ".".join(path)
-    if kind == "extra_forbidden":
-        close = difflib.get_close_matches(path[-1], _siblings(path), n=1)
-        said = "isn't a known key" + (f": did you mean {close[0]}?" if close else ".")
-    elif kind == "said":
-        said = detail["msg"] + "."
-    else:
-        said = _SAID.get(kind, "has a value that can't be used")
-        for name, value in context.items():
-            said = said.replace(f"{{{name}}}", str(value))
-        said += "."
-    # The nearest object above the key that the environment gave.
-    ways = (origins.get(".".join(path[:length])) for length in range(len(path), 0, -1))
-    origin = next((way for way in ways if way), None)
-    if origin is None:
-        return f"{config_path}: {dotted} {said}"
-    return f"{origin} {said}" if dotted == "center" else f"{dotted} ({origin}) {said}"
-
-
-def _siblings(path: list[str]) -> list[str]:
-    model: type[BaseModel] | None = Settings
-    for name in path[:-1]:
-        field = model.model_fields.get(name) if model else None
-        model = _model_in(field.annotation) if field else None
-    names = list(model.model_fields) if model else []
-    return [name for name in names if name not in ("center", "config_path")]
+        raise ConfigError(sentence(details[0], config_path, origins, Settings, _NOT_IN_FILE)) from None
