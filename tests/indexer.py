@@ -61,6 +61,7 @@ class Indexer:
         self.write_files()
         self.log_path = directory / "log.txt"
         self.process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
 
     @property
     def state_dir(self) -> Path:
@@ -70,6 +71,11 @@ class Indexer:
     def log(self) -> str:
         """Everything that it has written to stdout and stderr since the beginning."""
         return self.log_path.read_text(encoding="utf-8", errors="replace") if self.log_path.exists() else ""
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether the process that was started last has said so."""
+        return "caught up" in self.log[self._log_start :]
 
     def write_files(self) -> None:
         (self.directory / "config.json").write_text(json.dumps(self.settings))
@@ -82,6 +88,7 @@ class Indexer:
 
     def start(self, *arguments: str, failpoint: str = "") -> None:
         """Starts the service (or another command) and goes on at once."""
+        self._log_start = len(self.log)
         environment = {**os.environ, "CDC_INDEXER_FAILPOINT": failpoint}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(

@@ -7,6 +7,7 @@ import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def judge(entries: Iterable[Any], committed: Iterable[str], parked: Iterable[str
         same_key_different_body=sum(1 for variants in bodies.values() if len(variants) > 1),
         # The tests only ever let a study grow: an older version that comes later has fewer images.
         order_violations=sum(
-            1 for seen in counts.values() for left, right in zip(seen, seen[1:], strict=False) if right < left
+            1 for seen in counts.values() for left, right in pairwise(seen) if right < left
         ),
     )
 
