@@ -112,7 +112,7 @@ class Statement(Enum):
 _SKIPPED = re.compile(rb"\s+|/\*(?!!|M!).*?\*/|--[ \t].*?(?:\n|$)|#.*?(?:\n|$)|/\*M?!\d*", re.DOTALL)
 _TABLE_DDL = re.compile(
     rb"TRUNCATE\b|(?:CREATE|ALTER|DROP|RENAME)"
-    rb"(?:\s+|/\*M?!\d*|\*/|OR\s+REPLACE\b|TEMPORARY\b|ONLINE\b|OFFLINE\b|IGNORE\b)+TABLES?\b",
+    rb"(?:\s|/\*M?!\d*|\*/|OR\s+REPLACE\b|TEMPORARY\b|ONLINE\b|OFFLINE\b|IGNORE\b)+TABLES?\b",
     re.IGNORECASE,
 )
 _DATABASE_DDL = re.compile(rb"DROP\s+(?:DATABASE|SCHEMA)\b", re.IGNORECASE)
