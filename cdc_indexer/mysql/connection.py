@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pymysql
@@ -139,7 +139,7 @@ def connect(
     Raises what :func:`translate` makes of the server's errors, and ConfigError for the files of ``tls``.
     """
     try:
-        connection: Connection = pymysql.connect(
+        connection: Connection = pymysql.Connection(
             host=database.host,
             port=database.port,
             unix_socket=database.unix_socket,
@@ -155,8 +155,13 @@ def connect(
             read_timeout=read_timeout_seconds,
             write_timeout=CONNECT_TIMEOUT_SECONDS,
             program_name="cdc_indexer",
+            defer_connect=True,
             **_tls(database),
         )
+        if database.unix_socket:
+            connection.connect(_unix_socket(database.unix_socket))
+        else:
+            connection.connect()
     except (pymysql.Error, OSError, RuntimeError) as error:
         raise translate(error, database) from None
     try:
@@ -194,7 +199,8 @@ def reading(database: DatabaseSettings, **options: Any) -> Iterator[Connection]:
     except (pymysql.Error, OSError) as error:
         raise translate(error, database) from None
     finally:
-        connection.close()
+        with suppress(pymysql.Error):  # closed already
+            connection.close()
 
 
 def is_mariadb(connection: Connection) -> bool:
@@ -310,6 +316,18 @@ def _tls(database: DatabaseSettings) -> dict[str, Any]:
 
 def _text(path: object) -> str | None:
     return None if path is None else str(path)
+
+
+def _unix_socket(path: str) -> socket.socket:
+    """PyMySQL would leave the socket open when nobody listens."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(CONNECT_TIMEOUT_SECONDS)
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _keep_alive(sock: socket.socket) -> None:
