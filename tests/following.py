@@ -123,11 +123,12 @@ class Outbox:
         *,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         server_id: int = 90_001,
+        audit_seconds: float = 60,
         **changes: Any,
     ) -> BinlogReader:
         return BinlogReader(
             settings(self.server, self.database, **changes),
-            StreamSettings(heartbeat_seconds=heartbeat_seconds),
+            StreamSettings(heartbeat_seconds=heartbeat_seconds, audit_seconds=audit_seconds),
             server_id,
             position,
             columns,

@@ -32,7 +32,7 @@ MIN_TIMEOUT_SECONDS = 2.0
 _CHUNK_BYTES = 256 * 1024
 
 #: Larger packets that nobody wants are thrown away as they arrive: another table's BLOB may have a gigabyte.
-_LARGE_BYTES = 1024 * 1024
+_LARGE_BYTES = 256 * 1024
 
 #: How much of an unwanted packet is kept: its header, the number of its table.
 _HEAD_BYTES = 4096

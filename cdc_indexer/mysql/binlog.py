@@ -13,13 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from cdc_indexer.errors import PositionLost
+from cdc_indexer.errors import PositionLost, SourceError
 from cdc_indexer.mysql import _events as events
 from cdc_indexer.mysql import _table
 from cdc_indexer.mysql._events import Decoder, Statement
 from cdc_indexer.mysql._gtids import GtidSet
 from cdc_indexer.mysql._stream import Stream
 from cdc_indexer.mysql._table import OutboxTable, UndecodableError
+from cdc_indexer.mysql.catalogue import holds
+from cdc_indexer.mysql.connection import reading
 from cdc_indexer.position import Position
 from cdc_indexer.study import OutboxRow
 
@@ -128,6 +130,7 @@ class BinlogReader:
         position: Position,
         columns: tuple[Column, ...] | None,
     ) -> None:
+        self._database = database
         self._stream = Stream(
             database,
             server_id=server_id,
@@ -152,6 +155,8 @@ class BinlogReader:
         self._gtid: tuple[Any, ...] | None = None
         self._transaction = _Transaction()
         self._prepared: dict[str, bool] = {}
+        self._check_seconds = stream.audit_seconds
+        self._check_at = time.monotonic() + self._check_seconds
 
     @property
     def position(self) -> Position:
@@ -240,7 +245,24 @@ class BinlogReader:
                 self._since += size
         else:
             yield from self._say_end()
+            self._check()
             yield Heartbeat(int(time.time()))
+
+    def _check(self) -> None:
+        """After a reset of the log the server sends heartbeats only, until the new one is as long as the old.
+
+        So a stream that says nothing for long asks, as often as there are audits, whether its place still exists.
+        """
+        if time.monotonic() < self._check_at:
+            return
+        self._check_at = time.monotonic() + self._check_seconds
+        try:
+            with reading(self._database, select_database=False) as connection:
+                holds(connection, self.position)
+        except PositionLost:
+            raise
+        except SourceError:
+            pass  # the stream itself is well
 
     def _rotate(self, file: str, offset: int) -> None:
         if file != self._file:  # the first one of a connection repeats what we asked for

@@ -7,7 +7,7 @@ import random
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
@@ -371,6 +371,31 @@ def test_without_gtids_at_the_start_none_are_claimed(outbox: Outbox) -> None:
     assert [end.position.gtid_set for end in outbox.follow(start).ends] == [None, None]
 
 
+def test_the_checksum_is_switched_on_and_off(outbox: Outbox) -> None:
+    """Each file says for itself whether its events end with one."""
+    start, columns = outbox.end(), outbox.columns()
+    before = outbox("SELECT @@GLOBAL.binlog_checksum")[0][0]
+    ends = []
+    try:
+        for number, kind in enumerate(("NONE", "CRC32", "NONE"), 1):
+            outbox("SET GLOBAL binlog_checksum = %s", kind)
+            outbox.insert(number, patient_name="PEÑA")
+            ends.append(outbox.end())
+            outbox("BEGIN")
+            outbox.insert(number * 10)
+            outbox.other()
+            outbox.insert(number * 10 + 1)
+            outbox("COMMIT")
+            for since, expected in zip([start, *ends], [1, 10, 20], strict=False):
+                seen = outbox.follow(since, columns)
+                assert seen.ids[0] == expected
+                assert seen.ids[-1] == number * 10 + 1
+                assert seen.reads == []
+                assert seen.position == outbox.end_made(since)
+    finally:
+        outbox("SET GLOBAL binlog_checksum = %s", before)
+
+
 # Columns and definitions
 
 
@@ -456,11 +481,41 @@ def test_columns_that_were_not_given_are_asked_for_and_hold_from_then_on(outbox:
     assert followed.ends[-1].columns == outbox.columns()
 
 
+def test_a_server_that_ignores_the_case_of_names(new_server: Callable[..., Any]) -> None:
+    """Then config.json may write the database's name in any way."""
+    server = new_server()
+    if not server.is_mariadb:
+        pytest.skip("MySQL decides it when its data directory is made")
+    server.stop()
+    server.extra_arguments.append("--lower-case-table-names=1")
+    server.start()
+    server.create_database("pacsdb")
+    with closing(Outbox(server, "PacsDB")) as outbox:
+        start = outbox.end()
+        outbox.insert(1)
+        seen = outbox.follow(start)
+        assert seen.ids == [1]
+        start = seen.position
+        outbox("ALTER TABLE Study_Service COMMENT 'x'")
+        assert outbox.follow(start).changes == 1
+
+
+def test_over_tls(outbox: Outbox) -> None:
+    if outbox.server.flavour == "mariadb-10.11":
+        pytest.skip("it has no certificate of its own")
+    start, columns = outbox.end(), outbox.columns()
+    outbox.insert(*range(1, 2001), patient_name="PEÑA^JOSÉ" * 20)
+    assert outbox.follow(start, columns, tls={"verify": False}).ids == list(range(1, 2001))
+
+
 # Ending
 
 
-def test_interrupt_ends_a_waiting_reader_at_once(outbox: Outbox) -> None:
-    reader = outbox.reader(outbox.end(), outbox.columns(), heartbeat_seconds=60)
+@pytest.mark.parametrize("tls", [None, {"verify": False}])
+def test_interrupt_ends_a_waiting_reader_at_once(outbox: Outbox, tls: Any) -> None:
+    if tls and outbox.server.flavour == "mariadb-10.11":
+        pytest.skip("it has no certificate of its own")
+    reader = outbox.reader(outbox.end(), outbox.columns(), heartbeat_seconds=60, tls=tls)
     ended: list[tuple[float, BaseException]] = []
     started = threading.Event()
 
