@@ -179,7 +179,11 @@ class Service:
                 if time.monotonic() - began > backoff.cap_seconds:
                     backoff = Backoff()
                 pause = backoff.delay(rng)
-                said = "the database isn't as it should be" if isinstance(error, SchemaError) else "the database is away"
+                said = (
+                    "the database isn't as it should be"
+                    if isinstance(error, SchemaError)
+                    else "the database is away"
+                )
                 log.warning(said, reason=str(error), again_in_seconds=round(pause, 1))
             backoff = backoff.next()
             self._stopping.wait(pause)

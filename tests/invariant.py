@@ -75,9 +75,7 @@ def judge(entries: Iterable[Any], committed: Iterable[str], parked: Iterable[str
         repeated=sum(count - 1 for count in keys.values()),
         same_key_different_body=sum(1 for variants in bodies.values() if len(variants) > 1),
         # The tests only ever let a study grow: an older version that comes later has fewer images.
-        order_violations=sum(
-            1 for seen in counts.values() for left, right in pairwise(seen) if right < left
-        ),
+        order_violations=sum(1 for seen in counts.values() for left, right in pairwise(seen) if right < left),
     )
 
 

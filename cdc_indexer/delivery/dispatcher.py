@@ -30,7 +30,7 @@ QUEUE_LIMIT = 256
 
 #: What one delivery costs the interpreter; more senders than a slot's time divided by this would only take the
 #: interpreter from each other. The least time of the last few tells what they wait for besides it.
-_SLOT_COST_SECONDS = float(__import__("os").environ.get("SC", "0.0003"))
+_SLOT_COST_SECONDS = 0.0003
 _SLOT_TIMES_KEPT = 32
 
 

@@ -36,7 +36,7 @@ def archive(server: Any, database: str) -> Iterator[Session]:
 
 
 def definitions(session: Session) -> dict[str, Any]:
-    """Everything that a script could have changed: tables with their definitions, routines, triggers, views, events, accounts."""
+    """Everything that a script could have changed: tables, views, routines, triggers, events, accounts."""
     schema = session("SELECT DATABASE()")[0][0]
     found: dict[str, Any] = {"accounts": session("SELECT user, host FROM mysql.user ORDER BY 1, 2")}
     for (name,) in session(
@@ -45,7 +45,8 @@ def definitions(session: Session) -> dict[str, Any]:
         create = session(f"SHOW CREATE TABLE `{name}`")[0][1]
         found[name] = re.sub(r" AUTO_INCREMENT=\d+", "", create)
     for kind, columns in {
-        "triggers": "trigger_name, action_timing, event_manipulation, event_object_table, definer, sql_mode, action_statement",
+        "triggers": "trigger_name, action_timing, event_manipulation, event_object_table, definer, sql_mode,"
+        " action_statement",
         "routines": "routine_name, routine_type, definer, security_type, sql_mode, routine_definition",
         "events": "event_name, definer, event_definition, interval_value, interval_field, sql_mode",
     }.items():
@@ -202,7 +203,7 @@ def test_a_long_transaction_ends_the_script_and_not_the_archive(
         storing = threading.Thread(target=store)
         storing.start()
         started = time.monotonic()
-        with pytest.raises(Exception, match="(?i)lock wait timeout"):
+        with pytest.raises(Exception, match=r"(?i)lock wait timeout"):
             server.run_script(script, database)
         assert time.monotonic() - started < 6
         storing.join()
@@ -222,7 +223,7 @@ def test_a_long_transaction_ends_the_script_and_not_the_archive(
 
 def test_a_database_that_is_no_archive_is_left_alone(server: Any, database: str) -> None:
     server.execute("CREATE TABLE study (pk INT)", database=database)
-    with pytest.raises(Exception, match="(?i)unknown column|doesn't exist"):
+    with pytest.raises(Exception, match=r"(?i)unknown column|doesn't exist"):
         server.run_script(ADD, database)
     assert [row[0] for row in server.execute("SHOW TABLES", database=database)] == ["study"]
 

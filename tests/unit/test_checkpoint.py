@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cdc_indexer.checkpoint import Checkpoint, CheckpointFile, CheckpointWriter
-from cdc_indexer.errors import CheckpointError, StorageError, Stopped
+from cdc_indexer.errors import CheckpointError, Stopped, StorageError
 from cdc_indexer.position import Identity, Position
 from cdc_indexer.settled import IntervalSet, Settled
 
@@ -222,7 +221,7 @@ def test_there_is_a_newest_generation_at_every_moment(tmp_path: Path) -> None:
 
     def look() -> None:
         while not stop.is_set():
-            if not os.path.exists(file.path):
+            if not file.path.exists():
                 missing.append(1)
 
     thread = threading.Thread(target=look)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from datetime import datetime, timedelta
 
@@ -35,7 +36,7 @@ def test_interval_set_is_a_set_of_numbers(actions: list[tuple[str, int, int]]) -
         assert all((number in ours) == (number in model) for number in range(75))
     pairs = list(ours)
     # Sorted, disjoint and never adjacent: the fewest intervals there can be.
-    assert all(left[1] + 1 < right[0] for left, right in zip(pairs, pairs[1:], strict=False))
+    assert all(left[1] + 1 < right[0] for left, right in itertools.pairwise(pairs))
     assert IntervalSet(json.loads(ours.render())) == ours
 
 

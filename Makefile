@@ -1,0 +1,41 @@
+# Two commands do everything on a Debian or Ubuntu machine with Python 3.10 or later, make, and root or sudo: make demo, make test.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PYTEST = $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint clean
+
+help:  ## shows this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/demo.stamp  ## a private database, 2,000 real studies, a central index and a simulated archive (DEMO_SECONDS=20: ends by itself)
+	tests/setup_servers.sh any
+	$(BIN)/python -m extras.demo
+
+test: $(VENV)/test.stamp  ## all tests but the longest, on real servers (TESTS=tests/unit: some of them)
+	tests/setup_servers.sh
+	$(PYTEST) -m "not soak" $(TESTS)
+
+test-all: $(VENV)/test.stamp  ## all tests
+	tests/setup_servers.sh
+	$(PYTEST) $(TESTS)
+
+lint: $(VENV)/test.stamp  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## removes what make made here; servers for the tests: tests/setup_servers.sh remove
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+
+$(VENV)/bin/python:
+	tests/setup_servers.sh tools
+	$(PYTHON) -m venv $(VENV)
+
+# Installed anew when pyproject.toml changes: .venv/demo.stamp with the extra [demo], .venv/test.stamp with [test].
+$(VENV)/%.stamp: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
