@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cdc_indexer.checkpoint import Checkpoint, CheckpointFile, CheckpointWriter
-from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher, Gate
+from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
+from cdc_indexer.delivery.gate import Gate
 from cdc_indexer.delivery.parked import Parked
 from cdc_indexer.delivery.webservice import Outcome, Webservice
 from cdc_indexer.errors import ConfigError, FatalError, SourceError, Stopped, StorageError
@@ -88,8 +89,10 @@ class Engine:
         self.versions = Versions(settings.delivery.settle_seconds)
         self.dispatcher = Dispatcher(
             self._make_webservice,
+            durable=self.writer.wait,
             concurrency=settings.delivery.concurrency,
             give_up_seconds=settings.delivery.give_up_seconds,
+            batch_size=settings.delivery.batch_size,
             on_gate=self._gate_changed,
             before_probe=self.reload,
         )
@@ -100,7 +103,6 @@ class Engine:
             self.progress,
             self.versions,
             self.dispatcher,
-            self.writer.wait,
             self.parked_store,
             self,
         )
@@ -188,6 +190,7 @@ class Engine:
             self._make_webservice,
             concurrency=settings.delivery.concurrency,
             give_up_seconds=settings.delivery.give_up_seconds,
+            batch_size=settings.delivery.batch_size,
         )
         log.info("settings read again")
 

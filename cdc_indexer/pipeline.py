@@ -116,7 +116,6 @@ class Pipeline:
         progress: Progress,
         versions: Versions,
         dispatcher: Dispatcher,
-        durable: Callable[[int], None],
         parked: ParkedStore,
         observer: Observer,
     ) -> None:
@@ -124,7 +123,6 @@ class Pipeline:
         self._progress = progress
         self._versions = versions
         self._dispatcher = dispatcher
-        self._durable = durable
         self._parked = parked
         self._observer = observer
         self._patients: deque[PatientChange] = deque()
@@ -229,21 +227,20 @@ class Pipeline:
         """Sends a reserved study as the view holds it.
 
         ``rows`` are its outbox rows that the same snapshot held; those that nobody has settle with it. ``finished`` is
-        called with whether it was accepted, and gives the generation of the checkpoint that must be durable before its
-        slot is free.
+        called with whether it was accepted, and gives the generation of the checkpoint that holds that.
         """
         uid, pk = _names(values)
         key = study_key(uid, pk)
         claimed = tuple(row for row in rows if self._progress.claim(row[0]))
 
-        def done(delivery: Delivery, outcome: Outcome) -> None:
+        def done(delivery: Delivery, outcome: Outcome) -> int:
             accepted = outcome.kind in (Kind.ACCEPTED, Kind.ALREADY_THERE)
             if not accepted:
                 self._store(self._parked.park, delivery, outcome)
             self._progress.settle(claimed, sent_pk=pk if accepted and not self.policy.updates else None)
             self._versions.done(key, hash(delivery.body))
             self._tell(delivery, outcome, accepted=accepted)
-            self._durable(finished(accepted))
+            return finished(accepted)
 
         delivery = Delivery(
             key=key,
@@ -275,7 +272,7 @@ class Pipeline:
         if not self._versions.begin(entry.study_key, entry.study_pk):
             return False
 
-        def done(delivery: Delivery, outcome: Outcome) -> None:
+        def done(delivery: Delivery, outcome: Outcome) -> int:
             accepted = outcome.kind is Kind.ACCEPTED or (
                 outcome.kind is Kind.ALREADY_THERE and entry.first_version
             )
@@ -289,7 +286,7 @@ class Pipeline:
             )
             self._versions.done(entry.study_key, None)
             self._tell(delivery, outcome, accepted=accepted)
-            self._durable(generation)
+            return generation
 
         self._dispatcher.submit(
             Delivery(
@@ -401,7 +398,7 @@ class Pipeline:
 
     # --- results (in a sender thread) --------------------------------------------------------------------
 
-    def _first_finished(self, delivery: Delivery, outcome: Outcome) -> None:
+    def _first_finished(self, delivery: Delivery, outcome: Outcome) -> int:
         accepted = outcome.kind in (Kind.ACCEPTED, Kind.ALREADY_THERE)
         if not accepted:
             self._store(self._parked.park, delivery, outcome)
@@ -412,9 +409,9 @@ class Pipeline:
         ids = tuple(row_id for row_id, _ in delivery.rows)
         self._versions.done(delivery.key, hash(delivery.body), ids if updates else ())
         self._tell(delivery, outcome, accepted=accepted)
-        self._durable(generation)
+        return generation
 
-    def _later_finished(self, delivery: Delivery, outcome: Outcome, waiting: Waiting) -> None:
+    def _later_finished(self, delivery: Delivery, outcome: Outcome, waiting: Waiting) -> int:
         accepted = outcome.kind is Kind.ACCEPTED
         if outcome.kind is Kind.ALREADY_THERE:
             # As a first version (`send: stable`, or after a restart) it may be; as a correction it would be lost.
@@ -433,7 +430,7 @@ class Pipeline:
         self._close_patients(waiting)
         self._versions.done(delivery.key, None if deleted else hash(delivery.body))
         self._tell(delivery, outcome, accepted=accepted)
-        self._durable(max(generation, self._progress.generation) if waiting.patients else generation)
+        return max(generation, self._progress.generation) if waiting.patients else generation
 
     def _store(self, action: Callable[..., None], *args: object) -> None:
         """Writes to the parked store, for as long as it takes: the row isn't settled before."""

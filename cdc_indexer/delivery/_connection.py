@@ -153,7 +153,7 @@ class Connection:
         answer that nobody asked for and that the next request would take for its own."""
         return not self._poll.poll(0)
 
-    def exchange(self, method: str, request: bytes, deadline: float) -> Answer:
+    def exchange(self, method: str, request: bytes, deadline: float, max_answer_bytes: int) -> Answer:
         """Sends a request and reads its answer; raises whatever goes wrong."""
         reader = _Reader(self._sock, self._timeout_seconds, deadline)
         unsent = memoryview(request)
@@ -163,16 +163,16 @@ class Connection:
         response = HTTPResponse(cast(socket.socket, reader), method=method)
         response.begin()
         body = b""
-        while len(body) <= MAX_ANSWER_BYTES and not response.isclosed():
-            part = response.read(MAX_ANSWER_BYTES + 1 - len(body))
+        while len(body) <= max_answer_bytes and not response.isclosed():
+            part = response.read(max_answer_bytes + 1 - len(body))
             if not part:
                 break
             body += part
-        if len(body) <= MAX_ANSWER_BYTES and response.length:
+        if len(body) <= max_answer_bytes and response.length:
             raise HTTPException("the answer ends too soon")
         reusable = response.isclosed() and not response.will_close
         response.close()
-        return Answer(response.status, body[:MAX_ANSWER_BYTES], response.getheader("Retry-After"), reusable)
+        return Answer(response.status, body[:max_answer_bytes], response.getheader("Retry-After"), reusable)
 
     def close(self) -> None:
         """Closes the socket."""

@@ -1,8 +1,8 @@
 """Sends what is submitted: in order per study, parallel across studies, at most ``concurrency`` at a time.
 
-A delivery holds its slot until ``finished`` returns, that is until its result is durable; so no more than ``concurrency``
-POSTs can be repeated after a crash. While the central index is away or refuses us (the gate is closed), one delivery at
-a time is tried, each time another one, with a growing pause between.
+A POST holds its slot until its result is durable; so no more than ``concurrency`` POSTs can be repeated after a crash.
+While the central index is away or refuses us (the gate is closed), one delivery at a time is tried, each time another
+one, with a growing pause between.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from enum import Enum
 from typing import Protocol
 
 from cdc_indexer import failpoints
+from cdc_indexer.delivery.batch import post_batch
+from cdc_indexer.delivery.gate import Change, Gate, Gatekeeper
 from cdc_indexer.delivery.retry import Backoff
-from cdc_indexer.delivery.webservice import Kind, Outcome
+from cdc_indexer.delivery.webservice import MAX_ANSWER_BYTES, Kind, Outcome
 from cdc_indexer.errors import Stopped
 
 #: How many deliveries may be queued for each of the two queues; who brings more waits until half of them are gone, so
@@ -39,7 +40,9 @@ class Delivery:
     """One document on its way, or with ``body`` None the deletion of one.
 
     ``key`` orders: two deliveries of one key are never in flight together. ``rows`` are the outbox rows (id, recorded_at)
-    that settle with it. ``behind``: it goes after all that aren't (`initial` beside live studies).
+    that settle with it. ``finished`` is told the final outcome, and gives the generation of the checkpoint that holds it.
+    ``failing_since`` is in seconds of an open gate (gate.py).
+    ``behind``: it goes after all that aren't (`initial` beside live studies).
     """
 
     key: str
@@ -49,7 +52,7 @@ class Delivery:
     body: bytes | None
     rows: tuple[tuple[int, datetime], ...]
     first_version: bool
-    finished: Callable[[Delivery, Outcome], None]
+    finished: Callable[[Delivery, Outcome], int]
     behind: bool = False
     attempts: int = 0
     failing_since: float | None = field(default=None, repr=False)
@@ -58,7 +61,7 @@ class Delivery:
 class Client(Protocol):
     """What sends one delivery; each sender thread has its own."""
 
-    def post(self, body: bytes, idempotency_key: str) -> Outcome:
+    def post(self, body: bytes, idempotency_key: str, max_answer_bytes: int = MAX_ANSWER_BYTES) -> Outcome:
         """One POST, one classified outcome; never raises."""
 
     def delete(self, study_iuid: str, idempotency_key: str) -> Outcome:
@@ -68,17 +71,10 @@ class Client(Protocol):
         """Lets go of its connections."""
 
 
-class Gate(str, Enum):
-    """Whether the central index takes what we send."""
-
-    OPEN = "open"
-    AWAY = "away"
-    HELD = "held"
-
-
 class Dispatcher:
     """The queue and its sender threads.
 
+    ``durable`` returns once a generation of the checkpoint is on the disk (Stopped when it can't be before the end).
     ``on_gate`` is told whenever the gate changes, with the reason in one sentence. ``before_probe`` is called
     before each try while held (so that corrected files are read), from a sender thread. It may call ``reconfigure``.
     """
@@ -87,8 +83,10 @@ class Dispatcher:
         self,
         make_client: Callable[[], Client],
         *,
+        durable: Callable[[int], None],
         concurrency: int,
         give_up_seconds: float,
+        batch_size: int = 1,
         on_gate: Callable[[Gate, str], None] = lambda gate, reason: None,
         before_probe: Callable[[], None] = lambda: None,
         queue_limit: int = QUEUE_LIMIT,
@@ -97,11 +95,12 @@ class Dispatcher:
     ) -> None:
         self._make_client = make_client
         self._client_version = 0
+        self._durable = durable
         self._concurrency = concurrency
-        self._give_up_seconds = give_up_seconds
+        self._batch_size = batch_size
         self._on_gate = on_gate
         self._before_probe = before_probe
-        self._queue_limit = queue_limit
+        self._queue_limit = max(queue_limit, 2 * batch_size)
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
 
@@ -119,12 +118,8 @@ class Dispatcher:
         self._stopping = False
         self._threads: list[threading.Thread] = []
 
-        self._gate = Gate.OPEN
-        self._backoff = Backoff()
-        self._probe_at = 0.0
+        self._keeper = Gatekeeper(give_up_seconds, concurrency, self._rng)
         self._probing = False
-        self._failing_keys: set[str] = set()
-        self._last_answer_at = -math.inf
 
         self._active = 0
         self._wanted = 1
@@ -135,7 +130,7 @@ class Dispatcher:
     @property
     def gate(self) -> Gate:
         """Whether the central index takes what we send."""
-        return self._gate
+        return self._keeper.gate
 
     @property
     def pending(self) -> int:
@@ -166,7 +161,7 @@ class Dispatcher:
                 return
             self._keys[delivery.key] = deque()
             (self._behind if behind else self._ready).append(delivery)
-            if self._active < self._wanted or self._gate is not Gate.OPEN:
+            if self._active < self._wanted or self.gate is not Gate.OPEN:
                 self._work.notify()
 
     def reconfigure(
@@ -175,19 +170,22 @@ class Dispatcher:
         *,
         concurrency: int | None = None,
         give_up_seconds: float | None = None,
+        batch_size: int | None = None,
     ) -> None:
         """Uses other settings from the next delivery on, and tries at once if the gate is closed."""
         with self._lock:
             self._make_client = make_client
             self._client_version += 1
             if give_up_seconds is not None:
-                self._give_up_seconds = give_up_seconds
-            self._probe_at = 0.0
-            self._backoff = Backoff()
+                self._keeper.give_up_seconds = give_up_seconds
+            if batch_size is not None:
+                self._batch_size = batch_size
+                self._queue_limit = max(self._queue_limit, 2 * batch_size)
+            self._keeper.try_now()
             more = (concurrency or 0) - len(self._threads) if self._threads else 0
             self._work.notify_all()
         if concurrency is not None and concurrency != self._concurrency:
-            self._concurrency = concurrency
+            self._concurrency = self._keeper.concurrency = concurrency
             for number in range(more):
                 thread = threading.Thread(target=self._send_all, name=f"sender+{number}", daemon=True)
                 self._threads.append(thread)
@@ -212,8 +210,8 @@ class Dispatcher:
                 taken = self._take()
                 if taken is None:
                     return
-                delivery, probe = taken
-                if probe and self._gate is Gate.HELD:
+                deliveries, probe = taken
+                if probe and self.gate is Gate.HELD:
                     self._before_probe()
                 if client is None or version != self._client_version:
                     if client is not None:
@@ -222,25 +220,31 @@ class Dispatcher:
                     client = self._make_client()
                 started = self._clock()
                 failpoints.hit("before_post")
-                if delivery.body is None:
-                    outcome = client.delete(delivery.study_iuid, delivery.idempotency_key)
-                else:
-                    outcome = client.post(delivery.body, delivery.idempotency_key)
+                outcomes = self._send(client, deliveries)
                 failpoints.hit("after_post")
-                final = self._judge(delivery, outcome, probe)
-                if final is not None:
-                    try:
-                        delivery.finished(delivery, final)
-                    except Stopped:
-                        return
-                    self._note_slot_time(self._clock() - started)
-                    self._release(delivery)
+                final = self._judge(deliveries, outcomes, probe)
+                if not final:
+                    continue
+                try:
+                    self._durable(max(one.finished(one, outcome) for one, outcome in final))
+                except Stopped:
+                    return
+                self._note_slot_time((self._clock() - started) / len(deliveries))
+                self._release([one for one, _ in final])
         finally:
             if client is not None:
                 client.close()
 
-    def _take(self) -> tuple[Delivery, bool] | None:
-        """The next delivery and whether it is a probe; None when the program ends."""
+    def _send(self, client: Client, deliveries: Sequence[Delivery]) -> list[Outcome]:
+        first = deliveries[0]
+        if first.body is None:
+            return [client.delete(first.study_iuid, first.idempotency_key)]
+        if self._batch_size > 1:
+            return post_batch(client, deliveries)
+        return [client.post(first.body, first.idempotency_key)]
+
+    def _take(self) -> tuple[list[Delivery], bool] | None:
+        """What is to be sent in one request, and whether it is a probe; None when the program ends."""
         with self._lock:
             while True:
                 if self._stopping:
@@ -248,23 +252,36 @@ class Dispatcher:
                 now = self._clock()
                 timeout = self._wake_delayed(now)
                 if self._active < self._limit():
-                    if self._gate is Gate.OPEN:
+                    if self.gate is Gate.OPEN:
                         if self._ready or self._behind:
-                            delivery = self._ready.popleft() if self._ready else self._behind.popleft()
+                            deliveries = self._next_batch()
                             self._active += 1
                             if (self._ready or self._behind) and self._active < self._wanted:
                                 self._work.notify()
-                            return delivery, False
+                            return deliveries, False
                     elif not self._probing and (self._ready or self._behind or self._delayed):
-                        if now >= self._probe_at:
+                        if now >= self._keeper.probe_at:
                             self._probing = True
                             self._active += 1
-                            return self._next_probe(), True
-                        timeout = min(timeout, self._probe_at - now)
+                            return [self._next_probe()], True
+                        timeout = min(timeout, self._keeper.probe_at - now)
                 self._work.wait(None if timeout == math.inf else timeout)
 
     def _limit(self) -> int:
-        return min(self._concurrency, self._wanted) if self._gate is Gate.OPEN else self._concurrency
+        return min(self._concurrency, self._wanted) if self.gate is Gate.OPEN else self._concurrency
+
+    def _next_batch(self) -> list[Delivery]:
+        """What is ready now, at most a batch; a deletion, and what the index failed on before, go alone."""
+        deliveries: list[Delivery] = []
+        for queue in (self._ready, self._behind):
+            while queue and len(deliveries) < self._batch_size:
+                alone = queue[0].body is None or queue[0].failing_since is not None
+                if alone and deliveries:
+                    return deliveries
+                deliveries.append(queue.popleft())
+                if alone:
+                    return deliveries
+        return deliveries
 
     def _next_probe(self) -> Delivery:
         for queue in (self._ready, self._behind):
@@ -280,89 +297,93 @@ class Dispatcher:
 
     # --- what an outcome means ---------------------------------------------------------------------------
 
-    def _judge(self, delivery: Delivery, outcome: Outcome, probe: bool) -> Outcome | None:
-        """The outcome if it is final, else None: the delivery is queued again."""
+    def _judge(
+        self, deliveries: Sequence[Delivery], outcomes: Sequence[Outcome], probe: bool
+    ) -> list[tuple[Delivery, Outcome]]:
+        """What is final; the rest is queued again. Frees the slot when nothing is."""
         now = self._clock()
-        told: tuple[Gate, str] | None = None
-        final: Outcome | None = outcome
+        told: list[Change | None] = []
+        final: list[tuple[Delivery, Outcome]] = []
         with self._lock:
             if probe:
                 self._probing = False
-            if outcome.kind in (Kind.HELD, Kind.RETRY_INDEX):
-                told = self._close_gate(
-                    Gate.HELD if outcome.kind is Kind.HELD else Gate.AWAY, outcome, now, probe
-                )
-                final = None
-            elif outcome.kind is Kind.RETRY_STUDY:
-                final = self._failed_alone(delivery, outcome, now)
-                if final is None and (probe or len(self._failing_keys) >= max(2, self._concurrency)):
-                    told = self._close_gate(Gate.AWAY, outcome, now, probe)
-            if final is None:
+            together = len(deliveries) > 1
+            for delivery, outcome in zip(deliveries, outcomes, strict=True):
+                judged: Outcome | None = None
+                if outcome.kind in (Kind.HELD, Kind.RETRY_INDEX):
+                    gate = Gate.HELD if outcome.kind is Kind.HELD else Gate.AWAY
+                    told.append(self._keeper.close(gate, outcome, now, probe=probe))
+                elif outcome.kind is Kind.RETRY_STUDY:
+                    judged = self._failed(delivery, outcome, now, probe, together, told)
+                else:
+                    judged = outcome
+                    told.append(self._keeper.answered(now))
+                if judged is not None:
+                    final.append((delivery, judged))
+                    continue
                 delivery.attempts += 1
-                self._active -= 1
-                if outcome.kind is not Kind.RETRY_STUDY:
+                if outcome.kind is not Kind.RETRY_STUDY or together:
                     self._ready.append(delivery)
+            if not final:
+                self._active -= 1
+            opened = any(change is not None and change[0] is Gate.OPEN for change in told)
+            if opened:
+                self._work.notify_all()
+            elif len(final) < len(deliveries):
                 self._work.notify()
-            elif outcome.kind is not Kind.RETRY_STUDY:
-                self._last_answer_at = now
-                self._failing_keys.clear()
-                if self._gate is not Gate.OPEN:
-                    self._gate = Gate.OPEN
-                    told = (Gate.OPEN, "")
-                    self._backoff = Backoff()
-                    self._work.notify_all()
-        if told is not None:
-            self._on_gate(*told)
+        for change in told:
+            if change is not None:
+                self._on_gate(*change)
         return final
 
-    def _close_gate(self, gate: Gate, outcome: Outcome, now: float, probe: bool) -> tuple[Gate, str] | None:
-        was = self._gate
-        if was is Gate.OPEN or probe:
-            # One step for each probe, not one for each delivery that was in flight when it began.
-            pause = self._backoff.delay(self._rng)
-            self._backoff = self._backoff.next()
-            self._probe_at = now + max(pause, outcome.retry_after_seconds or 0.0)
-        if was is Gate.OPEN or (probe and was is not gate):
-            self._gate = gate
-            return gate, outcome.reason
-        return None
+    def _failed(
+        self,
+        delivery: Delivery,
+        outcome: Outcome,
+        now: float,
+        probe: bool,
+        together: bool,
+        told: list[Change | None],
+    ) -> Outcome | None:
+        """Delays a delivery that the index failed on; rejected once it alone has failed for too long.
 
-    def _failed_alone(self, delivery: Delivery, outcome: Outcome, now: float) -> Outcome | None:
-        """Delays a delivery that the index failed on; rejected once it alone has failed for too long."""
+        Of a batch nobody knows which study is to blame: each goes alone next, without delay.
+        """
         if delivery.failing_since is None:
-            delivery.failing_since = now
-        if (
-            now - delivery.failing_since >= self._give_up_seconds
-            and self._gate is Gate.OPEN
-            and self._last_answer_at > delivery.failing_since
-        ):
-            self._failing_keys.discard(delivery.key)
+            delivery.failing_since = self._keeper.open_seconds(now)
+        if together:
+            return None
+        given_up, change = self._keeper.failed(
+            delivery.key, delivery.failing_since, outcome, now, probe=probe
+        )
+        told.append(change)
+        if given_up:
             return replace(outcome, kind=Kind.REJECTED)
-        self._failing_keys.add(delivery.key)
         pause = max(Backoff(attempt=delivery.attempts).delay(self._rng), outcome.retry_after_seconds or 0.0)
         self._sequence += 1
         heapq.heappush(self._delayed, (now + pause, self._sequence, delivery))
         return None
 
-    def _release(self, delivery: Delivery) -> None:
-        """Frees the slot and lets the next delivery of that study go."""
+    def _release(self, deliveries: Iterable[Delivery]) -> None:
+        """Frees the slot and lets the next deliveries of those studies go."""
         with self._lock:
             self._active -= 1
-            behind = delivery.behind
-            self._queued[behind] -= 1
-            if self._full[behind] and self._queued[behind] <= self._queue_limit // 2:
-                self._full[behind] = False
-                self._room.notify_all()
-            followers = self._keys[delivery.key]
-            if followers:
-                follower = followers.popleft()
-                (self._behind if follower.behind else self._ready).append(follower)
-            else:
-                del self._keys[delivery.key]
+            for delivery in deliveries:
+                behind = delivery.behind
+                self._queued[behind] -= 1
+                if self._full[behind] and self._queued[behind] <= self._queue_limit // 2:
+                    self._full[behind] = False
+                    self._room.notify_all()
+                followers = self._keys[delivery.key]
+                if followers:
+                    follower = followers.popleft()
+                    (self._behind if follower.behind else self._ready).append(follower)
+                else:
+                    del self._keys[delivery.key]
 
     def _note_slot_time(self, seconds: float) -> None:
-        """How many senders the way to the index and to the disk needs: more when they are slow, few when the
-        interpreter is what limits us."""
+        """How many senders the way to the index and to the disk needs, by the seconds that a study held a slot: more
+        when they are slow, few when the interpreter is what limits us."""
         with self._lock:
             self._slot_times.append(seconds)
             wanted = min(self._concurrency, max(2, math.ceil(min(self._slot_times) / _SLOT_COST_SECONDS)))

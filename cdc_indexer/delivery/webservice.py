@@ -79,9 +79,9 @@ class Webservice:
         self._route: Route | None = None
         self._connection: Connection | None = None
 
-    def post(self, body: bytes, idempotency_key: str) -> Outcome:
+    def post(self, body: bytes, idempotency_key: str, max_answer_bytes: int = MAX_ANSWER_BYTES) -> Outcome:
         """Sends one JSON document, or an array of them; never raises."""
-        return self._exchange("POST", self._url, body, idempotency_key)
+        return self._exchange("POST", self._url, body, idempotency_key, max_answer_bytes)
 
     def delete(self, study_iuid: str, idempotency_key: str) -> Outcome:
         """Asks for a study of this centre to be deleted; never raises. One that isn't there counts as accepted."""
@@ -101,7 +101,14 @@ class Webservice:
 
     # --- one request -------------------------------------------------------------------------------------
 
-    def _exchange(self, method: str, url: str, body: bytes, idempotency_key: str) -> Outcome:
+    def _exchange(
+        self,
+        method: str,
+        url: str,
+        body: bytes,
+        idempotency_key: str,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+    ) -> Outcome:
         deadline = time.monotonic() + _DEADLINE_TIMEOUTS * self._timeout_seconds
         keep = False
         try:
@@ -119,7 +126,7 @@ class Webservice:
                 len(body),
                 body,
             )
-            answer = self._connection.exchange(method, request, deadline)
+            answer = self._connection.exchange(method, request, deadline, max_answer_bytes)
             keep = answer.reusable
             return classify(method, answer.status, answer.body, answer.retry_after, time.time())
         except Exception as error:  # whatever it is, the study must stay with us

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher, Gate
+from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
+from cdc_indexer.delivery.gate import Gate
 from cdc_indexer.delivery.webservice import Kind, Outcome
 from cdc_indexer.errors import Stopped
 
@@ -31,7 +32,7 @@ class Index:
         self.together = 0
         self.bodies: list[str] = []
 
-    def post(self, body: bytes, idempotency_key: str) -> Outcome:
+    def post(self, body: bytes, idempotency_key: str, max_answer_bytes: int = 0) -> Outcome:
         text = body.decode()
         study = text.partition(":")[0]
         with self.lock:
@@ -56,9 +57,10 @@ class Results:
     def __init__(self) -> None:
         self.all: list[tuple[str, Outcome]] = []
 
-    def __call__(self, delivery: Delivery, outcome: Outcome) -> None:
+    def __call__(self, delivery: Delivery, outcome: Outcome) -> int:
         assert delivery.body is not None
         self.all.append((delivery.body.decode(), outcome))
+        return len(self.all)
 
     def wait(self, count: int, seconds: float = 20) -> None:
         deadline = time.monotonic() + seconds
@@ -75,7 +77,13 @@ def start() -> Iterator[Start]:
     started: list[Dispatcher] = []
 
     def make(index: Index, **options: Any) -> Dispatcher:
-        options = {"concurrency": 4, "give_up_seconds": 3600.0, "rng": random.Random(1), **options}
+        options = {
+            "durable": lambda generation: None,
+            "concurrency": 4,
+            "give_up_seconds": 3600.0,
+            "rng": random.Random(1),
+            **options,
+        }
         dispatcher = Dispatcher(lambda: index, **options)
         dispatcher.start()
         started.append(dispatcher)
@@ -117,19 +125,14 @@ def test_versions_of_one_study_are_never_in_flight_together_nor_out_of_order(sta
 
 
 def test_a_slot_is_free_only_when_the_result_is_durable(start: Start) -> None:
-    index, durable = Index(), threading.Event()
-    dispatcher = start(index, concurrency=3)
-
-    def finished(delivery: Delivery, outcome: Outcome) -> None:
-        durable.wait(20)
-
+    index, results, durable = Index(), Results(), threading.Event()
+    dispatcher = start(index, concurrency=3, durable=lambda generation: durable.wait(20))
     for number in range(10):
-        one = delivery(f"{number}:0", Results())
-        one.finished = finished
-        dispatcher.submit(one)
+        dispatcher.submit(delivery(f"{number}:0", results))
     time.sleep(0.3)
-    assert len(index.bodies) <= 3
+    assert 1 <= len(index.bodies) <= 3
     durable.set()
+    results.wait(10)
 
 
 def test_the_queue_is_bounded(start: Start) -> None:
@@ -252,6 +255,29 @@ def test_an_index_that_fails_on_every_study_is_taken_for_away(start: Start) -> N
     assert len(index.bodies) < 40
 
 
+def test_time_that_the_index_was_away_is_no_fault_of_a_study(start: Start) -> None:
+    """After an outage with 5xx a study isn't parked for the first thing that goes wrong with it."""
+    away = threading.Event()
+    away.set()
+    odd_answers = [Outcome(Kind.RETRY_STUDY, 500, reason="once more")]
+
+    def answer(body: str) -> Outcome:
+        if away.is_set():
+            return Outcome(Kind.RETRY_STUDY, 502, reason="the proxy says so")
+        return odd_answers.pop() if body.startswith("odd") and odd_answers else ACCEPTED
+
+    results = Results()
+    dispatcher = start(Index(answer), concurrency=2, give_up_seconds=1.0)
+    for body in ("odd:0", "a:0", "b:0"):
+        dispatcher.submit(delivery(body, results))
+    time.sleep(1.5)
+    assert dispatcher.gate is Gate.AWAY
+    away.clear()
+    results.wait(3, seconds=60)
+    assert not odd_answers
+    assert [outcome.kind for _, outcome in results.all] == [Kind.ACCEPTED] * 3
+
+
 def test_retry_after_is_honoured(start: Start) -> None:
     times: list[float] = []
 
@@ -269,7 +295,7 @@ def test_retry_after_is_honoured(start: Start) -> None:
 
 def test_stop_lets_what_is_in_flight_finish_and_sends_nothing_more() -> None:
     index, results = Index(seconds=0.2), Results()
-    dispatcher = Dispatcher(lambda: index, concurrency=1, give_up_seconds=1)
+    dispatcher = Dispatcher(lambda: index, durable=lambda _: None, concurrency=1, give_up_seconds=1)
     dispatcher.start()
     for number in range(5):
         dispatcher.submit(delivery(f"{number}:0", results))
