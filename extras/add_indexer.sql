@@ -15,7 +15,9 @@
 --              triggers run with their rights.
 --
 -- The archive may be in use meanwhile. Every statement gives up after 2 seconds when it has to wait for a lock; the
--- archive then goes on as before, and you run the script again. It can be run as often as you like: a run that was
+-- archive then goes on as before, and you run the script again. As with any CREATE TRIGGER on a table in use, a
+-- transaction that has changed a patient and comes to a study in just that instant may be told to try again (error
+-- 1213): choose a quiet hour. It can be run as often as you like: a run that was
 -- interrupted is completed, and what was stored while the triggers were off is recorded at the end.
 -- To know that, it reads all studies once before and once after, without a lock (some seconds for a million studies).
 --
@@ -356,6 +358,14 @@ SET @indexer_taken_at = (SELECT COALESCE(MIN(taken_at), UTC_TIMESTAMP(6)) FROM i
 INSERT IGNORE INTO indexer_window (study_pk, study_iuid, checksum, taken_at)
   SELECT study_pk, study_iuid, 0, recorded_at
     FROM study_service WHERE recorded_at >= @indexer_taken_at AND operation IN ('stored', 'changed');
+
+-- One that was recorded before part 3 read, but committed after, and is gone: neither part 3 nor a trigger saw that.
+INSERT IGNORE INTO indexer_window (study_pk, study_iuid, checksum, taken_at)
+  SELECT o.study_pk, o.study_iuid, 0, o.recorded_at
+    FROM study_service o
+    LEFT JOIN study s ON s.pk = o.study_pk
+   WHERE o.recorded_at >= @indexer_taken_at - INTERVAL 1 DAY AND o.operation IN ('stored', 'changed') AND s.pk IS NULL
+     AND NOT EXISTS (SELECT 1 FROM study_service d WHERE d.study_pk = o.study_pk AND d.operation = 'deleted');
 
 INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
     study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
