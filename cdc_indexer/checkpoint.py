@@ -209,6 +209,7 @@ class CheckpointWriter:
         self._failing = False
         self._giving_up = False
         self._closing = False
+        self._closed = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="checkpoint", daemon=True)
 
@@ -232,6 +233,8 @@ class CheckpointWriter:
             while self._durable < generation:
                 if self._giving_up and self._failing:
                     raise Stopped("the checkpoint can't be written")
+                if self._closed:
+                    raise Stopped("the checkpoint is written no more")
                 self._changed.wait()
 
     def give_up(self) -> None:
@@ -247,6 +250,9 @@ class CheckpointWriter:
             self._changed.notify_all()
         if self._thread.ident is not None:
             self._thread.join()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
         return self._durable >= self._wanted
 
     def _work(self) -> None:

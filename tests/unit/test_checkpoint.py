@@ -213,6 +213,26 @@ def test_the_end_does_not_wait_for_a_full_disk(tmp_path: Path) -> None:
     assert not writer.close()
 
 
+def test_who_asks_after_the_end_does_not_wait_for_ever(tmp_path: Path) -> None:
+    """A signal in the first moments of `initial`: its worker asks when the writer has been closed already."""
+    source = Numbered(tmp_path)
+    writer = CheckpointWriter(source.file, source.render)
+    writer.start()
+    assert writer.close()
+    outcome: list[str] = []
+
+    def ask() -> None:
+        try:
+            writer.wait(1)
+        except Stopped:
+            outcome.append("stopped")
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(5)
+    assert outcome == ["stopped"]
+
+
 def test_there_is_a_newest_generation_at_every_moment(tmp_path: Path) -> None:
     file = CheckpointFile(tmp_path)
     file.save(example(1).render())
