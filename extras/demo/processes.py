@@ -13,6 +13,7 @@ from types import FrameType
 
 _SLICE_SECONDS = 0.05
 _SHOWN_LINES = 12
+_PATIENCE_SECONDS = 15.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -113,12 +114,12 @@ class Process:
         if self._popen.returncode != 0:
             self.check()
 
-    def stop(self, patience_seconds: float = 15.0) -> int:
+    def stop(self) -> int:
         """Asks it to end, and kills it when it doesn't; its status, negative for the signal that ended it."""
         if not self.ended:
             self._popen.terminate()
             try:
-                self._popen.wait(patience_seconds)
+                self._popen.wait(_PATIENCE_SECONDS)
             except subprocess.TimeoutExpired:
                 self._popen.kill()
         return self._popen.wait()

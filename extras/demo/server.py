@@ -17,7 +17,7 @@ from typing import TypeAlias
 import pymysql
 from pymysql.cursors import Cursor
 
-from extras.demo.processes import DemoFailed, Process, Signals, running
+from extras.demo.processes import DemoFailed, Process, Signals
 
 _START_SECONDS = 90.0
 #: sun_path holds 107 characters.
@@ -104,9 +104,7 @@ class Server:
         return ["--user=root"] if os.geteuid() == 0 else []
 
     def _initialize(self) -> None:
-        data = self._directory / "data"
-        log_path = self._directory / "install.log"
-        common = ["--no-defaults", f"--datadir={data}", *self._run_as()]
+        common = ["--no-defaults", f"--datadir={self._directory / 'data'}", *self._run_as()]
         if self._programs.install:
             arguments = ["--auth-root-authentication-method=normal", "--skip-test-db", "--force"]
             command = [self._programs.install, *common, *arguments]
@@ -118,16 +116,21 @@ class Server:
                 "--skip-log-bin",
                 "--secure-file-priv=",
             ]
-        process = Process(
-            "The database's installation",
+        # Takes a second or two, and is waited for whatever signal comes: MariaDB's is a shell script, and what that
+        # has started would outlive it.
+        done = subprocess.run(
             command,
-            self._signals,
-            directory=self._directory,
-            log_path=log_path,
-            environment={"PATH": _PATH},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"PATH": _PATH, "LANG": "C.UTF-8"},
+            start_new_session=True,
+            check=False,
         )
-        with running(process):
-            process.wait()
+        self._signals.check()
+        if done.returncode != 0:
+            said = done.stdout.decode(errors="replace").strip().splitlines()[-10:]
+            raise DemoFailed("\n    ".join(["The private database can't be made. The last it said:", *said]))
 
     def _start(self, stack: ExitStack) -> None:
         first_statements = self._directory / "init.sql"
