@@ -361,11 +361,13 @@ INSERT IGNORE INTO indexer_window (study_pk, study_iuid, checksum, taken_at)
 
 -- One that was recorded before part 3 read, but committed after, and is gone: neither part 3 nor a trigger saw that.
 INSERT IGNORE INTO indexer_window (study_pk, study_iuid, checksum, taken_at)
-  SELECT o.study_pk, o.study_iuid, 0, o.recorded_at
+  SELECT o.study_pk, MAX(o.study_iuid), 0, MAX(o.recorded_at)
     FROM study_service o
     LEFT JOIN study s ON s.pk = o.study_pk
-   WHERE o.recorded_at >= @indexer_taken_at - INTERVAL 1 DAY AND o.operation IN ('stored', 'changed') AND s.pk IS NULL
-     AND NOT EXISTS (SELECT 1 FROM study_service d WHERE d.study_pk = o.study_pk AND d.operation = 'deleted');
+   WHERE o.recorded_at >= @indexer_taken_at - INTERVAL 1 DAY AND s.pk IS NULL
+         AND o.operation IN ('stored', 'changed', 'deleted')
+   GROUP BY o.study_pk
+  HAVING SUM(o.operation = 'deleted') = 0;
 
 INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
     study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
@@ -378,16 +380,25 @@ INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, 
     JOIN indexer_study v ON v.study_pk = n.study_pk
    WHERE w.study_pk IS NULL OR w.checksum <> n.checksum;
 
--- Not if the same UID was stored again meanwhile: the central index knows a study by its UID.
+-- Not what a trigger recorded already, and not if the same UID was stored again meanwhile: the central index knows a study by
+-- its UID. In tables of their own, because optimizers read study_service once for each deleted study else.
+DROP TEMPORARY TABLE IF EXISTS indexer_window_ended, indexer_window_stored;
+CREATE TEMPORARY TABLE indexer_window_ended (study_pk BIGINT NOT NULL PRIMARY KEY) ENGINE = InnoDB;
+CREATE TEMPORARY TABLE indexer_window_stored (study_pk BIGINT NOT NULL, study_iuid VARCHAR(250) NULL, KEY study_iuid (study_iuid(64)))
+  ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
+INSERT IGNORE INTO indexer_window_ended
+  SELECT study_pk FROM study_service WHERE recorded_at >= @indexer_taken_at AND operation = 'deleted';
+INSERT INTO indexer_window_stored
+  SELECT study_pk, study_iuid FROM study_service WHERE recorded_at >= @indexer_taken_at AND operation = 'stored';
+
 INSERT INTO study_service (id, operation, study_pk, study_iuid, recorded_at)
   SELECT UUID_SHORT(), 'deleted', w.study_pk, w.study_iuid, UTC_TIMESTAMP(6)
     FROM indexer_window w
     LEFT JOIN study s ON s.pk = w.study_pk
-   WHERE s.pk IS NULL
-     AND NOT EXISTS (SELECT 1 FROM study_service o
-                      WHERE o.recorded_at >= @indexer_taken_at
-                        AND (o.operation = 'deleted' AND o.study_pk = w.study_pk
-                             OR o.operation = 'stored' AND o.study_iuid = w.study_iuid AND o.study_pk <> w.study_pk));
+    LEFT JOIN indexer_window_ended e ON e.study_pk = w.study_pk
+   WHERE s.pk IS NULL AND e.study_pk IS NULL
+     AND NOT EXISTS (SELECT 1 FROM indexer_window_stored o WHERE o.study_iuid = w.study_iuid AND o.study_pk <> w.study_pk);
+DROP TEMPORARY TABLE indexer_window_ended, indexer_window_stored;
 
 DROP VIEW indexer_window_now;
 DROP TABLE indexer_window;
