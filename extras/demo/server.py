@@ -46,9 +46,11 @@ class _Programs:
 
 
 def _find() -> _Programs:
-    server = shutil.which("mariadbd", path=_PATH) or shutil.which("mysqld", path=_PATH)
-    client = shutil.which("mariadb", path=_PATH) or shutil.which("mysql", path=_PATH)
-    if server is None or client is None:
+    for names in (("mariadbd", "mariadb"), ("mysqld", "mysql")):
+        server, client = (shutil.which(name, path=_PATH) for name in names)
+        if server and client:
+            break
+    else:
         raise DemoFailed(
             "There is no MariaDB or MySQL here, server and client: apt install mariadb-server-core mariadb-client-core."
         )
