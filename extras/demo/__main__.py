@@ -113,7 +113,7 @@ class Demo:
 
     def _start_index(self) -> None:
         keys = self._directory / "keys.json"
-        write_private(keys, {"centers": {_CENTER: self._key}, "readers": [self._reading_key]})
+        write_private(keys, {"centers": {_CENTER: self._key}, "readers": {"demo": self._reading_key}})
         index = Process(
             "The central index",
             [

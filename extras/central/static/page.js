@@ -1,0 +1,160 @@
+// The studies as they arrive. Text from the index goes into the page as text only, never as markup.
+
+const TEXTS = {
+  en: {},  // as the page has them
+  es: {
+    title: "Índice central", skip: "Ir a los estudios", key: "Clave de lectura", login: "Entrar", logout: "Salir",
+    patient: "Paciente: nombre o identificador", from: "Desde", to: "Hasta", modality: "Modalidad", center: "Centro",
+    search: "Buscar", clear: "Limpiar", arrived: "Recibido", name: "Paciente", id: "Identificador",
+    date: "Fecha del estudio", description: "Descripción", series: "Series", images: "Imágenes",
+    none: "Ningún estudio coincide.", more: "Anteriores",
+  },
+};
+const SAID = {
+  en: {
+    total: (n) => `${n} studies`, live: "live", paused: "not connected, trying again …",
+    refused: "This is no reader's key.", many: "Too many tries: wait a minute.", failed: "The index doesn't answer.",
+  },
+  es: {
+    total: (n) => `${n} estudios`, live: "en vivo", paused: "sin conexión, reintentando …",
+    refused: "No es una clave de lectura.", many: "Demasiados intentos: espere un minuto.", failed: "El índice no responde.",
+  },
+};
+const language = navigator.language.startsWith("es") ? "es" : "en";
+const said = SAID[language];
+const byId = (id) => document.getElementById(id);
+const numbers = new Intl.NumberFormat(language);
+
+document.documentElement.lang = language;
+for (const element of document.querySelectorAll("[data-text]")) {
+  element.textContent = TEXTS[language][element.dataset.text] ?? element.textContent;
+}
+document.title = document.querySelector("h1").textContent;
+
+let events = null;
+let filters = {};
+let pages = 1;           // how many pages are shown; each change reads them anew
+let known = new Map();   // id -> version, to mark what is new
+let reading = false;
+let again = false;
+
+async function ask(path, content) {
+  return fetch(path, {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content ?? {}),
+  });
+}
+
+function show(loggedIn) {
+  byId("login").hidden = loggedIn;
+  for (const id of ["studies", "logout", "total", "live"]) byId(id).hidden = !loggedIn;
+  if (loggedIn) return;
+  events?.close();
+  events = null;
+  known = new Map();
+  byId("rows").replaceChildren();
+  byId("key").focus();
+}
+
+function cell(text, className) {
+  const element = document.createElement("td");
+  element.textContent = text ?? "";
+  if (className) element.className = className;
+  return element;
+}
+
+function row(study, newest) {
+  const element = document.createElement("tr");
+  const arrived = new Date(study.first_received_at);
+  const time = document.createElement("time");
+  time.dateTime = study.first_received_at;
+  time.title = arrived.toLocaleString(language);
+  const today = arrived.toDateString() === new Date().toDateString();
+  time.textContent = today ? arrived.toLocaleTimeString(language) : arrived.toLocaleDateString(language);
+  const when = cell();
+  when.append(time);
+  const date = (study.study_datetime ?? "").replace(/:\d\d$/, "").replace(" 00:00", "");
+  element.append(
+    when, cell(study.center), cell((study.patient_name ?? "").replace(/\^+$/, "").replace(/\^/, ", ").replaceAll("^", " ")),
+    cell(study.patient_id), cell(date), cell(study.study_description, "text"),
+    cell((study.study_modality ?? "").replaceAll("\\", " ")),
+    cell(study.study_series === null ? "" : numbers.format(study.study_series), "number"),
+    cell(study.study_instances === null ? "" : numbers.format(study.study_instances), "number"),
+  );
+  element.title = study.study_iuid;
+  if (known.has(study.id)) {
+    if (known.get(study.id) !== study.versions) element.className = "changed";
+  } else if (study.id > newest) {
+    element.className = "new";
+  }
+  return element;
+}
+
+async function read() {
+  // One at a time; what comes meanwhile is read once more afterwards.
+  if (reading) { again = true; return; }
+  reading = true;
+  try {
+    do {
+      again = false;
+      const studies = [];
+      let after = null;
+      let answer;
+      for (let page = 0; page < pages && (page === 0 || after !== null); page++) {
+        const response = await ask("/api/v1/search", { ...filters, after });
+        if (response.status === 401) { show(false); return; }
+        answer = await response.json();
+        if (!response.ok) { byId("message").textContent = answer.reason; return; }
+        studies.push(...answer.studies);
+        after = answer.next;
+      }
+      byId("message").textContent = "";
+      // On the first look all of them are new, and none is marked.
+      const newest = known.size === 0 ? Infinity : Math.max(...known.keys());
+      byId("rows").replaceChildren(...studies.map((study) => row(study, newest)));
+      known = new Map(studies.map((study) => [study.id, study.versions]));
+      byId("total").textContent = said.total(numbers.format(answer.total));
+      byId("none").hidden = studies.length > 0;
+      byId("more").hidden = after === null;
+      show(true);
+      watch();
+    } while (again);
+  } catch {
+    byId("message").textContent = said.failed;
+  } finally {
+    reading = false;
+  }
+}
+
+function watch() {
+  if (events) return;
+  events = new EventSource("/events");
+  events.onopen = () => { byId("live").textContent = said.live; read(); };
+  events.onmessage = read;
+  events.onerror = () => {
+    byId("live").textContent = said.paused;
+    if (events.readyState === EventSource.CLOSED) { events = null; setTimeout(read, 2000); }
+  };
+}
+
+byId("login").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  try {
+    const response = await ask("/login", { key: byId("key").value });
+    byId("key").value = "";
+    byId("login-error").textContent = response.ok ? "" : response.status === 429 ? said.many : said.refused;
+    if (response.ok) await read();
+  } catch {
+    byId("login-error").textContent = said.failed;
+  }
+});
+byId("logout").addEventListener("click", async () => { await ask("/logout"); show(false); });
+byId("search").addEventListener("submit", (event) => {
+  event.preventDefault();
+  filters = Object.fromEntries([...new FormData(event.target)].filter(([, value]) => value.trim() !== ""));
+  pages = 1;
+  known = new Map();
+  read();
+});
+byId("search").addEventListener("reset", () => { filters = {}; pages = 1; known = new Map(); read(); });
+byId("more").addEventListener("click", () => { pages += 1; read(); });
+read();
