@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,10 @@ log = structlog.get_logger()
 
 
 class _Server(uvicorn.Server):
-    """Ends the pages' streams when it is asked to end; uvicorn would wait for the browsers to close them."""
+    """Ends the pages' streams when it is asked to end, and then with exit status 0.
+
+    uvicorn would wait for the browsers to close them, and end by the signal.
+    """
 
     def __init__(self, config: uvicorn.Config, central: Central) -> None:
         super().__init__(config)
@@ -30,7 +34,8 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._central.stop_streaming()
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def _address(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, int]:

@@ -183,7 +183,7 @@ class Central:
     async def _write(self, changes: list[Change]) -> list[bool]:
         try:
             return await self._store.write(changes)
-        except sqlite3.Error as error:
+        except Exception as error:
             log.error("The studies can't be written: look at the disk.", error=type(error).__name__)
             raise HTTPException(503, "The index can't write at present.", {"Retry-After": "5"}) from None
 

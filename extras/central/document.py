@@ -66,6 +66,8 @@ class Study(BaseModel):
                 raise ValueError(f"a field beyond the eleven is longer than {_LONGEST_MORE_TEXT} characters")
             if isinstance(value, int) and abs(value) > _LARGEST_BIGINT:
                 raise ValueError("a number beyond the eleven fields is too large")
+            if not (_is_text(name) and (not isinstance(value, str) or _is_text(value))):
+                raise ValueError("a field beyond the eleven holds half a character")
             if len(name) > 64:
                 raise ValueError("the name of a field beyond the eleven is longer than 64 characters")
         return self
@@ -74,6 +76,15 @@ class Study(BaseModel):
     def more(self) -> dict[str, Scalar]:
         """The fields beyond the eleven."""
         return self.__pydantic_extra__
+
+
+def _is_text(value: str) -> bool:
+    """False for one with a lone surrogate, which JSON can name and no encoding can hold."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 FIELDS = tuple(Study.model_fields)

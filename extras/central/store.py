@@ -151,7 +151,7 @@ class Store:
     async def write(self, changes: Sequence[Change]) -> list[bool]:
         """For each change whether it was carried out or known already; False: a study to delete that isn't there.
 
-        All of them or none. Raises sqlite3.Error when the disk is full or fails.
+        All of them or none. Raises what the disk or SQLite fails with.
         """
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[bool]] = loop.create_future()
@@ -184,7 +184,8 @@ class Store:
             with _transaction(connection):
                 results = [[self._apply(change) for change in job.changes] for job in jobs]
                 self._forget_old_requests(sum(map(len, results)))
-        except sqlite3.Error as error:
+        except Exception as error:
+            # Whatever it is: who waits is told, and the thread goes on.
             for job in jobs:
                 job.fail(error)
             return
