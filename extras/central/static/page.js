@@ -69,14 +69,16 @@ function row(study, newest) {
   time.dateTime = study.first_received_at;
   time.title = arrived.toLocaleString(language);
   const today = arrived.toDateString() === new Date().toDateString();
-  time.textContent = today ? arrived.toLocaleTimeString(language) : arrived.toLocaleDateString(language);
+  time.textContent = today ? arrived.toLocaleTimeString(language, { hour12: false }) : arrived.toLocaleDateString(language);
   const when = cell();
   when.append(time);
   const date = (study.study_datetime ?? "").replace(/:\d\d$/, "").replace(" 00:00", "");
+  const description = cell(study.study_description, "text");
+  description.title = study.study_description ?? "";
   element.append(
-    when, cell(study.center), cell((study.patient_name ?? "").replace(/\^+$/, "").replace(/\^/, ", ").replaceAll("^", " ")),
-    cell(study.patient_id), cell(date), cell(study.study_description, "text"),
-    cell((study.study_modality ?? "").replaceAll("\\", " ")),
+    when, cell(study.center), cell((study.patient_name ?? "").replace(/\^+$/, "").replace(/\^/, ", ").replaceAll("^", " "), "words"),
+    cell(study.patient_id), cell(date), description,
+    cell((study.study_modality ?? "").replaceAll("\\", " "), "words"),
     cell(study.study_series === null ? "" : numbers.format(study.study_series), "number"),
     cell(study.study_instances === null ? "" : numbers.format(study.study_instances), "number"),
   );
