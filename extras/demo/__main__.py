@@ -37,6 +37,8 @@ _HELD_STUDIES = 2_500
 _SETTLE_SECONDS = 2.0
 _START_SECONDS = 30.0
 _CATCH_UP_SECONDS = 60.0
+#: Differences that stay the same for so long stay.
+_STILL_SECONDS = 12.0
 _SHOWN_DIFFERENCES = 10
 
 
@@ -203,17 +205,19 @@ class Demo:
     def _settled_differences(self) -> tuple[list[Difference], int]:
         """What still differs once nothing moves any more, and how many studies the archive holds."""
         say("The archive is quiet now; the indexer sends what it still has ...")
-        deadline = time.monotonic() + _CATCH_UP_SECONDS
-        equal_since: float | None = None
         with self._server.connect(_DATABASE) as connection:
             pacs = held_by_pacs(connection, _CENTER)
+        began = since = time.monotonic()
+        before: list[Difference] | None = None
         while True:
             self._check()
             differences = compare(pacs, self._index_studies())
             now = time.monotonic()
+            if differences != before:
+                before, since = differences, now
             # Equal once isn't enough: what is still to come could be an older version.
-            equal_since = None if differences else equal_since or now
-            if now > deadline or (equal_since is not None and now - equal_since > _SETTLE_SECONDS + 1):
+            enough = _STILL_SECONDS if differences else _SETTLE_SECONDS + 1
+            if now - since > enough or now - began > _CATCH_UP_SECONDS:
                 return differences, len(pacs)
             self._signals.sleep(0.5)
 
