@@ -1,0 +1,136 @@
+"""The fault suite: what every case is made of, which server each runs on, and the figures at its end.
+
+A fault is met by the same code on every server, so each test runs on one of them, taken in turn; a test marked
+`each_server` runs on all, because there the servers differ.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.case import Case, MakeCase, figures
+from tests.faults.proxy import Proxy
+from tests.indexer import Indexer
+from tests.pacs import Pacs
+from tests.receiver import Receiver
+from tests.servers import Server
+
+_HERE = Path(__file__).parent
+
+#: A server of this suite's own for each flavour: its tests kill it, and the next one finds it running again.
+_hurt: dict[str, Server] = {}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "each_server: runs on every server, not on one of them in turn")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    flavours_of: dict[str, list[str]] = {}
+    for item in items:
+        flavour = _flavour(item)
+        if flavour is not None:
+            flavours_of.setdefault(_name(item, flavour), []).append(flavour)
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        flavour = _flavour(item)
+        if flavour is not None and not item.get_closest_marker("each_server"):
+            name = _name(item, flavour)
+            flavours = flavours_of[name]
+            # By its name, so that a test is on the same server whichever others run.
+            turn = flavours[zlib.crc32(name.encode()) % len(flavours)]
+            (kept if flavour == turn else left_out).append(item)
+        else:
+            kept.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
+def _flavour(item: pytest.Item) -> str | None:
+    """The server that a test of this suite would run on."""
+    if isinstance(item, pytest.Function) and item.path.parent == _HERE and hasattr(item, "callspec"):
+        flavour = item.callspec.params.get("flavour")
+        return str(flavour) if flavour is not None else None
+    return None
+
+
+def _name(item: pytest.Item, flavour: str) -> str:
+    return f"{item.path.name}:{item.name.replace(flavour, '')}"
+
+
+@pytest.fixture
+def hurt_server(flavour: str, server: Server) -> Server:
+    """A server that a test may kill, restart, purge and reset; running when the test begins."""
+    del server  # it skips where there is none of this flavour
+    if flavour not in _hurt:
+        _hurt[flavour] = Server.start_new(flavour)
+    elif not _hurt[flavour].running:
+        _hurt[flavour].start()
+    return _hurt[flavour]
+
+
+@pytest.fixture
+def make_case(tmp_path: Path, receiver: Receiver) -> Iterator[MakeCase]:
+    """make_case(pacs, url=..., **settings): the settings of the indexer are those of tests/indexer.py."""
+    with ExitStack() as stack:
+
+        def make(pacs: Pacs, *, url: str = "", **settings: Any) -> Case:
+            delivery = {"settle_seconds": 0.5, **settings.pop("delivery", {})}
+            indexer = Indexer(tmp_path / "indexer", pacs, url or receiver.url, delivery=delivery, **settings)
+            made = Case(pacs, receiver, indexer)
+            stack.callback(made.close)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def case(pacs: Pacs, make_case: MakeCase) -> Case:
+    """An archive on the shared server, for faults that don't touch the server."""
+    return make_case(pacs)
+
+
+@pytest.fixture
+def hurt_case(hurt_server: Server, make_case: MakeCase) -> Iterator[Case]:
+    """An archive on a server that the test may hurt."""
+    pacs = Pacs.create(hurt_server)
+    yield make_case(pacs)
+    if not hurt_server.running:
+        hurt_server.start()
+    pacs.destroy()
+
+
+@pytest.fixture
+def proxied() -> Iterator[Callable[[int], Proxy]]:
+    """proxied(port): a line to that port that the test may break."""
+    with ExitStack() as stack:
+        yield lambda port: stack.enter_context(Proxy(port))
+
+
+def pytest_sessionfinish() -> None:
+    for one in _hurt.values():
+        one.destroy()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if not figures.cases:
+        return
+    terminalreporter.section("faults")
+    for name, value in (
+        ("cases", f"{figures.cases:,}"),
+        ("faults injected", f"{figures.faults:,}"),
+        ("studies committed", f"{figures.committed:,}"),
+        ("lost", f"{figures.lost:,}"),
+        ("parked", f"{figures.parked:,}"),
+        ("sent twice", f"{figures.repeated:,} (at most {figures.bound:,} allowed)"),
+        ("order violations", f"{figures.order_violations:,}"),
+    ):
+        terminalreporter.line(f"{name:<18} {value}")
