@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import queue
 import signal
 import threading
 from collections.abc import Callable
@@ -28,6 +29,8 @@ class Runner:
         self._signals_before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self.stopping = threading.Event()
         self._error: BaseException | None = None
+        #: Numbers of the signals that came; SIGTERM also for an end of our own.
+        self._received: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def fail(self, error: BaseException) -> None:
         """Ends the job with an error; from any thread."""
@@ -38,8 +41,7 @@ class Runner:
     def end(self) -> None:
         """Ends the job; from any thread."""
         self.stopping.set()
-        # The main thread waits for signals; this one wakes it.
-        os.kill(os.getpid(), signal.SIGTERM)
+        self._received.put(signal.SIGTERM)
 
     def run(
         self,
@@ -66,11 +68,15 @@ class Runner:
 
         excepthook, threading.excepthook = threading.excepthook, self._thread_died
         worker = threading.Thread(target=guarded, name="worker", daemon=True)
+        listener = threading.Thread(target=self._listen, name="signals", daemon=True)
         try:
+            listener.start()
             worker.start()
             while True:
-                received = signal.sigtimedwait(SIGNALS, tick_seconds)
-                if received is not None and received.si_signo != signal.SIGHUP:
+                received = None
+                with contextlib.suppress(queue.Empty):
+                    received = self._received.get(timeout=tick_seconds)
+                if received is not None and received != signal.SIGHUP:
                     break
                 if received is not None:
                     hang_up()
@@ -81,11 +87,26 @@ class Runner:
             worker.join()
             tick()
             threading.excepthook = excepthook
+            if listener.is_alive() and listener.ident is not None:
+                signal.pthread_kill(listener.ident, signal.SIGTERM)
+                listener.join()
             while signal.sigtimedwait(SIGNALS, 0) is not None:
-                pass  # our own wake-up, or a second one
+                pass  # a second one
             signal.pthread_sigmask(signal.SIG_SETMASK, self._signals_before)
         if self._error is not None:
             raise self._error
+
+    def _listen(self) -> None:
+        """Hands signals to the main thread.
+
+        Not sigtimedwait there: after SIGSTOP and SIGCONT, or a machine that slept, CPython returns a signal from it that
+        never came when the time is over (cpython's signalmodule.c leaves the loop with nothing filled in).
+        """
+        while True:
+            received = signal.sigwait(SIGNALS)
+            self._received.put(received)
+            if received != signal.SIGHUP:
+                return
 
     def _thread_died(self, args: threading.ExceptHookArgs) -> None:
         if args.exc_value is not None:

@@ -187,6 +187,20 @@ def test_a_graceful_stop_sends_none_twice(
     assert_nothing_lost(receiver.accepted(), stored, repeated_at_most=0)
 
 
+def test_a_machine_that_slept_goes_on(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
+    with indexer.running():
+        wait_until(lambda: indexer.caught_up, what="caught up")
+        assert indexer.process is not None
+        # More than once: what the first time leaves behind showed at the second.
+        for count in (1, 2, 3):
+            indexer.process.send_signal(signal.SIGSTOP)
+            pacs.insert_outbox_rows(1)
+            time.sleep(1.2)
+            indexer.process.send_signal(signal.SIGCONT)
+            wait_until(lambda count=count: len(receiver.accepted()) == count, what="the study")  # type: ignore[misc]
+            time.sleep(0.2)
+
+
 def test_two_versions_of_a_study_are_never_in_flight_together(
     pacs: Pacs, receiver: Receiver, indexer: Indexer
 ) -> None:
