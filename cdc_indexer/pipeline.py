@@ -97,9 +97,14 @@ class Policy:
     deletes: bool
 
 
-def idempotency_key(center: str, seed: object) -> str:
-    """The same for the same center and outbox row, whatever restarts or fails over."""
-    return str(uuid5(_NAMESPACE, f"{center}:{seed}"))
+def idempotency_key(center: str, seed: object, read: bytes | None = None) -> str:
+    """The same for the same center and outbox row, whatever restarts or fails over.
+
+    ``read`` is the document where its values come from the view: after a kill the view may hold newer ones, and an
+    index that drops a key it knows would never get them.
+    """
+    content = "" if read is None else f":{read.decode()}"
+    return str(uuid5(_NAMESPACE, f"{center}:{seed}{content}"))
 
 
 def study_key(study_iuid: str, study_pk: int) -> str:
@@ -151,7 +156,8 @@ class Pipeline:
             if first and self._versions.begin(key, row.study_pk):
                 self._send_first(row, key)
             else:
-                self._versions.add(key, row.study_pk, mark, soon=superseded, study_iuid=row.study_iuid)
+                # A superseded one as well: sent before the newer row joins it, its values would go twice after a kill.
+                self._versions.add(key, row.study_pk, mark, study_iuid=row.study_iuid)
         return True
 
     def _take_patient(self, row: OutboxRow) -> None:
@@ -238,7 +244,7 @@ class Pipeline:
             if not accepted:
                 self._store(self._parked.park, delivery, outcome)
             self._progress.settle(claimed, sent_pk=pk if accepted and not self.policy.updates else None)
-            self._versions.done(key, hash(delivery.body))
+            self._versions.done(key, hash(delivery.body), accepted=accepted)
             self._tell(delivery, outcome, accepted=accepted)
             return finished(accepted)
 
@@ -258,6 +264,7 @@ class Pipeline:
         except InvalidStudy as error:
             done(delivery, _invalid(error))
         else:
+            delivery.idempotency_key = idempotency_key(self.policy.center, seed, delivery.body)
             self._dispatcher.submit(delivery)
 
     def settle_unsent(self, values: Mapping[str, object], rows: Iterable[tuple[int, datetime]]) -> int:
@@ -350,6 +357,7 @@ class Pipeline:
                 self._settle_unsent(waiting, waiting.digest)
                 return
             delivery.body = body
+            delivery.idempotency_key = idempotency_key(policy.center, _seed(waiting), body)
         self._dispatcher.submit(delivery)
 
     def _settle_unsent(self, waiting: Waiting, digest: int | None, forget_pk: int | None = None) -> None:
@@ -407,7 +415,7 @@ class Pipeline:
             delivery.rows, unverified=updates, sent_pk=delivery.study_pk if accepted and not updates else None
         )
         ids = tuple(row_id for row_id, _ in delivery.rows)
-        self._versions.done(delivery.key, hash(delivery.body), ids if updates else ())
+        self._versions.done(delivery.key, hash(delivery.body), ids if updates else (), accepted=accepted)
         self._tell(delivery, outcome, accepted=accepted)
         return generation
 
@@ -428,7 +436,7 @@ class Pipeline:
         if waiting.verify_ids:
             generation = self._progress.verified(waiting.verify_ids)
         self._close_patients(waiting)
-        self._versions.done(delivery.key, None if deleted else hash(delivery.body))
+        self._versions.done(delivery.key, None if deleted else hash(delivery.body), accepted=accepted)
         self._tell(delivery, outcome, accepted=accepted)
         return max(generation, self._progress.generation) if waiting.patients else generation
 
@@ -482,12 +490,16 @@ def _invalid(error: InvalidStudy) -> Outcome:
 
 
 def _seed(waiting: Waiting) -> str:
-    """What the Idempotency-Key is made from: the newest row that the version stands for."""
+    """What the Idempotency-Key is made from: the oldest row that the version stands for.
+
+    Not the newest: what was sent and not settled when the program was killed is sent again together with the rows
+    that came meanwhile, and has to keep its key.
+    """
+    if waiting.verify_ids:
+        return f"{min(waiting.verify_ids)}:verified"
     if waiting.rows:
-        return str(waiting.rows[-1][0])
-    if waiting.patients:
-        return f"{waiting.patients[-1].row_id}:{waiting.study_pk}"
-    return f"{waiting.verify_ids[-1]}:verified"
+        return str(min(waiting.rows)[0])
+    return f"{waiting.patients[0].row_id}:{waiting.study_pk}"
 
 
 def seconds_since(recorded_at: datetime) -> float:

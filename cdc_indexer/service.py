@@ -139,9 +139,11 @@ class Service:
         # The position first: what is committed after it is left to the next run, what was before is in the table.
         engine.progress.restart_stream(self._binlog_end(), identity)
         engine.restore_unverified()
-        engine.versions.hurry()
         first = True
         while self._audit.full(first=first).found or first:
+            if first:
+                engine.versions.release_restored()
+                engine.versions.hurry()
             first = False
             while not engine.idle:
                 if self._stopping.wait(0.02):
@@ -251,6 +253,8 @@ class Service:
         except SourceError:
             self._first_audit = first
             raise
+        if first:
+            self.engine.versions.release_restored()
         if audited.found:
             log.info("audit found rows to send", rows=audited.found)
 

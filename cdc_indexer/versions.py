@@ -9,8 +9,10 @@ image. The rows that a version stands for wait with it and settle with it.
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +25,10 @@ MAX_WAIT_SECONDS = 60.0
 #: Studies and rows that may wait; beyond, the oldest is sent before its time, and who brings more waits.
 MAX_STUDIES = 20_000
 MAX_ROWS = 50_000
+
+#: Of so many studies that were sent lately the digest is kept: the view is ahead of the binary log, and a row that comes
+#: after its values were read and sent mustn't send them again.
+SENT_KEPT = 10_000
 
 
 class PatientChange:
@@ -90,6 +96,7 @@ class Versions:
         self._clock = clock
         self._studies: dict[str, _Study] = {}
         self._heap: list[tuple[float, int, str]] = []
+        self._sent: OrderedDict[str, int] = OrderedDict()
         self._sequence = 0
         self._rows = 0
         self._idle_studies = 0
@@ -130,6 +137,7 @@ class Versions:
         with self._changed:
             if key in self._studies:
                 return False
+            self._sent.pop(key, None)
             study = self._studies[key] = _Study(key, study_pk, self._clock())
             study.busy = True
             return True
@@ -160,6 +168,7 @@ class Versions:
             study = self._studies.get(key)
             if study is None:
                 study = self._studies[key] = _Study(key, study_pk, now)
+                study.waiting.digest = self._sent.pop(key, None)
                 self._idle_studies += 1
             waiting = study.waiting
             if not (waiting.rows or waiting.patients):
@@ -177,16 +186,29 @@ class Versions:
             self._schedule(study, now if soon or deleted else None)
 
     def restore(self, key: str, study_pk: int, row_id: int, digest: int | None) -> None:
-        """A first version that was sent before a restart, and still is to be verified."""
+        """A first version that was sent before a restart, and still is to be verified.
+
+        It waits for ``release_restored``: later rows of the study that weren't settled before the restart have to join it,
+        or the same values would be sent for it and for them.
+        """
         with self._changed:
             study = self._studies.get(key)
             if study is None:
                 study = self._studies[key] = _Study(key, study_pk, self._clock())
                 self._idle_studies += 1
-            study.waiting.verify_ids.append(row_id)
+                self._schedule(study, math.inf)
+            if row_id not in study.waiting.verify_ids:
+                study.waiting.verify_ids.append(row_id)
             if not study.waiting.rows:
                 study.waiting.digest = digest
-            self._schedule(study, self._clock())
+
+    def release_restored(self) -> None:
+        """The table has been read: what was restored and has no later rows is due."""
+        with self._changed:
+            now = self._clock()
+            for study in self._studies.values():
+                if study.due_at == math.inf:
+                    self._schedule(study, now)
 
     # --- rows go -----------------------------------------------------------------------------------------
 
@@ -225,10 +247,13 @@ class Versions:
             self._changed.notify_all()
         return taken
 
-    def done(self, key: str, digest: int | None, verify_ids: tuple[int, ...] = ()) -> None:
-        """What was begun or due has been dealt with; ``digest`` is that of what the central index holds now.
+    def done(
+        self, key: str, digest: int | None, verify_ids: tuple[int, ...] = (), *, accepted: bool = False
+    ) -> None:
+        """What was begun or due has been dealt with; ``digest`` is that of what was sent last.
 
         ``verify_ids``: it was sent as recorded, and is to be compared with the view when the study is quiet.
+        ``accepted``: the central index has just taken it.
         """
         with self._changed:
             study = self._studies[key]
@@ -241,6 +266,10 @@ class Versions:
                 self._schedule(study, self._clock() if waiting.deleted else None)
             else:
                 del self._studies[key]
+                if accepted and digest is not None:
+                    self._sent[key] = digest
+                    if len(self._sent) > SENT_KEPT:
+                        self._sent.popitem(last=False)
 
     def wait(self, timeout_seconds: float) -> None:
         """Waits until a study may be due, something changed, or the time is over."""

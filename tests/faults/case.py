@@ -141,10 +141,11 @@ class Case:
         """Waits until the log says so."""
         wait_until(lambda: text in self.indexer.log, seconds, f"'{text}' in the log")
 
-    def finish(self, seconds: float = 60.0, *, equal: bool = True) -> None:
+    def finish(self, seconds: float = 60.0, *, equal: bool = True, two_sources: bool = False) -> None:
         """The invariant, once the running `run` has sent what is left; it is stopped gracefully, which repeats none.
 
         ``equal``: the archive still holds every study, and the last version sent of each has to equal it.
+        ``two_sources``: `initial` has sent them as well.
         """
         held = {row[0] for row in self.pacs.execute("SELECT study_iuid FROM study")}
         wanted = set(self.committed) | (set(self.maybe) & held)
@@ -166,7 +167,13 @@ class Case:
         assert "Traceback" not in self.indexer.log
         for secret in (self.indexer.settings["key"], self.indexer.settings["database"]["password"], "NÚÑEZ"):
             assert secret not in self.indexer.log
-        assert_nothing_lost(self.receiver.accepted(), wanted, parked=self.parked, repeated_at_most=self.bound)
+        assert_nothing_lost(
+            self.receiver.accepted(),
+            wanted,
+            parked=self.parked,
+            repeated_at_most=self.bound,
+            two_sources=two_sources,
+        )
 
     def _equal(self) -> bool:
         try:

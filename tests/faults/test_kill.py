@@ -88,7 +88,7 @@ def test_initial_killed(case: Case, failpoint: str) -> None:
     case.committed += case.pacs.store_studies(5)
     assert case.indexer.run("initial").returncode == 0, case.indexer.log
     case.start()
-    case.finish()
+    case.finish(two_sources=True)
 
 
 def test_run_killed_while_it_feeds_an_initial(case: Case) -> None:
@@ -109,7 +109,7 @@ def test_run_killed_while_it_feeds_an_initial(case: Case) -> None:
         beside = case.beside("initial")
         assert beside.wait(60) == 0
     case.loaded(load)
-    case.finish()
+    case.finish(two_sources=True)
 
 
 def test_killed_with_a_torn_checkpoint(case: Case) -> None:

@@ -127,3 +127,41 @@ def test_a_deletion_is_due_at_once_and_a_later_row_takes_it_back(versions: Versi
     versions.add("1.2", 2, (4, WHEN))  # stored again under the same UID
     versions.done("1.2", digest=None)
     assert versions.due(10) == []
+
+
+def test_what_a_restart_restores_waits_for_the_rows_that_were_not_settled(
+    versions: Versions, clock: Clock
+) -> None:
+    """Else the same values would go twice: once to verify the first version, once for the later row."""
+    for uid, row_id in (("1.2", 10), ("1.3", 20)):
+        versions.restore(uid, row_id, row_id, 7)
+        versions.restore(uid, row_id, row_id, 7)  # the table couldn't be read, and it is done again
+    clock.now += 1000
+    assert versions.due(10) == []
+    versions.add("1.2", 10, (11, WHEN))
+    versions.release_restored()
+    (alone,) = versions.due(10)
+    assert (alone.key, alone.rows, alone.verify_ids) == ("1.3", [], [20])
+    clock.now += 5
+    (joined,) = versions.due(10)
+    assert (joined.key, joined.rows, joined.verify_ids, joined.digest) == ("1.2", [(11, WHEN)], [10], 7)
+
+
+def test_too_many_restored_ones_do_not_wait(clock: Clock) -> None:
+    versions = Versions(5.0, max_studies=2, clock=clock)
+    versions.restore("1.2", 1, 10, 7)
+    assert versions.due(10) == []
+    versions.restore("1.3", 2, 20, 7)
+    assert versions.due(10) != []
+
+
+@pytest.mark.parametrize(("accepted", "known"), [(True, 7), (False, None)])
+def test_a_row_that_comes_after_its_values_were_sent_is_known_by_them(
+    versions: Versions, accepted: bool, known: int | None
+) -> None:
+    versions.add("1.2", 1, (10, WHEN), soon=True)
+    versions.due(10)
+    versions.done("1.2", digest=7, accepted=accepted)
+    assert len(versions) == 0
+    versions.add("1.2", 1, (11, WHEN), soon=True)
+    assert versions.due(10)[0].digest == known
