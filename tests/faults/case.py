@@ -6,6 +6,7 @@ import copy
 import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.faults.load import Load
@@ -98,6 +99,12 @@ class Case:
         self._others.append(other)
         other.start(*arguments)
         return other
+
+    def another_installation(self, directory: Path, url: str) -> Indexer:
+        """The same settings and archive, another directory and index."""
+        settings = {name: value for name, value in self.indexer.settings.items() if name != "webservice_url"}
+        self._others.append(Indexer(directory, self.pacs, url, **settings))
+        return self._others[-1]
 
     def close(self) -> None:
         """Ends whatever still runs."""
