@@ -77,6 +77,8 @@ class Service:
         self._position_lost = False
         self._columns: tuple[object, Columns | None] = (None, None)
         self._caught_up = False
+        #: As it was when the stream began.
+        self._end_of_log: Position
         self.engine = Engine(
             settings,
             self._runner,
@@ -240,6 +242,7 @@ class Service:
             if position is None:
                 position = catalogue.binlog_end(connection)
                 log.info("fresh position", position=str(position))
+            self._end_of_log = catalogue.binlog_end(connection)
         self._position_lost = False
         progress.restart_stream(position, identity)
         log.info("connected", server=identity.server, position=str(position))
@@ -269,14 +272,20 @@ class Service:
             if event.columns is not self._columns[0]:
                 self._columns = (event.columns, _plain(event.columns))
             progress.end_transaction(event.position, self._columns[1])
+            # A busy server is never quiet enough for a heartbeat.
+            if not self._caught_up and event.position.order >= self._end_of_log.order:
+                self._say_caught_up(event.position)
         elif type(event) is Heartbeat:
             if not self._caught_up:
-                self._caught_up = True
-                log.info("caught up", position=str(progress.position))
+                self._say_caught_up(progress.position)
         elif type(event) is TableRead:
             self._auditor.request_quick()
         elif type(event) is TableChanged:
             self._auditor.request_full()
+
+    def _say_caught_up(self, position: Position | None) -> None:
+        self._caught_up = True
+        log.info("caught up", position=str(position))
 
     def _degraded(self, error: NoBinlog) -> None:
         """No binlog: goes on from the table alone until there is one."""

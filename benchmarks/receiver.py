@@ -1,0 +1,118 @@
+"""The central index of the measurements: nginx that answers 201, its log with the moment of each arrival."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.ports import free_port
+
+_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+_MODULES = Path("/usr/lib/nginx/modules")
+_CONFIG = """
+load_module {modules}/ndk_http_module.so;
+load_module {modules}/ngx_http_lua_module.so;
+daemon off;
+user {user};
+worker_processes 1;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log warn;
+events {{ worker_connections 512; }}
+http {{
+    log_format arrivals escape=json '{{"time": $msec, "body": "$request_body"}}';
+    access_log {directory}/arrivals.log arrivals;
+    client_body_buffer_size 8m;
+    client_max_body_size 8m;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    keepalive_requests 100000000;
+    keepalive_timeout 600;
+    server {{
+        listen 127.0.0.1:{port};
+        location /near {{ content_by_lua_block {{
+            ngx.req.read_body()
+            ngx.status = 201
+            ngx.header["Content-Type"] = "application/json"
+            ngx.header["Content-Length"] = 16
+            ngx.print('{{"status": "Ok"}}')
+        }} }}
+        location /far {{ content_by_lua_block {{
+            ngx.req.read_body()
+            ngx.sleep(0.02)
+            ngx.status = 201
+            ngx.header["Content-Type"] = "application/json"
+            ngx.header["Content-Length"] = 16
+            ngx.print('{{"status": "Ok"}}')
+        }} }}
+    }}
+}}
+"""
+
+
+class NginxMissing(Exception):
+    """nginx or its Lua module isn't there."""
+
+
+class Arrival(NamedTuple):
+    """One study that was taken; ``time`` in seconds since 1970, to the millisecond."""
+
+    time: float
+    study_iuid: str
+
+
+class Receiver:
+    """A private nginx below ``directory``. /near answers at once, /far after 20 ms."""
+
+    def __init__(self, directory: Path) -> None:
+        nginx = shutil.which("nginx", path=_PATH)
+        if nginx is None or not (_MODULES / "ngx_http_lua_module.so").exists():
+            raise NginxMissing("nginx isn't there: apt install nginx-light libnginx-mod-http-lua.")
+        directory.mkdir()
+        self._log = directory / "arrivals.log"
+        self._read_to = 0
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        config = directory / "nginx.conf"
+        user = "root" if os.geteuid() == 0 else str(os.getlogin())
+        config.write_text(_CONFIG.format(modules=_MODULES, directory=directory, port=port, user=user))
+        self._process = subprocess.Popen([nginx, "-p", str(directory), "-c", str(config)])
+        deadline = time.monotonic() + 10
+        while not (directory / "nginx.pid").exists():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise NginxMissing(f"nginx doesn't start: {(directory / 'error.log').read_text()}")
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def clear(self) -> None:
+        """What has arrived until now isn't reported any more."""
+        self._read_to = self._log.stat().st_size if self._log.exists() else 0
+
+    def count(self) -> int:
+        """How many POSTs have arrived since `clear`."""
+        with self._log.open("rb") as log:
+            log.seek(self._read_to)
+            return log.read().count(b"\n")
+
+    def arrivals(self) -> list[Arrival]:
+        """The studies since `clear`, in order; those of one batch together."""
+        with self._log.open("rb") as log:
+            log.seek(self._read_to)
+            lines = log.read().splitlines()
+        found = []
+        for line in lines:
+            entry: dict[str, Any] = json.loads(line)
+            body = json.loads(entry["body"])
+            for study in body if isinstance(body, list) else [body]:
+                found.append(Arrival(entry["time"], study["study_iuid"]))
+        return found

@@ -1,0 +1,125 @@
+"""What is measured: ours and the plain script, each as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.pacs import Pacs
+
+_ROOT = Path(__file__).resolve().parent.parent
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+class Usage(NamedTuple):
+    """Of a process until now."""
+
+    cpu_seconds: float
+    peak_mb: float
+
+
+class Subject:
+    """One process that follows an archive's binary log, and its files in ``directory``."""
+
+    name = ""
+
+    def __init__(self, directory: Path, pacs: Pacs, url: str, **delivery: Any) -> None:
+        directory.mkdir(parents=True)
+        self._directory = directory
+        self._pacs = pacs
+        self._process: subprocess.Popen[bytes] | None = None
+        self._last = Usage(0.0, 0.0)
+        config: dict[str, Any] = {
+            "database": {
+                "host": "127.0.0.1",
+                "port": pacs.server.port,
+                "user": pacs.user,
+                "password": pacs.password,
+                "name": pacs.name,
+            },
+            "key": "a-key-for-benchmarks",
+            "webservice_url": url,
+            "monitor": {"listen": None},
+            "delivery": delivery,
+        }
+        (directory / "config.json").write_text(json.dumps(config))
+        (directory / "server.json").write_text('{"server": "000"}')
+
+    def prepare(self) -> None:
+        """Everything that is committed from now on is for it, also while it isn't running."""
+        raise NotImplementedError
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def start(self, *arguments: str) -> None:
+        with (self._directory / "log.txt").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*self.command(), *arguments],
+                cwd=self._directory,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "PYTHONPATH": str(_ROOT)},
+            )
+
+    def usage(self) -> Usage:
+        """While it runs."""
+        if self._process is None or self._process.poll() is not None:
+            raise RuntimeError(f"{self.name} ended by itself:\n{(self._directory / 'log.txt').read_text()}")
+        process = Path(f"/proc/{self._process.pid}")
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        peak = next(
+            line for line in (process / "status").read_text().splitlines() if line.startswith("VmHWM")
+        )
+        cpu_seconds = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+        return Usage(cpu_seconds, int(peak.split()[1]) / 1024)
+
+    def wait(self) -> None:
+        assert self._process is not None
+        if self._process.wait() != 0:
+            raise RuntimeError(f"{self.name} failed:\n{(self._directory / 'log.txt').read_text()}")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(60)
+            self._process = None
+
+
+class Ours(Subject):
+    name = "cdc_indexer"
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "cdc_indexer"]
+
+    def start(self, *arguments: str) -> None:
+        super().start(*(arguments or ("run",)))
+
+    def prepare(self) -> None:
+        self.start()
+        log = self._directory / "log.txt"
+        deadline = time.monotonic() + 30
+        while "caught up" not in log.read_text():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"not caught up:\n{log.read_text()}")
+            time.sleep(0.05)
+        self.stop()
+
+
+class PlainScript(Subject):
+    name = "plain script"
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.plain_script", "config.json"]
+
+    def prepare(self) -> None:
+        server = self._pacs.server
+        # Its name changed in MySQL 8.4 and MariaDB 10.5.2.
+        statement = "SHOW MASTER STATUS" if server.is_mariadb else "SHOW BINARY LOG STATUS"
+        file, offset, *_ = server.execute(statement)[0]
+        (self._directory / "position.json").write_text(json.dumps({"file": file, "offset": offset}))
