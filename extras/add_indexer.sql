@@ -222,27 +222,46 @@ DROP EVENT IF EXISTS indexer_prune;
 
 DELIMITER //
 -- SELECT ... INTO and INSERT ... VALUES instead of INSERT ... SELECT: that would lock the archive's rows.
--- A study that the view doesn't have (no patient yet) is not recorded.
+-- A study that the view doesn't have (no patient yet) is not recorded. For 'patient' the number is the patient's.
+--
+-- UUID_SHORT() counts from the second in which the server was started. Two starts in one second (or at one time of a clock that is
+-- wrong at every boot) give the same numbers: a row whose number is taken gets one that says its own second instead, beyond all
+-- seconds of a start, and should that be taken too, any.
 CREATE DEFINER = 'indexer_definer'@'localhost' PROCEDURE indexer_process(IN the_study_pk BIGINT, IN the_operation VARCHAR(16))
   MODIFIES SQL DATA SQL SECURITY DEFINER
 BEGIN
+  DECLARE new_id BIGINT UNSIGNED DEFAULT UUID_SHORT();
+  DECLARE tries, refusals INT DEFAULT 0;
   DECLARE found_patient_pk, found_study_pk BIGINT;
   DECLARE found_series, found_instances INT;
   DECLARE found_datetime DATETIME;
   DECLARE found_patient_id, found_patient_name, found_iuid, found_description, found_modality, found_accession_no,
           found_issuer VARCHAR(250) CHARACTER SET utf8mb4;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
-  SELECT patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime, study_description, study_modality,
-         study_series, study_instances, accession_no, patient_id_issuer
-    INTO found_patient_pk, found_patient_id, found_patient_name, found_study_pk, found_iuid, found_datetime, found_description,
-         found_modality, found_series, found_instances, found_accession_no, found_issuer
-    FROM indexer_study WHERE study_pk = the_study_pk;
+  DECLARE CONTINUE HANDLER FOR 1062 SET refusals = refusals + 1;
+  IF the_operation = 'patient' THEN
+    SET found_patient_pk = the_study_pk, found_study_pk = 0;
+  ELSE
+    SELECT patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime, study_description, study_modality,
+           study_series, study_instances, accession_no, patient_id_issuer
+      INTO found_patient_pk, found_patient_id, found_patient_name, found_study_pk, found_iuid, found_datetime, found_description,
+           found_modality, found_series, found_instances, found_accession_no, found_issuer
+      FROM indexer_study WHERE study_pk = the_study_pk;
+  END IF;
   IF found_study_pk IS NOT NULL THEN
-    INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
-        study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
-      VALUES (UUID_SHORT(), the_operation, found_patient_pk, found_patient_id, found_patient_name, found_study_pk, found_iuid,
-        found_datetime, found_description, found_modality, found_series, found_instances, found_accession_no, found_issuer,
-        UTC_TIMESTAMP(6));
+    REPEAT
+      IF refusals > 0 THEN
+        -- One byte of server_id, four of the second, three of the count.
+        SET new_id = (new_id & 0xFF00000000FFFFFF)
+                     | ((IF(refusals = 1, UNIX_TIMESTAMP(), FLOOR(RAND() * 0x80000000)) | 0x80000000) << 24);
+      END IF;
+      SET tries = tries + 1;
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (new_id, the_operation, found_patient_pk, found_patient_id, found_patient_name, found_study_pk, found_iuid,
+          found_datetime, found_description, found_modality, found_series, found_instances, found_accession_no, found_issuer,
+          UTC_TIMESTAMP(6));
+    UNTIL refusals < tries OR tries = 5 END REPEAT;
   END IF;
 END//
 
@@ -343,8 +362,7 @@ BEGIN
   IF NOT (CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
           AND CAST(OLD.pat_id_issuer AS BINARY) <=> CAST(NEW.pat_id_issuer AS BINARY)
           AND CAST(OLD.pat_name AS BINARY) <=> CAST(NEW.pat_name AS BINARY)) THEN
-    INSERT INTO study_service (id, operation, patient_pk, study_pk, recorded_at)
-      VALUES (UUID_SHORT(), 'patient', NEW.pk, 0, UTC_TIMESTAMP(6));
+    CALL indexer_process(NEW.pk, 'patient');
   END IF;
 END//
 DELIMITER ;

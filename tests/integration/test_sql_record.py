@@ -261,3 +261,38 @@ def test_a_trigger_never_waits_for_another_session(
         session("COMMIT")
         archive("COMMIT")
     assert sorted(archive.operations()) == sorted([("patient", 0), ("changed", other), ("changed", mine)])
+
+
+def test_ids_that_are_given_twice_lose_no_row(archive: Session) -> None:
+    """Two starts of the server in one second: UUID_SHORT() gives the same numbers again."""
+    patient_pk = archive.patient("1-9", "SOTO^ANA")
+    count = 5
+    ((now,),) = archive("SELECT UUID_SHORT()")
+    # What the earlier start has given; the next numbers of this one are the same.
+    for number in range(now + 1, now + 1 + 10 * count):
+        archive(
+            "INSERT INTO study_service (id, operation, study_pk, recorded_at) VALUES (%s, 'stored', 0, UTC_TIMESTAMP(6))",
+            number,
+        )
+    for number in range(count):
+        archive.study(patient_pk, f"1.2.840.{number}")
+    archive("UPDATE patient SET pat_name = 'SOTO^EVA' WHERE pk = %s", patient_pk)
+    rows = archive(
+        "SELECT id, operation, study_pk, patient_pk FROM study_service WHERE patient_pk IS NOT NULL ORDER BY recorded_at"
+    )
+    assert [row[1] for row in rows] == ["stored"] * count + ["patient"]
+    assert rows[-1][2:] == (0, patient_pk)
+    ids = [row[0] for row in rows]
+    assert len(set(ids)) == count + 1
+    # Of the same server, and beyond every second in which a server starts.
+    assert {number >> 56 for number in ids} == {now >> 56}
+    assert all(number >> 24 & 0x80000000 for number in ids)
+
+
+def test_ids_are_consecutive(archive: Session) -> None:
+    """So that what is settled is a handful of intervals."""
+    patient_pk = archive.patient("1-9", "SOTO^ANA")
+    for number in range(5):
+        archive.study(patient_pk, f"1.2.840.{number}")
+    ids = [row[0] for row in archive("SELECT id FROM study_service ORDER BY recorded_at")]
+    assert ids == list(range(ids[0], ids[0] + 5))
