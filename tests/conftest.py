@@ -1,11 +1,14 @@
 """Servers and archives for tests. What each fixture gives is in tests/servers.py, tests/pacs.py and tests/receiver.py.
 
+The tests run in several processes side by side (pytest-xdist), each with servers of its own: many of them wait for something.
+
 CDC_INDEXER_TEST_SERVERS=mariadb-10.11,mysql picks the servers. One that this machine doesn't have is skipped, and named
 at the end; with CI=true it is a failure.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -15,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.case import figures
 from tests.indexer import KEY
 from tests.pacs import Pacs
 from tests.receiver import Receiver
@@ -113,17 +117,44 @@ def pytest_configure() -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     for one in _shared.values():
         one.destroy()
+    # What a process of pytest-xdist has to tell the one that reports.
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["servers"] = [_covered, _not_covered]
+        output["figures"] = dataclasses.asdict(figures)
     if _not_covered and not _covered:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    output = getattr(node, "workeroutput", {})  # absent when the process died
+    covered, not_covered = output.get("servers", ({}, {}))
+    _covered.update(covered)
+    _not_covered.update(not_covered)
+    for name, value in output.get("figures", {}).items():
+        setattr(figures, name, getattr(figures, name) + value)
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if figures.cases:
+        terminalreporter.section("faults")
+        for name, text in (
+            ("cases", f"{figures.cases:,}"),
+            ("faults injected", f"{figures.faults:,}"),
+            ("studies committed", f"{figures.committed:,}"),
+            ("lost", f"{figures.lost:,}"),
+            ("parked", f"{figures.parked:,}"),
+            ("sent twice", f"{figures.repeated:,} (at most {figures.bound:,} allowed)"),
+            ("order violations", f"{figures.order_violations:,}"),
+        ):
+            terminalreporter.line(f"{name:<18} {text}")
     if not _covered and not _not_covered:
         return
     terminalreporter.section("servers")
-    for name, version in _covered.items():
+    for name, version in sorted(_covered.items()):
         terminalreporter.line(f"covered: {name} ({version})")
-    for name, reason in _not_covered.items():
+    for name, reason in sorted(_not_covered.items()):
         terminalreporter.line(f"NOT covered: {name}: {reason}")
     if not _covered:
         terminalreporter.line("failed: at least one server must be there; run tests/setup_servers.sh")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.case import Case, MakeCase, figures
+from tests.faults.case import Case, MakeCase
 from tests.faults.proxy import Proxy
 from tests.indexer import Indexer
 from tests.pacs import Pacs
@@ -118,19 +118,3 @@ def proxied() -> Iterator[Callable[[int], Proxy]]:
 def pytest_sessionfinish() -> None:
     for one in _hurt.values():
         one.destroy()
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if not figures.cases:
-        return
-    terminalreporter.section("faults")
-    for name, value in (
-        ("cases", f"{figures.cases:,}"),
-        ("faults injected", f"{figures.faults:,}"),
-        ("studies committed", f"{figures.committed:,}"),
-        ("lost", f"{figures.lost:,}"),
-        ("parked", f"{figures.parked:,}"),
-        ("sent twice", f"{figures.repeated:,} (at most {figures.bound:,} allowed)"),
-        ("order violations", f"{figures.order_violations:,}"),
-    ):
-        terminalreporter.line(f"{name:<18} {value}")
