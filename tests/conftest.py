@@ -1,6 +1,6 @@
 """Servers and archives for tests. What each fixture gives is in tests/servers.py, tests/pacs.py and tests/receiver.py.
 
-The tests run in several processes side by side (pytest-xdist), each with servers of its own: many of them wait for something.
+The tests run in two processes side by side (pytest-xdist), each with servers of its own: most of them wait for something.
 
 CDC_INDEXER_TEST_SERVERS=mariadb-10.11,mysql picks the servers. One that this machine doesn't have is skipped, and named
 at the end; with CI=true it is a failure.
