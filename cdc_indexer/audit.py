@@ -66,6 +66,11 @@ class Audit:
         with self._lock:
             self._outbox.close()
 
+    def now(self) -> datetime:
+        """The server's clock; raises SourceError."""
+        with self._lock:
+            return self._outbox.now()
+
     def full(self, *, first: bool = False) -> Audited:
         """Hands over every committed row after ``until`` that nobody has, and proposes a later ``until``.
 

@@ -15,6 +15,7 @@ from cdc_indexer.errors import NoBinlog, Stopped
 from cdc_indexer.mysql import catalogue
 from cdc_indexer.mysql.connection import reading
 from cdc_indexer.mysql.outbox import Outbox, StudyPage
+from cdc_indexer.progress import Columns
 from cdc_indexer.settled import IntervalSet
 
 PAGE = 500
@@ -86,7 +87,8 @@ class Counted:
 class Held:
     """One run of `initial`: feeds the pages to an engine and keeps in its checkpoint how far it came.
 
-    ``behind``: live studies go first, and a study of which a live version is under way is left to that.
+    ``behind``: live studies go first, and a study of which a live version is under way is left to that. ``begun`` is called
+    once the beginning is durable: what is interrupted after that can be resumed.
     """
 
     def __init__(
@@ -97,12 +99,14 @@ class Held:
         *,
         behind: bool,
         cancelled: Callable[[], bool] = lambda: False,
+        begun: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = engine
         self._outbox = outbox
         self._options = options
         self._behind = behind
         self._cancelled = cancelled
+        self._begun = begun
         self._lock = threading.Lock()
         self._open: dict[int, None] = {}
         self._ahead = IntervalSet()
@@ -130,6 +134,7 @@ class Held:
         engine = self._engine
         self._last_pk = self._outbox.last_study_pk()
         engine.writer.wait(engine.progress.set_initial(self._state()))
+        self._begun()
         pace = _Pace(self._options.rate)
         for page in self._pages():
             wanted = {
@@ -265,13 +270,21 @@ def study_pk_of(values: Mapping[str, object]) -> int:
     return study_pk
 
 
-def take_position(engine: Engine) -> None:
-    """Before the first page of a first `initial`: `run` will stream from here, and nothing lies between."""
+def take_position(engine: Engine, *, anew: bool = False) -> None:
+    """Before the table is read: `run` will stream from here, and nothing lies between. ``anew``: also if there is one."""
+    database = engine.settings.database.name
     with reading(engine.settings.database) as connection:
-        identity = catalogue.identity(connection, engine.settings.database.name)
-        if engine.progress.position is None:
+        identity = catalogue.identity(connection, database)
+        if anew or engine.progress.position is None:
             try:
-                position = catalogue.binlog_end(connection)
+                position, columns = catalogue.fresh_position(connection, database, identity.table)
             except NoBinlog:
-                position = None
-            engine.progress.restart_stream(position, identity)
+                position, columns = None, None
+            engine.progress.restart_stream(position, identity, plain(columns))
+
+
+def plain(columns: tuple[catalogue.Column, ...] | None) -> Columns | None:
+    """Columns as the checkpoint keeps them."""
+    if columns is None:
+        return None
+    return tuple((column.name, column.data_type, column.unsigned) for column in columns)

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -132,6 +133,9 @@ class Beside:
         try:
             while not self._runner.stopping.wait(0.2):
                 answer = handover.read(state_dir, handover.PROGRESS)
+                request = handover.read(state_dir, handover.REQUEST)
+                if request is not None and request.get("number") != number:
+                    raise FatalError("The running `run` sends every study anew: this `initial` isn't needed.")
                 if answer and answer["number"] == number:
                     self._counted = Counted(**answer["counted"])
                     if answer["error"]:
@@ -141,7 +145,8 @@ class Beside:
                         return
                 self._still_running()
         finally:
-            if not self._done:
+            request = handover.read(state_dir, handover.REQUEST)
+            if request is not None and request.get("number") == number:
                 handover.remove(state_dir, handover.REQUEST)
 
     def _still_running(self) -> None:
@@ -164,6 +169,16 @@ class Feeder:
         self._thread: threading.Thread | None = None
         self._number = ""
         self._held: Held | None = None
+
+    def request(self, options: InitialOptions) -> None:
+        """Asks for one of our own, which a restart doesn't forget; raises StorageError."""
+        content = {"number": str(uuid.uuid4()), **options.to_json()}
+        handover.write(self._engine.settings.state_dir, handover.REQUEST, content)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is asked for and not done."""
+        return handover.read(self._engine.settings.state_dir, handover.REQUEST) is not None
 
     def look(self) -> None:
         """Begins with a new request, and says how far the present one is."""
@@ -194,7 +209,14 @@ class Feeder:
             options = InitialOptions.from_json(request)
             log.info("an initial is fed behind the live studies")
             while True:
-                self._held = Held(engine, outbox, options, behind=True, cancelled=self._cancelled)
+                self._held = Held(
+                    engine,
+                    outbox,
+                    options,
+                    behind=True,
+                    cancelled=self._cancelled,
+                    begun=partial(self._begun, options),
+                )
                 try:
                     self._held.feed()
                     break
@@ -209,10 +231,17 @@ class Feeder:
         except Stopped:
             log.info("the initial was stopped; the next one goes on from there")
         except IndexerError as error:
+            log.error("the initial failed", reason=str(error))
             self._answer(error=str(error))
             handover.remove(engine.settings.state_dir, handover.REQUEST)
         finally:
             outbox.close()
+
+    def _begun(self, options: InitialOptions) -> None:
+        """After a kill it goes on, instead of beginning once more."""
+        if options.restart and not self._cancelled():
+            content = {"number": self._number, **replace(options, restart=False).to_json()}
+            handover.write(self._engine.settings.state_dir, handover.REQUEST, content)
 
     def _answer(self, *, done: bool = False, error: str = "") -> None:
         counted = self._held.counted if self._held is not None else Counted(0, 0, 0, 0, 0)

@@ -141,8 +141,13 @@ class Progress:
             self._reading = _Transaction()
             self._close_transactions()
 
-    def restart_stream(self, position: Position | None, identity: Identity | None = None) -> None:
-        """A new stream begins at ``position``; with ``identity``, on another server."""
+    def restart_stream(
+        self, position: Position | None, identity: Identity | None = None, columns: Columns | None = None
+    ) -> None:
+        """A new stream begins at ``position``; with ``identity``, on another server.
+
+        ``columns`` are the outbox's there, if the position is new and they are known.
+        """
         with self._lock:
             self._claimed = dict.fromkeys(self._claimed)
             self._transactions.clear()
@@ -152,7 +157,7 @@ class Progress:
                 self._checkpoint.identity = identity
             if position != self._checkpoint.position:
                 self._checkpoint.position = position
-                self._checkpoint.columns = None
+                self._checkpoint.columns = columns
             self._generation += 1
 
     # --- results -----------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
@@ -27,7 +28,8 @@ from cdc_indexer.errors import (
     SourceError,
     Stopped,
 )
-from cdc_indexer.initial import Feeder
+from cdc_indexer.held import plain, take_position
+from cdc_indexer.initial import Feeder, InitialOptions
 from cdc_indexer.lock import StateLock
 from cdc_indexer.mysql import catalogue
 from cdc_indexer.mysql.binlog import BinlogReader, Heartbeat, Rows, TableChanged, TableRead, TransactionEnd
@@ -36,6 +38,7 @@ from cdc_indexer.mysql.outbox import Outbox
 from cdc_indexer.position import Position
 from cdc_indexer.progress import Columns
 from cdc_indexer.runner import Runner
+from cdc_indexer.settled import EPOCH
 
 if TYPE_CHECKING:
     from cdc_indexer.config import Settings
@@ -56,6 +59,9 @@ _FULL_AFTER_QUICK_SECONDS = 5.0
 _QUICK_PAUSE_SECONDS = 0.002
 _QUICK_PAUSE_MAX_SECONDS = 0.15
 
+#: Older rows of the outbox are deleted every night (indexer_prune in extras/add_indexer.sql).
+_RETENTION = timedelta(days=400)
+
 #: Who was thrown out by a namesake waits: two that fight would only throw each other out in turn.
 _CLASH_PAUSE_SECONDS = 60.0
 
@@ -75,6 +81,8 @@ class Service:
         self._reader_lock = threading.Lock()
         self._first_audit = True
         self._position_lost = False
+        #: Nothing but the table tells what was recorded since the last time.
+        self._fresh_position = True
         self._columns: tuple[object, Columns | None] = (None, None)
         self._caught_up = False
         #: As it was when the stream began.
@@ -88,7 +96,7 @@ class Service:
         engine = self.engine
         self._audit = Audit(Outbox(settings.database), engine.progress, engine.pipeline, self._binlog_end)
         self._auditor = _Auditor(self._audit, settings.stream.audit_seconds, self._runner)
-        self._feeder = None if until_caught_up else Feeder(engine, self._runner)
+        self._feeder = Feeder(engine, self._runner)
         self._written = engine.progress.generation
         self._next_write = 0.0
 
@@ -114,12 +122,11 @@ class Service:
                 self._reader.interrupt()
         self._auditor.stop()
         self.engine.stop()
-        if self._feeder is not None:
-            self._feeder.join()
+        self._feeder.join()
 
     def _tick(self) -> None:
         """Writes a position that moved without any row of ours, and looks for what other commands ask for."""
-        if self._feeder is not None and not self._stopping.is_set():
+        if not self._once and not self._stopping.is_set():
             self._feeder.look()
             self.engine.retry_parked()
         progress = self.engine.progress
@@ -136,10 +143,13 @@ class Service:
 
     def _catch_up(self) -> None:
         engine = self.engine
-        with reading(engine.settings.database) as connection:
-            identity = catalogue.identity(connection, engine.settings.database.name)
         # The position first: what is committed after it is left to the next run, what was before is in the table.
-        engine.progress.restart_stream(self._binlog_end(), identity)
+        take_position(engine, anew=True)
+        if self._heal_pruned():
+            while self._feeder.busy:
+                self._feeder.look()
+                if self._stopping.wait(0.1):
+                    raise Stopped
         engine.restore_unverified()
         first = True
         while self._audit.full(first=first).found or first:
@@ -239,12 +249,16 @@ class Service:
                 except PositionLost as error:
                     log.warning("position lost", reason=str(error))
                     position = None
+            columns = None
+            self._fresh_position = position is None
             if position is None:
-                position = catalogue.binlog_end(connection)
+                position, columns = catalogue.fresh_position(
+                    connection, settings.database.name, identity.table
+                )
                 log.info("fresh position", position=str(position))
             self._end_of_log = catalogue.binlog_end(connection)
         self._position_lost = False
-        progress.restart_stream(position, identity)
+        progress.restart_stream(position, identity, plain(columns))
         log.info("connected", server=identity.server, position=str(position))
 
     def _full_audit(self) -> None:
@@ -252,6 +266,8 @@ class Service:
         if first:
             self.engine.restore_unverified()
         try:
+            if self._fresh_position:
+                self._heal_pruned()
             audited = self._audit.full(first=first)
         except SourceError:
             self._first_audit = first
@@ -260,6 +276,19 @@ class Service:
             self.engine.versions.release_restored()
         if audited.found:
             log.info("audit found rows to send", rows=audited.found)
+
+    def _heal_pruned(self) -> bool:
+        """Asks for an `initial` when rows may have been deleted before they were sent; whether it did."""
+        until = self.engine.progress.until
+        if until == EPOCH or until > self._audit.now() - _RETENTION:
+            return False
+        log.error(
+            "rows may have been pruned before they were sent, since the service was away for longer than they are kept: "
+            "every study is sent once more",
+            away_since=f"{until:%Y-%m-%d}",
+        )
+        self._feeder.request(InitialOptions(restart=True))
+        return True
 
     def _handle(self, event: object) -> None:
         progress = self.engine.progress
@@ -270,7 +299,7 @@ class Service:
                 take(row, streamed=True)
         elif type(event) is TransactionEnd:
             if event.columns is not self._columns[0]:
-                self._columns = (event.columns, _plain(event.columns))
+                self._columns = (event.columns, plain(event.columns))
             progress.end_transaction(event.position, self._columns[1])
             # A busy server is never quiet enough for a heartbeat.
             if not self._caught_up and event.position.order >= self._end_of_log.order:
@@ -293,6 +322,7 @@ class Service:
             "degraded: the table is read every few seconds instead of the binary log", reason=str(error)
         )
         engine = self.engine
+        self._fresh_position = True
         again_at = time.monotonic() + _DEGRADED_RETRY_SECONDS
         while not self._stopping.is_set() and time.monotonic() < again_at:
             try:
@@ -383,13 +413,6 @@ class _Auditor:
             except IndexerError as error:
                 self._failed(error)
                 return
-
-
-def _plain(columns: tuple[catalogue.Column, ...] | None) -> Columns | None:
-    """Columns as the checkpoint keeps them."""
-    if columns is None:
-        return None
-    return tuple((column.name, column.data_type, column.unsigned) for column in columns)
 
 
 def server_id_of(settings: Settings) -> int:

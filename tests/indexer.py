@@ -82,8 +82,12 @@ class Indexer:
         (self.directory / "server.json").write_text(json.dumps({"server": self.center}))
 
     def checkpoint(self) -> dict[str, Any]:
-        """The checkpoint file's content."""
-        content: dict[str, Any] = json.loads((self.state_dir / "checkpoint.json").read_text())
+        """The checkpoint file's content; empty while there is none."""
+        try:
+            text = (self.state_dir / "checkpoint.json").read_text()
+        except FileNotFoundError:
+            return {}
+        content: dict[str, Any] = json.loads(text)
         return content
 
     def start(self, *arguments: str, failpoint: str = "") -> None:

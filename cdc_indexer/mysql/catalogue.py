@@ -12,7 +12,7 @@ from cdc_indexer.position import Identity, Position
 if TYPE_CHECKING:
     from cdc_indexer.mysql.connection import Connection
 
-__all__ = ["Column", "binlog_end", "bytes_behind", "columns", "holds", "identity"]
+__all__ = ["Column", "binlog_end", "bytes_behind", "columns", "fresh_position", "holds", "identity"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,29 @@ def binlog_end(connection: Connection) -> Position:
     if not mariadb and len(row) > 4:
         gtid_set = _text(row[4]).replace("\n", "")
     return Position(file=_text(row[0]), offset=int(row[1]), gtid_set=gtid_set or None)
+
+
+def fresh_position(
+    connection: Connection, database: str, table: str
+) -> tuple[Position, tuple[Column, ...] | None]:
+    """The end of the binary log now, and the table's columns there; None for them when they aren't certain.
+
+    With them, what is committed after it can be read from the log alone, whatever happens to the table.
+
+    Raises as ``binlog_end``.
+    """
+    before = _columns_if_there(connection, database, table)
+    position = binlog_end(connection)
+    # An ALTER between the two readings may lie on either side of the position.
+    after = _columns_if_there(connection, database, table)
+    return position, before if before == after else None
+
+
+def _columns_if_there(connection: Connection, database: str, table: str) -> tuple[Column, ...] | None:
+    try:
+        return columns(connection, database, table)
+    except SchemaError:
+        return None
 
 
 def holds(connection: Connection, position: Position) -> None:
