@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cdc_indexer import __version__
-from cdc_indexer.errors import ConfigError, IndexerError
+from cdc_indexer.errors import ConfigError, FatalError, IndexerError
 
 if TYPE_CHECKING:
     from cdc_indexer.config import Settings
-    from cdc_indexer.delivery.parked import Entry
+    from cdc_indexer.delivery.parked import Entry, Parked
 
 __all__ = ["main"]
 
@@ -268,33 +268,44 @@ def _printable(text: str) -> str:
 
 def _selected(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option("--all", "everything", is_flag=True, help="All of them.")(command)
-    return click.argument("entries", nargs=-1, type=int, metavar="[ENTRY]...")(command)
+    return click.argument("entries", nargs=-1, metavar="[ENTRY]...")(command)
 
 
-def _wanted(entries: Iterable[int], everything: bool) -> list[int] | None:
-    """The entries meant; None for all."""
-    wanted = sorted(set(entries))
-    if bool(wanted) == everything:
-        raise click.UsageError("Name the entries that `parked list` shows, or say --all.")
-    return None if everything else wanted
+def _wanted(store: Parked, entries: Iterable[str]) -> list[int]:
+    """The numbers of the entries meant; a study_iuid stands for all entries of that study."""
+    wanted: set[int] = set()
+    for name in entries:
+        if name.isdecimal():
+            wanted.add(int(name))
+            continue
+        found = [entry.id for entry in store.entries() if entry.study_iuid == name]
+        if not found:
+            raise FatalError(f"Nothing of a study {_printable(name)} is parked: `parked list` shows what is.")
+        wanted.update(found)
+    return sorted(wanted)
 
 
 @parked.command("retry")
 @_selected
 @click.pass_obj
-def parked_retry(files: _Files, entries: tuple[int, ...], everything: bool) -> int:
-    """Send them again, unless something newer of their study was accepted since."""
+def parked_retry(files: _Files, entries: tuple[str, ...], everything: bool) -> int:
+    """Send them again (without ENTRY all), unless something newer of their study was accepted since.
+
+    ENTRY is a number that `parked list` shows, or a study_iuid.
+    """
     from cdc_indexer.delivery.parked import Parked, State
     from cdc_indexer.runner import hold_signals
 
-    wanted = _wanted(entries, everything)
+    if entries and everything:
+        raise click.UsageError("--all is all of them: leave it out, or the entries.")
     hold_signals()
     settings = files.load()
     if not Parked.exists(settings.state_dir):
         click.echo("Nothing is parked.")
-        return DONE if everything else FAILED
+        return FAILED if entries else DONE
     store = Parked(settings.state_dir, create=False)
     try:
+        wanted = _wanted(store, entries) if entries else None
         left_out = _tell_unfit(store, wanted)
         store.request_retry(wanted)
         marked = [entry.id for entry in store.requested(limit=-1)]
@@ -323,19 +334,25 @@ def parked_retry(files: _Files, entries: tuple[int, ...], everything: bool) -> i
 @parked.command("discard")
 @_selected
 @click.pass_obj
-def parked_discard(files: _Files, entries: tuple[int, ...], everything: bool) -> int:
-    """Give them up and erase what is kept of them; the index will lack these versions."""
+def parked_discard(files: _Files, entries: tuple[str, ...], everything: bool) -> int:
+    """Give them up and erase what is kept of them; the index will lack these versions.
+
+    ENTRY is a number that `parked list` shows, or a study_iuid.
+    """
     from cdc_indexer.delivery.parked import Parked
 
-    wanted = _wanted(entries, everything)
+    if bool(entries) == everything:
+        raise click.UsageError("Name the entries that `parked list` shows, or say --all.")
     state_dir = files.load().state_dir
-    count = 0
-    if Parked.exists(state_dir):
-        store = Parked(state_dir, create=False)
-        try:
-            count = store.discard(wanted)
-        finally:
-            store.close()
+    if not Parked.exists(state_dir):
+        click.echo("Nothing is parked.")
+        return FAILED if entries else DONE
+    store = Parked(state_dir, create=False)
+    try:
+        wanted = _wanted(store, entries) if entries else None
+        count = store.discard(wanted)
+    finally:
+        store.close()
     click.echo(f"{count} discarded.")
     return DONE if wanted is None or count == len(wanted) else FAILED
 

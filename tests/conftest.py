@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import uuid
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -107,6 +108,27 @@ def receiver() -> Iterator[Receiver]:
     """A central index that accepts everything sent with indexer.KEY, until it is told otherwise."""
     with Receiver(KEY) as running:
         yield running
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a test marked `one_server`, keeps one server of those there would be, in turn."""
+    flavours_of: dict[str, list[str]] = {}
+    found: dict[pytest.Item, tuple[str, str]] = {}
+    for item in items:
+        if item.get_closest_marker("one_server") and isinstance(item, pytest.Function):
+            flavour = str(item.callspec.params["flavour"]) if hasattr(item, "callspec") else ""
+            # By its name, so that a test is on the same server whichever others run.
+            name = f"{item.path.name}:{item.name.replace(flavour, '')}"
+            found[item] = flavour, name
+            flavours_of.setdefault(name, []).append(flavour)
+    left_out = []
+    for item, (flavour, name) in found.items():
+        flavours = flavours_of[name]
+        if flavour != flavours[zlib.crc32(name.encode()) % len(flavours)]:
+            left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
 
 
 def pytest_configure() -> None:

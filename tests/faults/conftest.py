@@ -6,7 +6,6 @@ A fault is met by the same code on every server, so each test runs on one of the
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,39 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "each_server: runs on every server, not on one of them in turn")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    flavours_of: dict[str, list[str]] = {}
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        flavour = _flavour(item)
-        if flavour is not None:
-            flavours_of.setdefault(_name(item, flavour), []).append(flavour)
-    kept: list[pytest.Item] = []
-    left_out: list[pytest.Item] = []
-    for item in items:
-        flavour = _flavour(item)
-        if flavour is not None and not item.get_closest_marker("each_server"):
-            name = _name(item, flavour)
-            flavours = flavours_of[name]
-            # By its name, so that a test is on the same server whichever others run.
-            turn = flavours[zlib.crc32(name.encode()) % len(flavours)]
-            (kept if flavour == turn else left_out).append(item)
-        else:
-            kept.append(item)
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = kept
-
-
-def _flavour(item: pytest.Item) -> str | None:
-    """The server that a test of this suite would run on."""
-    if isinstance(item, pytest.Function) and item.path.parent == _HERE and hasattr(item, "callspec"):
-        flavour = item.callspec.params.get("flavour")
-        return str(flavour) if flavour is not None else None
-    return None
-
-
-def _name(item: pytest.Item, flavour: str) -> str:
-    return f"{item.path.name}:{item.name.replace(flavour, '')}"
+        if item.path.parent == _HERE and not item.get_closest_marker("each_server"):
+            item.add_marker("one_server")
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from tests.pacs import Pacs
 from tests.receiver import Answer, Receiver
 from tests.servers import Server
 
+pytestmark = pytest.mark.one_server
+
 _AGO = "SET timestamp = UNIX_TIMESTAMP() - 401 * 86400"
 
 
 @pytest.fixture
-def archive_server(flavour: str, new_server: Callable[..., Server]) -> Server:
-    if flavour != "mariadb-10.11":
-        pytest.skip("the servers don't differ in this")
+def archive_server(new_server: Callable[..., Server]) -> Server:
     return new_server()
 
 
@@ -45,12 +45,16 @@ def long_away(archive_server: Server, receiver: Receiver, tmp_path: Path) -> Ite
     pacs.destroy()
 
 
+def _reset(server: Server) -> None:
+    server.execute("RESET MASTER" if server.is_mariadb else "RESET BINARY LOGS AND GTIDS")
+
+
 @pytest.mark.parametrize("command", [("run",), ("run", "--until-caught-up")], ids=["run", "once"])
 def test_an_initial_starts_by_itself(
     long_away: Indexer, archive_server: Server, receiver: Receiver, command: tuple[str, ...]
 ) -> None:
     indexer = long_away
-    archive_server.execute("RESET MASTER")
+    _reset(archive_server)
     indexer.start(*command)
     wanted = {f"1.{number}" for number in range(10)}
     wait_until(lambda: wanted <= set(receiver.study_iuids()), what="every study")
@@ -71,7 +75,7 @@ def test_a_kill_in_the_middle_of_it_does_not_begin_again(
     long_away: Indexer, archive_server: Server, receiver: Receiver
 ) -> None:
     indexer = long_away
-    archive_server.execute("RESET MASTER")
+    _reset(archive_server)
     receiver.always(Answer(delay_seconds=0.2))
     indexer.start("run")
     wait_until(lambda: len(receiver.accepted()) >= 7, what="some of it")
