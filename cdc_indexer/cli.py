@@ -193,6 +193,40 @@ def _day(moment: datetime | None) -> date | None:
     return moment.date() if moment else None
 
 
+# --- check -----------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option(
+    "--admin",
+    metavar="USER",
+    help="Also look at triggers and procedures, with this login of the database; asks for its password.",
+)
+@click.option("--json", "as_json", is_flag=True, help="A JSON array: name, status, message, remedy.")
+@click.pass_obj
+def check(files: _Files, admin: str | None, as_json: bool) -> int:
+    """Look at everything that the service needs, and say what to do where it isn't as it should be."""
+    settings = files.load()
+    from cdc_indexer import check as checks
+    from cdc_indexer.finding import Status
+    from cdc_indexer.monitor import findings as shown
+
+    administrator = None
+    if admin is not None:
+        from pydantic import SecretStr
+
+        password = click.prompt(
+            f"Password of {admin}", hide_input=True, default="", show_default=False, err=True
+        )
+        administrator = settings.database.model_copy(update={"user": admin, "password": SecretStr(password)})
+    found = list(checks.check(settings, administrator))
+    if as_json:
+        click.echo(shown.as_json(found))
+    else:
+        shown.show(found)
+    return FAILED if any(finding.status is Status.FAILED for finding in found) else DONE
+
+
 # --- parked ----------------------------------------------------------------------------------------------
 
 

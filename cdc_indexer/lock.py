@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cdc_indexer.errors import AlreadyRunning, StorageError
 
-__all__ = ["StateLock", "make_state_dir", "own_as_directory"]
+__all__ = ["StateLock", "holder", "make_state_dir", "own_as_directory"]
 
 _FILE = "lock"
 _MAX_HOLDER_BYTES = 1024
@@ -95,6 +95,22 @@ class StateLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def holder(state_dir: Path) -> str | None:
+    """The command that works on ``state_dir`` now, None when none does.
+
+    Without taking the lock: a `run` that starts in that moment would be refused.
+    """
+    try:
+        said = json.loads((state_dir / _FILE).read_bytes()[:_MAX_HOLDER_BYTES])
+        # What a killed process wrote is still there.
+        os.kill(int(said["pid"]), 0)
+        return str(said["command"])
+    except PermissionError:  # it lives, as another account
+        return str(said["command"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _holder(descriptor: int) -> tuple[str | None, str]:

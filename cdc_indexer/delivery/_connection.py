@@ -153,6 +153,14 @@ class Connection:
         answer that nobody asked for and that the next request would take for its own."""
         return not self._poll.poll(0)
 
+    @property
+    def certificate_ends(self) -> float | None:
+        """When the certificate of the other side ends, in seconds since the epoch; None without TLS."""
+        if not isinstance(self._sock, ssl.SSLSocket):
+            return None
+        ends = (self._sock.getpeercert() or {}).get("notAfter")
+        return ssl.cert_time_to_seconds(ends) if isinstance(ends, str) else None
+
     def exchange(self, method: str, request: bytes, deadline: float, max_answer_bytes: int) -> Answer:
         """Sends a request and reads its answer; raises whatever goes wrong."""
         reader = _Reader(self._sock, self._timeout_seconds, deadline)

@@ -10,6 +10,7 @@ from enum import Enum
 from http.client import HTTPException
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
+from uuid import uuid4
 
 import requests
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
@@ -93,6 +94,18 @@ class Webservice:
         ).geturl()
         return self._exchange("DELETE", url, b"", idempotency_key)
 
+    def probe(self) -> tuple[Outcome, float | None]:
+        """Asks with a GET, which leaves nothing in the index; never raises. The outcome is classified as for a study.
+
+        Also the end of the index's certificate in seconds since the epoch, None where it has none or wasn't reached.
+        """
+        try:
+            _, connection = self._connect()
+        except Exception as error:
+            return self._failed(error), None
+        ends = connection.certificate_ends
+        return self._exchange("GET", self._url, b"", str(uuid4())), ends
+
     def close(self) -> None:
         """Closes the connection; the next request would open another."""
         connection, self._connection = self._connection, None
@@ -112,21 +125,15 @@ class Webservice:
         deadline = time.monotonic() + _DEADLINE_TIMEOUTS * self._timeout_seconds
         keep = False
         try:
-            if self._route is None:
-                self._route = Route(self._url, self._ca, self._client_cert)
-                self._post_head = self._head("POST", self._url, self._route)
-            if self._connection is not None and not self._connection.reusable:
-                self.close()
-            if self._connection is None:
-                self._connection = Connection(self._route, self._timeout_seconds)
-            head = self._post_head if method == "POST" else self._head(method, url, self._route)
+            route, connection = self._connect()
+            head = self._post_head if method == "POST" else self._head(method, url, route)
             request = b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (
                 head,
                 idempotency_key.encode(),
                 len(body),
                 body,
             )
-            answer = self._connection.exchange(method, request, deadline, max_answer_bytes)
+            answer = connection.exchange(method, request, deadline, max_answer_bytes)
             keep = answer.reusable
             return classify(method, answer.status, answer.body, answer.retry_after, time.time())
         except Exception as error:  # whatever it is, the study must stay with us
@@ -134,6 +141,17 @@ class Webservice:
         finally:
             if not keep:
                 self.close()
+
+    def _connect(self) -> tuple[Route, Connection]:
+        """The connection of the last request if it can be used again, else a new one."""
+        if self._route is None:
+            self._route = Route(self._url, self._ca, self._client_cert)
+            self._post_head = self._head("POST", self._url, self._route)
+        if self._connection is not None and not self._connection.reusable:
+            self.close()
+        if self._connection is None:
+            self._connection = Connection(self._route, self._timeout_seconds)
+        return self._route, self._connection
 
     def _head(self, method: str, url: str, route: Route) -> bytes:
         """The request up to the value of its Idempotency-Key."""

@@ -12,7 +12,17 @@ from cdc_indexer.position import Identity, Position
 if TYPE_CHECKING:
     from cdc_indexer.mysql.connection import Connection
 
-__all__ = ["Column", "binlog_end", "bytes_behind", "columns", "fresh_position", "holds", "identity"]
+__all__ = [
+    "Column",
+    "binlog_end",
+    "binlog_filters",
+    "binlogs",
+    "bytes_behind",
+    "columns",
+    "fresh_position",
+    "holds",
+    "identity",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +117,15 @@ def _columns_if_there(connection: Connection, database: str, table: str) -> tupl
         return None
 
 
+def binlog_filters(connection: Connection) -> tuple[str, str]:
+    """The databases that alone are logged, and those that aren't, as the server lists them; the right may be missing."""
+    rows = _rows(connection, _status_statement(connection, is_mariadb(connection)))
+    return (_text(rows[0][2]), _text(rows[0][3])) if rows else ("", "")
+
+
 def holds(connection: Connection, position: Position) -> None:
     """Raises PositionLost unless the server still has the file and it reaches to the position."""
-    for name, size in _files(connection):
+    for name, size in binlogs(connection):
         if name == position.file:
             if size >= position.offset:
                 return
@@ -126,7 +142,7 @@ def holds(connection: Connection, position: Position) -> None:
 def bytes_behind(connection: Connection, position: Position) -> int | None:
     """How much binary log lies between the position and the end; None where the server lacks the file."""
     behind: int | None = None
-    for name, size in _files(connection):
+    for name, size in binlogs(connection):
         if name == position.file:
             behind = max(0, size - position.offset)
         elif behind is not None:
@@ -134,7 +150,7 @@ def bytes_behind(connection: Connection, position: Position) -> int | None:
     return behind
 
 
-def _files(connection: Connection) -> list[tuple[str, int]]:
+def binlogs(connection: Connection) -> list[tuple[str, int]]:
     """Every binary log that the server has, oldest first, with its size in bytes."""
     return [(_text(row[0]), int(row[1])) for row in _rows(connection, "SHOW BINARY LOGS")]
 

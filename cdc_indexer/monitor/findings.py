@@ -1,0 +1,79 @@
+"""How findings are shown: a table on a terminal, plain lines elsewhere, JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+from cdc_indexer.finding import Finding, Status
+
+__all__ = ["as_json", "show"]
+
+_STYLES = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "bold red"}
+_NAME_WIDTH = 18
+
+
+def as_json(findings: Iterable[Finding]) -> str:
+    """An array of objects: name, status, message, remedy (null where there is nothing to do)."""
+    return json.dumps(
+        [
+            {
+                "name": finding.name,
+                "status": finding.status.value,
+                "message": finding.message,
+                "remedy": finding.remedy or None,
+            }
+            for finding in findings
+        ],
+        ensure_ascii=False,
+        indent=2,
+    )
+
+
+def show(findings: Sequence[Finding], stream: TextIO | None = None) -> None:
+    """For people: a rich table on a terminal, else a line each, the remedy indented below."""
+    stream = stream or sys.stdout
+    if stream.isatty():
+        _table(findings, stream)
+    else:
+        for finding in findings:
+            stream.write(_line(finding) + "\n")
+        stream.write(_sum(findings) + "\n")
+    stream.flush()
+
+
+def _line(finding: Finding) -> str:
+    line = f"{finding.status.value:<8} {finding.name:<{_NAME_WIDTH}} {_printable(finding.message)}"
+    if not finding.remedy:
+        return line
+    return f"{line}\n{textwrap.indent(_printable(finding.remedy), ' ' * 9)}"
+
+
+def _table(findings: Sequence[Finding], stream: TextIO) -> None:
+    from rich.console import Console  # noqa: PLC0415 - slow to import
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console(file=stream, highlight=False)
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    for finding in findings:
+        said = Text(_printable(finding.message))
+        if finding.remedy:
+            said.append(f"\n{_printable(finding.remedy)}", style="cyan")
+        # Text, not str: a bracket in it is no markup.
+        table.add_row(Text(finding.status.value, _STYLES[finding.status]), Text(finding.name), said)
+    console.print(table)
+    console.print(Text(_sum(findings), style="bold"))
+
+
+def _sum(findings: Sequence[Finding]) -> str:
+    counts = {status: sum(finding.status is status for finding in findings) for status in Status}
+    return ", ".join(f"{count} {status.value}" for status, count in counts.items())
+
+
+def _printable(text: str) -> str:
+    """Without what could play tricks on a terminal; line ends are the remedies' own."""
+    return "".join(character if character.isprintable() or character == "\n" else " " for character in text)
