@@ -82,6 +82,7 @@ _MEANING: dict[int, tuple[type[IndexerError], str]] = {
     1049: (SourceError, "The server at {where} has no database '{name}': correct database.name."),
     1146: (SchemaError, f"The outbox or the view is missing in '{{name}}': run {_SCRIPT}."),
     1054: (SchemaError, f"The outbox or the view in '{{name}}' has other columns: run {_SCRIPT} again."),
+    1176: (SchemaError, "The outbox in '{name}' lacks an index: `check` names it."),
     1356: (
         SchemaError,
         f"The view indexer_study in '{{name}}' is broken (a column or its definer is gone): run {_SCRIPT}.",

@@ -96,8 +96,11 @@ class Rights:
 
     @property
     def unlimited(self) -> bool:
-        """Whether the account may do everything on the server."""
-        return any("ALL PRIVILEGES" in grant.privileges and grant.database == "*" for grant in self.grants)
+        """Whether the account may do everything on the server, or give itself the right to."""
+        return any(
+            grant.database == "*" and grant.privileges & {"ALL PRIVILEGES", "SUPER", "CREATE USER"}
+            for grant in self.grants
+        )
 
     def superfluous(self) -> dict[str, str]:
         """Each set of rights that isn't needed, and the statements that take it away."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cdc_indexer.config import DatabaseSettings
     from cdc_indexer.mysql.connection import Connection
 
-__all__ = ["NEWEST", "Check", "objects", "outbox"]
+__all__ = ["NEWEST", "TRIGGERS", "Check", "objects", "outbox"]
 
 #: The name of a check, and what makes its findings.
 Check = tuple[str, Callable[[], Iterable[Finding]]]
@@ -39,7 +39,7 @@ _VIEW_COLUMNS = tuple(KEYS)[:10]
 _TABLE_COLUMNS = ("id", "operation", *_VIEW_COLUMNS, "recorded_at")
 _INDEXED = ("study_pk", "recorded_at")
 
-_TRIGGERS = (
+TRIGGERS = (
     "indexer_study_insert",
     "indexer_study_update",
     "indexer_study_delete",
@@ -149,8 +149,10 @@ class _Outbox(_Session):
             f"SELECT study_pk, study_datetime FROM {VIEW} ORDER BY study_pk DESC LIMIT {NEWEST}"  # noqa: S608
         )
         # After the view: whatever that showed was recorded in the same transaction.
+        # MariaDB 10.11 would read and sort the whole table else.
         oldest = self._rows(
-            f"SELECT operation, study_pk FROM {TABLE} ORDER BY recorded_at, id LIMIT {NEWEST}"  # noqa: S608
+            f"SELECT operation, study_pk FROM {TABLE} FORCE INDEX (recorded_at) "  # noqa: S608
+            f"ORDER BY recorded_at, id LIMIT {NEWEST}"
         )
         first = next((pk for operation, pk in oldest if operation == "stored"), None)
         ((now, made),) = self._rows(
@@ -218,7 +220,7 @@ class _Objects(_Session):
                 f"The old client's trigger {_OLD_TRIGGER} is still there: with the new table, no study can be stored.",
                 f"At once, as an administrator:\nDROP TRIGGER {_OLD_TRIGGER};\n{self._again}",
             )
-        missing = [name for name in _TRIGGERS if name not in found]
+        missing = [name for name in TRIGGERS if name not in found]
         if missing:
             yield failed(
                 "triggers", f"Missing: {', '.join(missing)}. What they would record isn't sent.", self._again
@@ -232,8 +234,8 @@ class _Objects(_Session):
                 self._again,
             )
         if not missing and not gone and _OLD_TRIGGER not in found:
-            definers = ", ".join(sorted({found[name] for name in _TRIGGERS}))
-            yield ok("triggers", f"All {len(_TRIGGERS)} are there, with the rights of {definers}.")
+            definers = ", ".join(sorted({found[name] for name in TRIGGERS}))
+            yield ok("triggers", f"All {len(TRIGGERS)} are there, with the rights of {definers}.")
 
     def procedures(self) -> Iterator[Finding]:
         found = {

@@ -263,7 +263,7 @@ class _Session:
                 "server_id",
                 f"{own}, and the server's is {theirs}; whether another replica has it, this account may not see.",
             )
-        elif own in replicas and not self._following.running:
+        elif own in replicas:
             yield failed(
                 "server_id",
                 f"Another replica of this server has the server_id {own} too: the two would throw each other out.",
@@ -273,7 +273,10 @@ class _Session:
             yield ok("server_id", f"{own} is free.")
 
     def _replicas(self) -> set[int] | None:
-        """The server_ids of the replicas that are connected; None where the account may not see them."""
+        """The server_ids of the replicas that are connected; None where the account may not see them.
+
+        Replicas report themselves; this program doesn't, so that none of them is ours.
+        """
         old = self._server.mariadb or self._server.version < (8, 0, 22)
         try:
             return {int(row[0]) for row in self._rows("SHOW SLAVE HOSTS" if old else "SHOW REPLICAS")}
@@ -302,7 +305,7 @@ class _Session:
             name = quoted(self._database.name)
             yield warning(
                 "grants",
-                f"The account {account} may do everything on this server.",
+                f"The account {account} is an administrator of this server.",
                 "Give the service an account of its own, and put that into config.json:\n"
                 "CREATE USER 'indexer'@'localhost' IDENTIFIED BY '...';\n"
                 f"GRANT SELECT ON {name}.{TABLE} TO 'indexer'@'localhost';\n"

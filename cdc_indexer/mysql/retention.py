@@ -30,7 +30,7 @@ class Following:
     """How this service follows the server.
 
     ``written``: when the checkpoint with ``position`` was written, None without one. ``running``: a `run` is active now,
-    so that its own server_id and its position are as they should be. ``columns``: more columns of the view that the
+    so that the position moves by itself. ``columns``: more columns of the view that the
     settings name.
     """
 
