@@ -71,17 +71,18 @@ class Audit:
         with self._lock:
             return self._outbox.now()
 
-    def full(self, *, first: bool = False) -> Audited:
+    def full(self, *, first: bool = False, on_page: Callable[[], None] = lambda: None) -> Audited:
         """Hands over every committed row after ``until`` that nobody has, and proposes a later ``until``.
 
         ``first``: before the first stream after a start; a row is then superseded by a newer one of its study.
+        ``on_page``: called now and then, to show that it moves.
 
         Raises SourceError, and Stopped when the program ends meanwhile.
         """
         with self._lock:
             now = self._outbox.now()
             went_back = self._watch_clock(now)
-            found, oldest_unsettled = self._read_all(first)
+            found, oldest_unsettled = self._read_all(first, on_page)
             until = minute_of(now - HOLD_BACK)
             if oldest_unsettled is not None:
                 # Just before it, since `until` itself counts as settled.
@@ -91,13 +92,14 @@ class Audit:
                 self._progress.propose_until(until, self._binlog_end())
             return Audited(found, went_back)
 
-    def _read_all(self, first: bool) -> tuple[int, datetime | None]:
+    def _read_all(self, first: bool, on_page: Callable[[], None]) -> tuple[int, datetime | None]:
         progress, outbox = self._progress, self._outbox
         leave_out = progress.widest_settled(_LEAVE_OUT)
         mark: Mark = (progress.until, _ID_MAX)
         found = 0
         oldest_unsettled: datetime | None = None
         while True:
+            on_page()
             page = outbox.ids_after(mark, PAGE, leave_out)
             unknown = []
             for recorded_at, row_id in page:

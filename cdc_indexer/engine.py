@@ -96,6 +96,8 @@ class Engine:
             on_gate=self._gate_changed,
             before_probe=self.reload,
         )
+        #: Whether the state directory can't be written now: everything waits for that.
+        self.storage_failing = False
         self.delivered_count = 0
         self.parked_count = 0
         self.pipeline = Pipeline(
@@ -252,6 +254,7 @@ class Engine:
 
     def storage_trouble(self, error: StorageError | None) -> None:
         """Observer: the state directory can't be written; None: it can again."""
+        self.storage_failing = error is not None
         if error is None:
             log.info("the state directory can be written again")
         else:

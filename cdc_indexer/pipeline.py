@@ -471,6 +471,11 @@ class Pipeline:
         """Whether nothing is under way: every row taken is settled, every first version verified."""
         return not (self._patients or len(self._versions) or self._dispatcher.pending)
 
+    @property
+    def full(self) -> bool:
+        """Whether who brings rows waits for room: until the central index is back, or studies are quiet."""
+        return self._dispatcher.full or self._versions.full or len(self._patients) >= _MAX_PATIENTS
+
     def stop(self) -> None:
         """Ends every wait with Stopped."""
         with self._patients_changed:

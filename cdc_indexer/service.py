@@ -35,6 +35,7 @@ from cdc_indexer.mysql import catalogue
 from cdc_indexer.mysql.binlog import BinlogReader, Heartbeat, Rows, TableChanged, TableRead, TransactionEnd
 from cdc_indexer.mysql.connection import reading
 from cdc_indexer.mysql.outbox import Outbox
+from cdc_indexer.notify import Notifier, Pulse
 from cdc_indexer.position import Position
 from cdc_indexer.progress import Columns
 from cdc_indexer.runner import Runner
@@ -67,6 +68,10 @@ _CLASH_PAUSE_SECONDS = 60.0
 
 _TICK_SECONDS = 1.0
 
+#: The worker comes round at least so often, whatever the database does: the longest is a query that is given up, the
+#: pause after another replica came. If it doesn't, systemd's watchdog is no longer fed.
+_PATIENCE_SECONDS = 180.0
+
 
 class Service:
     """One `run`. ``until_caught_up``: once through the table, no stream, and out."""
@@ -85,6 +90,8 @@ class Service:
         self._fresh_position = True
         self._columns: tuple[object, Columns | None] = (None, None)
         self._caught_up = False
+        self._notifier = Notifier()
+        self._pulse = Pulse(_PATIENCE_SECONDS)
         #: As it was when the stream began.
         self._end_of_log: Position
         self.engine = Engine(
@@ -105,6 +112,8 @@ class Service:
     def run(self) -> None:
         """Works until a signal comes (or all is sent, with ``until_caught_up``); raises what it can't handle."""
         self.engine.start()
+        # Not only when connected: at boot the database may come later than systemd is willing to wait.
+        self._notifier.ready()
         self._runner.run(
             self._catch_up if self._once else self._follow,
             tick=self._tick,
@@ -116,6 +125,7 @@ class Service:
         log.info("stopped", delivered=self.engine.delivered_count, parked=self.engine.parked_count)
 
     def _clean_up(self) -> None:
+        self._notifier.stopping()
         self.engine.pipeline.stop()
         with self._reader_lock:
             if self._reader is not None:
@@ -126,6 +136,8 @@ class Service:
 
     def _tick(self) -> None:
         """Writes a position that moved without any row of ours, and looks for what other commands ask for."""
+        if self._moves:
+            self._notifier.alive()
         if not self._once and not self._stopping.is_set():
             self._feeder.look()
             self.engine.retry_parked()
@@ -138,6 +150,11 @@ class Service:
             self._written = progress.generation
             self._next_write = time.monotonic() + _CHECKPOINT_SECONDS
             self.engine.writer.request(self._written)
+
+    @property
+    def _moves(self) -> bool:
+        """Whether the worker comes round, or waits for somebody who has to come back: the index, the disk."""
+        return self._pulse.moves or self.engine.pipeline.full or self.engine.storage_failing or self._once
 
     # --- once through the table --------------------------------------------------------------------------
 
@@ -177,6 +194,7 @@ class Service:
         rng = random.Random()  # noqa: S311 - jitter
         while not self._stopping.is_set():
             began = time.monotonic()
+            self._pulse.beat()
             try:
                 self._stream()
             except NoBinlog as error:
@@ -225,6 +243,7 @@ class Service:
         self._auditor.start()
         try:
             for event in reader:
+                self._pulse.beat()
                 self._handle(event)
         finally:
             with self._reader_lock:
@@ -268,7 +287,7 @@ class Service:
         try:
             if self._fresh_position:
                 self._heal_pruned()
-            audited = self._audit.full(first=first)
+            audited = self._audit.full(first=first, on_page=self._pulse.beat)
         except SourceError:
             self._first_audit = first
             raise
@@ -332,6 +351,7 @@ class Service:
                 self._full_audit()
             except SourceError as away:
                 log.warning("the database is away", reason=str(away))
+            self._pulse.beat()
             self._stopping.wait(_DEGRADED_AUDIT_SECONDS)
 
 

@@ -133,6 +133,11 @@ class Dispatcher:
         return self._keeper.gate
 
     @property
+    def full(self) -> bool:
+        """Whether who brings live studies waits for room."""
+        return self._full[False]
+
+    @property
     def pending(self) -> int:
         """How many deliveries are queued, delayed or in flight."""
         return self._queued[False] + self._queued[True]
