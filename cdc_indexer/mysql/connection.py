@@ -156,6 +156,7 @@ def connect(
             read_timeout=read_timeout_seconds,
             write_timeout=CONNECT_TIMEOUT_SECONDS,
             program_name="cdc_indexer",
+            auth_plugin_map=_refused_logins(database),
             defer_connect=True,
             **_tls(database),
         )
@@ -313,6 +314,26 @@ def _tls(database: DatabaseSettings) -> dict[str, Any]:
                 f"database.tls.cert or database.tls.key can't be read ({_reason(error)})."
             ) from None
     return {"ssl": context}
+
+
+class _Refused:
+    """Stands for a way of logging in by which whoever asks for it gets the password; PyMySQL would give it to anybody."""
+
+    def __init__(self, _connection: object) -> None:
+        pass
+
+    def authenticate(self, _packet: object) -> None:
+        raise SourceError(
+            "The database server, or somebody on the way to it, asks for the password in the clear: "
+            'add "tls": {} to database, or give the account another login method.'
+        )
+
+
+def _refused_logins(database: DatabaseSettings) -> dict[str, Any]:
+    """Passwords in the clear go through verified TLS or a socket of this machine only; the hash of MySQL 4.0 nowhere."""
+    safe = database.unix_socket is not None or (database.tls is not None and database.tls.verify)
+    names = ["mysql_old_password"] if safe else ["mysql_clear_password", "dialog", "mysql_old_password"]
+    return dict.fromkeys(names, _Refused)
 
 
 def _text(path: object) -> str | None:
