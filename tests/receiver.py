@@ -365,9 +365,11 @@ class _Connection(asyncio.Protocol):
 
     def reset(self) -> None:
         """Closes with RST instead of FIN."""
-        raw: socket.socket = self._transport.get_extra_info("socket")
+        raw: socket.socket | None = self._transport.get_extra_info("socket")
+        # With TLS there is none any more once the other side has gone.
         with contextlib.suppress(OSError):
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+            if raw is not None:
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:

@@ -85,8 +85,13 @@ def _each(whole: Outcome, count: int) -> list[Outcome]:
 
 def _one(result: object) -> Outcome:
     status = result.get("status") if isinstance(result, dict) else result
-    answer = json.dumps(result).encode()
+    try:
+        answer = json.dumps(result).encode()
+    except RecursionError:  # it nests so deeply that it could just be read
+        answer = b""
     if isinstance(status, int) and not isinstance(status, bool):
+        if not 100 <= status <= 999:
+            return Outcome(Kind.HELD, reason=_NO_RESULTS)
         return classify("POST", status, answer, None, time.time())
     # {"status": "Ok"} or {"status": "Error"}, as for one study alone.
     return classify("POST", 200, answer, None, time.time())
