@@ -1,0 +1,408 @@
+"""`check` without a database: files, settings, the state directory, the web service, and how it is shown."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdc_indexer.check import check
+from cdc_indexer.checkpoint import Checkpoint, CheckpointFile
+from cdc_indexer.config import Settings, load_settings
+from cdc_indexer.delivery.probe import probe
+from cdc_indexer.finding import Finding, Status, failed, ok, warning
+from cdc_indexer.lock import StateLock, holder
+from cdc_indexer.monitor.findings import as_json, show
+from tests.certificates import make_certificate
+from tests.indexer import KEY, wait_until
+from tests.receiver import Answer, Receiver
+
+OK, WARNING, FAILED = Status.OK, Status.WARNING, Status.FAILED
+
+Make = Callable[..., Settings]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Settings in files of their own; nobody listens at their addresses."""
+
+    def settings(center: str = "007", **changes: Any) -> Settings:
+        config: dict[str, Any] = {
+            "database": {
+                "host": "127.0.0.1",
+                "port": 1,
+                "user": "indexer",
+                "password": "secret",
+                "name": "pacsdb",
+            },
+            "key": KEY,
+            "webservice_url": "http://127.0.0.1:1/",
+            "delivery": {"timeout_seconds": 2},
+            **changes,
+        }
+        config = {name: value for name, value in config.items() if value is not None}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        (tmp_path / "config.json").chmod(0o600)
+        (tmp_path / "server.json").write_text(json.dumps({"server": center}))
+        return load_settings(tmp_path / "config.json", {})
+
+    return settings
+
+
+def only(settings: Settings, name: str) -> Finding:
+    """The one finding of that name that isn't fine; or the one that is."""
+    named = [finding for finding in check(settings) if finding.name == name]
+    return next((finding for finding in named if finding.status is not OK), named[0])
+
+
+def names(settings: Settings) -> set[str]:
+    return {finding.name for finding in check(settings)}
+
+
+# --- files -----------------------------------------------------------------------------------------------
+
+
+def test_files_that_others_can_read_or_change(make: Make, tmp_path: Path) -> None:
+    settings, config = make(), tmp_path / "config.json"
+    assert only(settings, "files").status is OK
+    for mode, said in (
+        (0o644, "everybody"),
+        (0o604, "everybody"),
+        (0o620, "can change"),
+        (0o602, "can change"),
+    ):
+        config.chmod(mode)
+        finding = only(settings, "files")
+        assert finding.status is WARNING
+        assert said in finding.message
+        assert finding.remedy.splitlines()[-1].startswith("chmod ")
+        assert str(config) in finding.remedy
+    config.chmod(0o600)
+    (tmp_path / "server.json").chmod(0o666)
+    assert "can change" in only(settings, "files").message
+    (tmp_path / "server.json").chmod(0o644)
+    tmp_path.chmod(0o777)
+    assert "can replace" in only(settings, "files").message
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+def test_a_group_of_the_services_own_may_read(make: Make, tmp_path: Path) -> None:
+    settings, config = make(), tmp_path / "config.json"
+    config.chmod(0o640)
+    assert "its group" in only(settings, "files").message
+    os.chown(config, 0, 12345)
+    assert only(settings, "files").status is OK
+    os.chown(config, 12345, 12345)
+    assert only(settings, "files").status is WARNING
+
+
+def test_files_of_secrets_are_looked_at_too(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    password = tmp_path / "password"
+    password.write_text("secret")
+    password.chmod(0o644)
+    certificate = make_certificate(tmp_path / "tls")
+    certificate.key.chmod(0o600)
+    monkeypatch.setenv("CDC_INDEXER_DATABASE__PASSWORD_FILE", "password")
+    settings = make()
+    assert str(password) in only(settings, "files").message
+    password.chmod(0o600)
+    both = tmp_path / "both.pem"
+    both.write_bytes(certificate.cert.read_bytes() + certificate.key.read_bytes())
+    both.chmod(0o644)
+    assert str(both) in only(make(delivery={"client_cert": str(both)}), "files").message
+    both.chmod(0o600)
+    assert only(make(delivery={"client_cert": str(both)}), "files").status is OK
+
+
+# --- settings --------------------------------------------------------------------------------------------
+
+
+def test_values_that_are_an_examples(make: Make) -> None:
+    assert only(make(), "center").status is OK
+    assert only(make(center="000"), "center").status is WARNING
+    assert only(make(), "key").status is OK
+    demo = (Path(__file__).parent.parent.parent / "extras/compose/indexer_key").read_text().strip()
+    for published in (demo, "5954032458" + "e83fc75abf23afd1c01ce1"):
+        finding = only(make(key=published), "key")
+        assert finding.status is WARNING
+        assert published not in finding.message + finding.remedy
+    assert only(make(delivery=None), "delivery").status is WARNING
+    assert '"updates": false' in only(make(delivery=None), "delivery").remedy
+    assert only(make(delivery={}), "delivery").status is OK
+
+
+def test_addresses_that_others_can_reach_or_read(make: Make) -> None:
+    assert "webservice_url" not in names(make())
+    # 127.1 is 127.0.0.1 too, but not to us: as if it were another machine.
+    assert only(make(webservice_url="http://127.1:1/"), "webservice_url").status is WARNING
+    assert "webservice_url" not in names(make(webservice_url="https://127.1:1/"))
+    for address in ("127.0.0.1:9108", "[::1]:9108", "localhost:9108"):
+        assert "monitor.listen" not in names(make(monitor={"listen": address}))
+    for address in ("0.0.0.0:9108", "[::]:9108", "192.0.2.1:9108"):
+        assert only(make(monitor={"listen": address}), "monitor.listen").status is WARNING
+
+
+# --- the state directory ---------------------------------------------------------------------------------
+
+
+def test_the_state_directory(make: Make, tmp_path: Path) -> None:
+    settings = make()
+    state = settings.state_dir
+    assert only(settings, "state directory").status is OK
+    assert not state.exists()
+    state.mkdir(mode=0o700)
+    assert only(settings, "state directory").status is OK
+    assert list(state.iterdir()) == []
+    (state / "parked.sqlite").touch(0o644)
+    assert "parked.sqlite" in only(settings, "state directory").message
+    (state / "parked.sqlite").chmod(0o600)
+    state.chmod(0o755)
+    finding = only(settings, "state directory")
+    assert finding.status is WARNING
+    assert finding.remedy == f"chmod -R go-rwx {state}"
+    elsewhere = make(state_dir="/proc/1/nowhere")
+    assert only(elsewhere, "state directory").status is FAILED
+
+
+def test_a_state_directory_that_can_not_be_written(make: Make) -> None:
+    settings = make(state_dir="/proc/self/task")
+    finding = only(settings, "state directory")
+    assert finding.status is FAILED
+    assert "chown" in finding.remedy
+
+
+def test_the_checkpoint(make: Make) -> None:
+    settings = make()
+    settings.state_dir.mkdir(mode=0o700)
+    assert "None yet" in only(settings, "checkpoint").message
+    file = CheckpointFile(settings.state_dir)
+    file.save(Checkpoint(identity=None, center="007").render())
+    assert only(settings, "checkpoint").status is OK
+    file.save(Checkpoint(identity=None, center="007").render())
+    file.path.write_text("torn")
+    assert only(settings, "checkpoint").status is WARNING
+    file.previous_path.write_text("torn")
+    assert only(settings, "checkpoint").status is FAILED
+    file.save(Checkpoint(identity=None, center="another").render())
+    finding = only(settings, "checkpoint")
+    assert finding.status is FAILED
+    assert "initial --restart" in finding.remedy
+
+
+def test_who_works_on_the_state_directory_is_known_without_taking_its_lock(tmp_path: Path) -> None:
+    assert holder(tmp_path) is None
+    with StateLock(tmp_path, "run"):
+        assert holder(tmp_path) == "run"
+    assert holder(tmp_path) is None
+    # What a killed one left.
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / "lock").write_text(json.dumps({"pid": dead.pid, "command": "run", "since": ""}))
+    assert holder(tmp_path) is None
+
+
+# --- the web service -------------------------------------------------------------------------------------
+
+
+def probed(settings: Settings) -> dict[str, Finding]:
+    return {finding.name: finding for finding in probe(settings)}
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "said"),
+    [
+        (Answer(200, []), OK, "knows the key"),
+        (Answer(200, {"status": "Error"}), FAILED, "refuses the key"),
+        (Answer(401, {"status": "Error"}), FAILED, "refuses the key"),
+        (Answer(403, b""), FAILED, "refuses the key"),
+        (Answer(302, b"", {"Location": "https://elsewhere.example/"}), FAILED, "redirects"),
+        (Answer(200, b"<html>Welcome</html>"), WARNING, "Not testable"),
+        (Answer(200, {"status": "Ok"}), WARNING, "Not testable"),
+        (Answer(404, b""), WARNING, "Not testable"),
+        (Answer(405, b""), WARNING, "Not testable"),
+        (Answer(501, b""), WARNING, "Not testable"),
+        (Answer(422, b""), WARNING, "Not testable"),
+        (Answer(500, b""), WARNING, "Not testable now"),
+        (Answer(503, b"", {"Retry-After": "5"}), WARNING, "Not testable now"),
+        (Answer(429, b""), WARNING, "Not testable now"),
+    ],
+)
+def test_what_a_get_says_of_the_key(answer: Answer, status: Status, said: str, make: Make) -> None:
+    with Receiver(KEY) as receiver:
+        receiver.always(answer, gets=True)
+        findings = probed(make(webservice_url=receiver.url))
+        assert findings["web service"].status is OK
+        assert findings["key accepted"].status is status
+        assert said in findings["key accepted"].message
+        assert [(entry.method, entry.headers["x-api-key"]) for entry in receiver.entries()] == [("GET", KEY)]
+
+
+def test_the_key_of_the_index_in_use_and_a_wrong_one(make: Make) -> None:
+    with Receiver(KEY) as receiver:
+        assert probed(make(webservice_url=receiver.url))["key accepted"].status is OK
+        finding = probed(make(webservice_url=receiver.url, key="wrong"))["key accepted"]
+        assert finding.status is FAILED
+        assert "config.json" in finding.remedy
+        assert {entry.method for entry in receiver.entries()} == {"GET"}
+
+
+@pytest.mark.parametrize(("days", "status"), [(30, OK), (5, WARNING)])
+def test_the_days_left_of_a_certificate(days: int, status: Status, make: Make, tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path / "tls", valid_days=days)
+    with Receiver(KEY, tls=certificate.server_context()) as receiver:
+        settings = make(webservice_url=receiver.url, delivery={"ca": str(certificate.ca)})
+        finding = probed(settings)["certificate"]
+        assert finding.status is status
+        assert f"{days} days" in finding.message
+        # And one that nobody has signed for us.
+        finding = probed(make(webservice_url=receiver.url))["web service"]
+        assert finding.status is FAILED
+        assert "delivery.ca" in finding.remedy
+
+
+def test_an_index_that_is_not_there_or_hangs(make: Make) -> None:
+    finding = probed(make())["web service"]
+    assert finding.status is FAILED
+    assert "can't be reached" in finding.message
+    assert finding.remedy
+    with Receiver(KEY) as receiver:
+        receiver.always(Answer(fault="hang"), gets=True)
+        began = time.monotonic()
+        settings = make(webservice_url=receiver.url, delivery={"timeout_seconds": 0.3})
+        assert probed(settings)["web service"].status is FAILED
+        assert time.monotonic() - began < 5
+
+
+# --- how it is shown -------------------------------------------------------------------------------------
+
+SHOWN = [
+    ok("server", "MariaDB 10.11.19."),
+    warning(
+        "files",
+        "config.json [bold]is[/bold] \x1b[2J readable.",
+        "Let nobody else read it:\nchmod 600 config.json",
+    ),
+    failed("log_bin", "Off.", "In my.cnf:\n[mysqld]\nlog_bin = mysql-bin"),
+]
+
+
+def test_plain_lines() -> None:
+    stream = io.StringIO()
+    show(SHOWN, stream)
+    assert stream.getvalue().splitlines() == [
+        "ok       server             MariaDB 10.11.19.",
+        "warning  files              config.json [bold]is[/bold]  [2J readable.",
+        "         Let nobody else read it:",
+        "         chmod 600 config.json",
+        "failed   log_bin            Off.",
+        "         In my.cnf:",
+        "         [mysqld]",
+        "         log_bin = mysql-bin",
+        "1 ok, 1 warning, 1 failed",
+    ]
+
+
+def test_a_table_on_a_terminal() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    show(SHOWN, stream)
+    for text in ("[bold]is[/bold]", "[mysqld]", "log_bin = mysql-bin", "1 ok, 1 warning, 1 failed"):
+        assert text in stream.getvalue()
+    assert "\x1b[2J" not in stream.getvalue()
+
+
+def test_json() -> None:
+    shown = json.loads(as_json(SHOWN))
+    assert [list(finding) for finding in shown] == [["name", "status", "message", "remedy"]] * 3
+    assert shown[0]["remedy"] is None
+    assert [finding["status"] for finding in shown] == ["ok", "warning", "failed"]
+
+
+# --- the command -----------------------------------------------------------------------------------------
+
+
+def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cdc_indexer", "check", *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_everything_else_is_checked_where_the_database_is_away(make: Make, tmp_path: Path) -> None:
+    with Receiver(KEY) as receiver:
+        make(webservice_url=receiver.url)
+        done = run(tmp_path, "--json")
+    assert done.returncode == 1
+    assert done.stderr == ""
+    findings = {finding["name"]: finding for finding in json.loads(done.stdout)}
+    assert findings["connection"]["status"] == "failed"
+    assert findings["key accepted"]["status"] == findings["state directory"]["status"] == "ok"
+    assert KEY not in done.stdout
+    assert "secret" not in done.stdout.replace("secrets", "")
+
+
+def test_bad_configuration_is_no_failed_check(make: Make, tmp_path: Path) -> None:
+    make()
+    (tmp_path / "config.json").write_text('{"database": 1}')
+    done = run(tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
+def test_the_administrators_password_is_asked_for_at_the_terminal(make: Make, tmp_path: Path) -> None:
+    make()
+    main, terminal = pty.openpty()
+    with os.fdopen(main, "rb", buffering=0) as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cdc_indexer", "check", "--admin", "root"],
+            cwd=tmp_path,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+            preexec_fn=_controlling_terminal,
+        )
+        os.close(terminal)
+        os.set_blocking(main, False)
+        shown = bytearray()
+
+        def read() -> bytearray:
+            with contextlib.suppress(OSError):  # EIO: the other end is closed
+                shown.extend(stream.read(65536) or b"")
+            return shown
+
+        wait_until(lambda: b"Password of root" in read(), what="the question")
+        os.write(main, b"an-admins-password\n")
+        wait_until(lambda: read() is None or process.poll() is not None, what="the end")
+        read()
+    assert process.wait(10) == 1
+    assert b"an-admins-password" not in shown
+    # A terminal: a table in colours.
+    assert b"connection" in shown
+    assert b"\x1b[" in shown
+
+
+def _controlling_terminal() -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
