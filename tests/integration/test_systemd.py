@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import _picked
 from tests.indexer import Indexer
 from tests.pacs import Pacs
 from tests.receiver import Receiver
+
+pytestmark = pytest.mark.one_server
 
 UNIT = Path(__file__).resolve().parent.parent.parent / "extras/cdc-indexer.service"
 
@@ -35,12 +36,6 @@ if "stuck" in sys.argv:
     service.BinlogReader.__iter__ = lambda self: iter(lambda: __import__("time").sleep(3600), None)
 cli.main()
 """
-
-
-@pytest.fixture(scope="session")
-def flavour() -> str:
-    """One is enough: the servers make no difference here."""
-    return _picked()[0]
 
 
 @pytest.fixture

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import _picked
 from tests.indexer import KEY, Indexer, wait_until
 from tests.pacs import Pacs
 from tests.receiver import Answer, Receiver
 
 NAME, PATIENT_ID = "CASTAÑEDA^ITZEL", "19283746-5"
+
+pytestmark = pytest.mark.one_server
 
 #: The program as if it didn't set its own umask: each file's mode must be right by itself.
 _WITHOUT_UMASK = """
@@ -29,12 +30,6 @@ cli.main()
 """
 
 TRICKS = '\x1b[2J\x1b]0;owned\x07\r\n{"level": "info", "event": "forged"}\nforged \u202e\x9b31m'
-
-
-@pytest.fixture(scope="session")
-def flavour() -> str:
-    """One is enough: the servers make no difference here."""
-    return _picked()[0]
 
 
 @pytest.fixture

@@ -1,0 +1,109 @@
+"""The scripts for cron, as cron starts them: next to no environment, another directory; and the shell's completion."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.indexer import Indexer
+from tests.pacs import Pacs
+from tests.receiver import Receiver
+
+pytestmark = pytest.mark.one_server
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture
+def indexer(pacs: Pacs, receiver: Receiver, tmp_path: Path) -> Iterator[Indexer]:
+    one = Indexer(tmp_path / "indexer", pacs, receiver.url)
+    yield one
+    one.close()
+
+
+def cron(script: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [script, *map(str, arguments)],
+        cwd="/",
+        env={"PATH": "/usr/bin:/bin", "HOME": "/root", "SHELL": "/bin/sh"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", ["dicom_indexer.sh", "heading_indexer.sh"])
+def test_both_scripts_send_what_is_new_and_say_nothing(
+    name: str, pacs: Pacs, receiver: Receiver, indexer: Indexer
+) -> None:
+    (indexer.directory / "venv/bin").mkdir(parents=True)
+    (indexer.directory / "venv/bin/python").symlink_to(sys.executable)
+    # A link to the python of a virtual environment isn't one by itself.
+    (indexer.directory / "venv/pyvenv.cfg").write_text((Path(sys.prefix) / "pyvenv.cfg").read_text())
+    (indexer.directory / "venv/lib").symlink_to(Path(sys.prefix) / "lib")
+    for uid in ("1.2.3", "1.2.4"):
+        pacs.store_study(uid)
+        done = cron(ROOT / "extras" / name, indexer.directory)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert receiver.study_iuids() == ["1.2.3", "1.2.4"]
+    # While another run is active there is nothing to do, and nothing to say.
+    with indexer.running():
+        done = cron(ROOT / "extras" / name, indexer.directory)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    receiver.refuse()
+    pacs.store_study("1.2.5")
+    done = cron(ROOT / "extras" / name, indexer.directory)
+    assert done.returncode == 1
+    assert "can't be reached" in done.stderr
+
+
+def test_the_old_clients_place(tmp_path: Path) -> None:
+    """/srv/dicom_indexer: the script in extras, config.json above it, whatever link cron calls it by."""
+    (tmp_path / "extras").mkdir()
+    for name in ("dicom_indexer.sh", "heading_indexer.sh"):
+        shutil.copy(ROOT / "extras" / name, tmp_path / "extras")
+    (tmp_path / "venv/bin").mkdir(parents=True)
+    python = tmp_path / "venv/bin/python"
+    python.write_text('#!/bin/sh\necho "$PWD $@ $CDC_INDEXER_LOG__LEVEL"\n')
+    python.chmod(0o755)
+    (tmp_path / "link").symlink_to(tmp_path / "extras/heading_indexer.sh")
+    for script in ("extras/dicom_indexer.sh", "link"):
+        done = cron(tmp_path / script)
+        assert (
+            done.stdout == f"{tmp_path} -m cdc_indexer --config config.json run --until-caught-up warning\n"
+        )
+
+
+def test_completion_of_the_shell() -> None:
+    """The command of the README, and what it makes, in a real bash."""
+    readme = (ROOT / "README.md").read_text()
+    command = "_CDC_INDEXER_COMPLETE=bash_source cdc-indexer"
+    assert command in readme
+    script = f"""
+set -e
+source <({command})
+COMP_WORDS=(cdc-indexer che) COMP_CWORD=1
+_cdc_indexer_completion cdc-indexer
+echo "${{COMPREPLY[@]}}"
+COMPREPLY=() COMP_WORDS=(cdc-indexer parked re) COMP_CWORD=2
+_cdc_indexer_completion cdc-indexer
+echo "${{COMPREPLY[@]}}"
+complete -p cdc-indexer
+"""
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, registered = done.stdout.splitlines()
+    assert (first, second) == ("check", "retry")
+    assert "-F _cdc_indexer_completion" in registered
