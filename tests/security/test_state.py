@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from cdc_indexer import handover
+from cdc_indexer.checkpoint import CheckpointFile
+from cdc_indexer.errors import StorageError
 from tests.indexer import KEY, Indexer, wait_until
 from tests.pacs import Pacs
 from tests.receiver import Answer, Receiver
@@ -124,3 +127,18 @@ def test_the_environment_gives_secrets_by_file(pacs: Pacs, receiver: Receiver, i
     assert done.returncode == 0, done.stderr
     assert receiver.study_iuids() == ["1.2.3.4"]
     assert KEY not in done.stdout + done.stderr
+
+
+def test_a_link_in_the_state_directory_is_not_followed(tmp_path: Path) -> None:
+    """Where the directory was made by somebody else, for everybody."""
+    target = tmp_path / "target"
+    target.write_text("somebody's")
+    state = tmp_path / "state"
+    state.mkdir()
+    for name in ("checkpoint.new", "initial.request.new"):
+        (state / name).symlink_to(target)
+    with pytest.raises(StorageError):
+        CheckpointFile(state).save("text")
+    with pytest.raises(StorageError):
+        handover.write(state, handover.REQUEST, {})
+    assert target.read_text() == "somebody's"
