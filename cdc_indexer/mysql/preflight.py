@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pymysql
 
-from cdc_indexer.errors import IndexerError, SourceError
+from cdc_indexer.errors import IndexerError
 from cdc_indexer.finding import Finding, failed, failed_by, ok, warning
 from cdc_indexer.mysql import catalogue, installation
 from cdc_indexer.mysql.connection import connect, is_mariadb, server_version, translate
@@ -43,14 +43,9 @@ def preflight(
 ) -> Iterator[Finding]:
     """Every finding about the database; ``administrator``: the same with a login that sees triggers and routines."""
     began = time.monotonic()
-    selected = True
     try:
-        try:
-            connection = connect(database, read_timeout_seconds=_ANSWER_SECONDS)
-        except SourceError:
-            # Without a right on the database, or without the database, the server still has something to say.
-            connection = connect(database, read_timeout_seconds=_ANSWER_SECONDS, select_database=False)
-            selected = False
+        # Without a right on the database, or without the database, the server still has something to say.
+        connection = connect(database, read_timeout_seconds=_ANSWER_SECONDS, select_database=False)
     except IndexerError as error:
         yield failed_by("connection", error)
         return
@@ -58,7 +53,7 @@ def preflight(
         took = (time.monotonic() - began) * 1000
         where = database.unix_socket or f"{database.host}:{database.port}"
         yield ok("connection", f"User {database.user} is in at {where} ({took:.0f} ms).")
-        yield from _Session(connection, database, following).findings(selected)
+        yield from _Session(connection, database, following).findings()
     finally:
         _close(connection)
     yield from _with_administrator(database, administrator)
@@ -120,7 +115,7 @@ class _Session:
         self._following = following
         self._server = Server(is_mariadb(connection), server_version(connection), {})
 
-    def findings(self, selected: bool) -> Iterator[Finding]:
+    def findings(self) -> Iterator[Finding]:
         checks: list[Check] = [
             ("server", self._read_variables),
             ("TLS", self._tls),
@@ -131,9 +126,10 @@ class _Session:
             ("server_id", self._server_id),
             ("grants", self._grants),
         ]
-        if selected:
+        try:
+            self._connection.select_db(self._database.name)
             checks += installation.outbox(self._connection, self._database, self._following.columns)
-        else:
+        except (pymysql.Error, OSError):
             checks.append(("table", self._select_database))
         checks += [("event_scheduler", self._event_scheduler), ("clock", self._clock)]
         return _asked(checks, self._database)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -22,6 +25,7 @@ from cdc_indexer.mysql.retention import Following
 from cdc_indexer.service import server_id_of
 from tests.indexer import Indexer
 from tests.pacs import Pacs
+from tests.receiver import Receiver
 from tests.servers import Server
 
 OK, WARNING, FAILED = Status.OK, Status.WARNING, Status.FAILED
@@ -528,6 +532,42 @@ def test_a_database_that_can_not_be_reached(shared: Pacs, indexer: Indexer) -> N
     findings = found(indexer)
     assert only(findings, "connection").status is OK
     assert only(findings, "table").status is FAILED
+
+
+@pytest.mark.one_server
+def test_a_server_that_never_answers_is_not_waited_for_long(
+    indexer: Indexer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cdc_indexer.mysql.preflight._ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        indexer.settings["database"]["port"] = silent.getsockname()[1]
+        indexer.write_files()
+        began = time.monotonic()
+        findings = found(indexer)
+        assert time.monotonic() - began < 5
+    assert [(finding.name, finding.status) for finding in findings] == [("connection", FAILED)]
+
+
+@pytest.mark.one_server
+def test_the_command(shared: Pacs, receiver: Receiver, tmp_path: Path) -> None:
+    indexer = Indexer(tmp_path / "indexer", shared, receiver.url, delivery={})
+    (indexer.directory / "config.json").chmod(0o600)
+    with expire(shared.server, 7), globally(shared.server, event_scheduler="ON"):
+        done = indexer.run("check")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert {line.split()[0] for line in done.stdout.splitlines() if line[:1] not in (" ", "2")} == {
+            "ok",
+            "warning",
+        }
+        assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("warning")] == [
+            "triggers"
+        ]
+    with expire(shared.server, 0):
+        done = indexer.run("check", "--json")
+        assert done.returncode == 1
+        failed = [finding["name"] for finding in json.loads(done.stdout) if finding["status"] == "failed"]
+        assert failed == ["binlog retention"]
+    assert [entry.method for entry in receiver.entries()] == ["GET", "GET"]
 
 
 def test_tls(shared: Pacs, indexer: Indexer) -> None:

@@ -23,6 +23,7 @@ from cdc_indexer.delivery.probe import probe
 from cdc_indexer.finding import Finding, Status, failed, ok, warning
 from cdc_indexer.lock import StateLock, holder
 from cdc_indexer.monitor.findings import as_json, show
+from tests.central.conftest import READER, WRITER, Index
 from tests.certificates import make_certificate
 from tests.indexer import KEY, wait_until
 from tests.receiver import Answer, Receiver
@@ -256,6 +257,22 @@ def test_the_key_of_the_index_in_use_and_a_wrong_one(make: Make) -> None:
         assert finding.status is FAILED
         assert "config.json" in finding.remedy
         assert {entry.method for entry in receiver.entries()} == {"GET"}
+
+
+def test_the_key_at_the_reference_index(make: Make, tmp_path: Path) -> None:
+    index = Index(tmp_path)
+    index.start()
+    try:
+        url = f"{index.url}/api/v1/register"
+        assert probed(make(webservice_url=url, key=WRITER))["key accepted"].status is OK
+        for key in ("wrong", READER):
+            assert probed(make(webservice_url=url, key=key))["key accepted"].status is FAILED
+        assert (
+            probed(make(webservice_url=f"{index.url}/api/v2/register", key=WRITER))["key accepted"].status
+            is WARNING
+        )
+    finally:
+        index.stop()
 
 
 @pytest.mark.parametrize(("days", "status"), [(30, OK), (5, WARNING)])
