@@ -152,11 +152,22 @@ def _values(settings: Settings) -> Iterator[Finding]:
             '"delivery": {"send": "stable", "updates": false}',
         )
     url = urlsplit(settings.webservice_url)
-    if url.scheme == "http" and not is_local(url.hostname or ""):
+    host = url.hostname or ""
+    from requests.utils import get_environ_proxies, select_proxy  # noqa: PLC0415
+
+    proxied = select_proxy(settings.webservice_url, get_environ_proxies(settings.webservice_url)) is not None
+    if url.scheme == "http" and not is_local(host):
         yield warning(
             "webservice_url",
-            f"Studies and the key go to {url.hostname} unencrypted: whoever is on the way can read them.",
+            f"Studies and the key go to {host} unencrypted: whoever is on the way can read them"
+            f"{', the proxy of HTTP_PROXY too' if proxied else ''}.",
             "Let the central index have a certificate, and put https:// into webservice_url.",
+        )
+    elif url.scheme == "http" and proxied:
+        yield warning(
+            "webservice_url",
+            f"Studies and the key go to the proxy of HTTP_PROXY unencrypted, though {host} is this machine.",
+            f"Name it as an exception in the service's environment:\nNO_PROXY={host}",
         )
     address = settings.monitor.address
     if address is not None and not is_local(address[0]):

@@ -144,11 +144,18 @@ def test_values_that_are_an_examples(make: Make) -> None:
     assert only(make(delivery={}), "delivery").status is OK
 
 
-def test_addresses_that_others_can_reach_or_read(make: Make) -> None:
+def test_addresses_that_others_can_reach_or_read(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     assert "webservice_url" not in names(make())
     # 127.1 is 127.0.0.1 too, but not to us: as if it were another machine.
     assert only(make(webservice_url="http://127.1:1/"), "webservice_url").status is WARNING
     assert "webservice_url" not in names(make(webservice_url="https://127.1:1/"))
+    monkeypatch.setenv("HTTP_PROXY", "http://192.0.2.1:3128")
+    assert "NO_PROXY=127.0.0.1" in only(make(), "webservice_url").remedy
+    assert "HTTP_PROXY" in only(make(webservice_url="http://127.1:1/"), "webservice_url").message
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert "webservice_url" not in names(make())
     for address in ("127.0.0.1:9108", "[::1]:9108", "localhost:9108"):
         assert "monitor.listen" not in names(make(monitor={"listen": address}))
     for address in ("0.0.0.0:9108", "[::]:9108", "192.0.2.1:9108"):
