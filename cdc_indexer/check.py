@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from cdc_indexer._config_sources import read_json
 from cdc_indexer.checkpoint import Checkpoint, CheckpointFile
 from cdc_indexer.errors import CheckpointError
 from cdc_indexer.finding import Finding, failed, failed_by, ok, warning
@@ -43,7 +44,14 @@ def check(settings: Settings, administrator: DatabaseSettings | None = None) -> 
     """The findings, in the order in which things are set up; ``administrator``: a login that sees triggers too."""
     yield from _files(settings)
     yield from _values(settings)
-    yield from _state_directory(settings)
+    try:
+        yield from _state_directory(settings)
+    except OSError as error:
+        yield failed(
+            "state directory",
+            f"{settings.state_dir} can't be looked at ({error.strerror}).",
+            "Run `check` as the service's account, such as: sudo -u cdc-indexer ...",
+        )
     checkpoint = None
     for finding, loaded in _checkpoint(settings):
         checkpoint = loaded
@@ -65,14 +73,23 @@ def check(settings: Settings, administrator: DatabaseSettings | None = None) -> 
 
 
 def _files(settings: Settings) -> Iterator[Finding]:
-    secret = [settings.config_path, *_secret_files(settings)]
-    plain = [path for path in (settings.config_path.with_name("server.json"),) if path.exists()]
+    config = settings.config_path
+    secret = _secret_files(settings)
+    plain = [path for path in (config.with_name("server.json"),) if path.exists()]
+    (secret if _holds_secrets(config) else plain).insert(0, config)
     troubles = [finding for path in secret for finding in _secret_file(path)]
     troubles += [finding for path in plain for finding in _writable(path)]
     yield from troubles
     if not troubles:
         names = ", ".join(path.name for path in (*secret, *plain))
         yield ok("files", f"{names}: nobody else can read the secrets or change the settings.")
+
+
+def _holds_secrets(config: Path) -> bool:
+    """Whether the key or the password is in config.json; they may come from elsewhere."""
+    values = read_json(config)
+    database = values.get("database")
+    return "key" in values or (isinstance(database, dict) and "password" in database)
 
 
 def _secret_files(settings: Settings) -> list[Path]:
@@ -215,11 +232,7 @@ def _state_directory(settings: Settings) -> Iterator[Finding]:
             "when it is, nothing more is sent.",
             "Free some space.",
         )
-    open_ones = [
-        path
-        for path in (directory, *sorted(directory.iterdir()))
-        if stat.S_IMODE(path.lstat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO) and not path.is_symlink()
-    ]
+    open_ones = [path for path in (directory, *sorted(directory.iterdir())) if _open_to_others(path)]
     if open_ones:
         yield warning(
             name,
@@ -231,9 +244,20 @@ def _state_directory(settings: Settings) -> Iterator[Finding]:
         yield ok(name, f"{directory} can be written, by this account only.")
 
 
+def _open_to_others(path: Path) -> bool:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:  # a running service renames its files
+        return False
+    return not stat.S_ISLNK(mode) and bool(mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+
 def _checkpoint(settings: Settings) -> Iterator[tuple[Finding, Checkpoint | None]]:
     name = "checkpoint"
-    if not settings.state_dir.is_dir():
+    try:
+        if not settings.state_dir.is_dir():
+            return
+    except OSError:  # said already
         return
     try:
         checkpoint, warned = CheckpointFile(settings.state_dir).load()

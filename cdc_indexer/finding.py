@@ -47,5 +47,5 @@ def failed_by(name: str, error: IndexerError) -> Finding:
     """An error of ours as a finding: its sentence is what happened, a colon, what to do."""
     message, colon, remedy = str(error).partition(": ")
     if not colon:
-        return failed(name, message, "See the message.")
+        return failed(name, message, "Mend that, and run `check` again.")
     return failed(name, f"{message}.", remedy[:1].upper() + remedy[1:])

@@ -104,13 +104,17 @@ def holder(state_dir: Path) -> str | None:
     """
     try:
         said = json.loads((state_dir / _FILE).read_bytes()[:_MAX_HOLDER_BYTES])
-        # What a killed process wrote is still there.
-        os.kill(int(said["pid"]), 0)
-        return str(said["command"])
-    except PermissionError:  # it lives, as another account
-        return str(said["command"])
+        command, pid = str(said["command"]), int(said["pid"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    try:
+        # What a killed process wrote is still there.
+        os.kill(pid, 0)
+    except PermissionError:  # it lives, as another account
+        return command
+    except (OSError, OverflowError):
+        return None
+    return command
 
 
 def _holder(descriptor: int) -> tuple[str | None, str]:

@@ -9,6 +9,7 @@ import os
 import pty
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from cdc_indexer.check import check
+from cdc_indexer.check import _state_directory, check
 from cdc_indexer.checkpoint import Checkpoint, CheckpointFile
 from cdc_indexer.config import Settings, load_settings
 from cdc_indexer.delivery.probe import probe
@@ -94,6 +95,21 @@ def test_files_that_others_can_read_or_change(make: Make, tmp_path: Path) -> Non
     (tmp_path / "server.json").chmod(0o644)
     tmp_path.chmod(0o777)
     assert "can replace" in only(settings, "files").message
+
+
+def test_a_config_without_secrets_may_be_read(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container: its secrets come from elsewhere."""
+    make()
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").chmod(0o644)
+    del config["key"], config["database"]["password"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    settings = load_settings(
+        tmp_path / "config.json", {"CDC_INDEXER_KEY": KEY, "CDC_INDEXER_DATABASE__PASSWORD": "secret"}
+    )
+    assert only(settings, "files").status is OK
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
@@ -189,6 +205,46 @@ def test_a_state_directory_that_can_not_be_written(make: Make) -> None:
     finding = only(settings, "state directory")
     assert finding.status is FAILED
     assert "chown" in finding.remedy
+
+
+def test_a_running_service_renames_its_files_meanwhile(make: Make) -> None:
+    settings = make()
+    settings.state_dir.mkdir(mode=0o700)
+    ended = threading.Event()
+
+    def write() -> None:
+        while not ended.is_set():
+            (settings.state_dir / "checkpoint.new").touch(0o600)
+            (settings.state_dir / "checkpoint.new").unlink()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(200):
+            assert [finding.status for finding in _state_directory(settings)] == [OK]
+    finally:
+        ended.set()
+        writer.join()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another account")
+def test_an_account_that_may_not_look(make: Make, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    settings = make(state_dir=str(closed / "state"))
+    for directory in (tmp_path, *tmp_path.parents):
+        if directory.name.startswith("pytest"):
+            directory.chmod(0o755)
+    tmp_path.chmod(0o755)
+    os.chown(tmp_path / "config.json", 65534, 65534)
+    os.seteuid(65534)
+    try:
+        findings = {finding.name: finding for finding in check(settings)}
+    finally:
+        os.seteuid(0)
+    assert findings["state directory"].status is FAILED
+    assert "can't be looked at" in findings["state directory"].message
+    assert "web service" in findings
 
 
 def test_the_checkpoint(make: Make) -> None:
