@@ -34,7 +34,7 @@ def as_json(findings: Iterable[Finding]) -> str:
 
 
 def show(findings: Sequence[Finding], stream: TextIO | None = None) -> None:
-    """For people: a rich table on a terminal, else a line each, the remedy indented below."""
+    """For people: a rich table on a terminal and the remedies below it, else a line each with its remedy indented."""
     stream = stream or sys.stdout
     if stream.isatty():
         _table(findings, stream)
@@ -60,13 +60,19 @@ def _table(findings: Sequence[Finding], stream: TextIO) -> None:
     console = Console(file=stream, highlight=False)
     table = Table(box=None, show_header=False, padding=(0, 1))
     for finding in findings:
-        said = Text(_printable(finding.message))
-        if finding.remedy:
-            said.append(f"\n{_printable(finding.remedy)}", style="cyan")
         # Text, not str: a bracket in it is no markup.
-        table.add_row(Text(finding.status.value, _STYLES[finding.status]), Text(finding.name), said)
+        table.add_row(
+            Text(finding.status.value, _STYLES[finding.status]),
+            Text(finding.name),
+            Text(_printable(finding.message)),
+        )
     console.print(table)
-    console.print(Text(_sum(findings), style="bold"))
+    for finding in findings:
+        if finding.remedy:
+            console.print(Text(f"\n{finding.name}", _STYLES[finding.status]))
+            # Not wrapped: what is to be pasted stays in one piece.
+            console.print(Text(_printable(finding.remedy)), soft_wrap=True)
+    console.print(Text(f"\n{_sum(findings)}", style="bold"))
 
 
 def _sum(findings: Sequence[Finding]) -> str:

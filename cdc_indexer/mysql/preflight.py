@@ -72,7 +72,12 @@ def _with_administrator(
     try:
         connection = connect(administrator, read_timeout_seconds=_ANSWER_SECONDS)
     except IndexerError as error:
-        yield failed_by("administrator", error)
+        yield failed(
+            "administrator",
+            failed_by("administrator", error).message,
+            "Give a login that may come from this machine, and its password. A root without one comes by the socket:\n"
+            f"sudo CDC_INDEXER_DATABASE__UNIX_SOCKET=/run/mysqld/mysqld.sock cdc-indexer check --admin {administrator.user}",
+        )
         return
     try:
         yield from _asked(installation.objects(connection, administrator), administrator)

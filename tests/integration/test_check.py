@@ -515,7 +515,9 @@ def test_an_administrator_who_sees_nothing(shared: Pacs, indexer: Indexer) -> No
     assert only(findings, "triggers").status is FAILED
     assert "sees no triggers" in only(findings, "triggers").message
     wrong = service.model_copy(update={"password": SecretStr("wrong")})
-    assert only(list(preflight(service, Following(1), wrong)), "administrator").status is FAILED
+    finding = only(list(preflight(service, Following(1), wrong)), "administrator")
+    assert finding.status is FAILED
+    assert "--admin indexer" in finding.remedy
 
 
 # --- no way in -------------------------------------------------------------------------------------------

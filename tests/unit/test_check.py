@@ -400,8 +400,10 @@ def test_a_table_on_a_terminal() -> None:
             return True
 
     stream = Terminal()
-    show(SHOWN, stream)
-    for text in ("[bold]is[/bold]", "[mysqld]", "log_bin = mysql-bin", "1 ok, 1 warning, 1 failed"):
+    statement = f"GRANT SELECT ON `pacsdb`.study_service TO 'indexer'@'{'x' * 200}';"
+    show([*SHOWN[1:], failed("grants", "One is missing.", statement), SHOWN[0]], stream)
+    assert statement in stream.getvalue().splitlines()
+    for text in ("[bold]is[/bold]", "[mysqld]", "log_bin = mysql-bin", "1 ok, 1 warning, 2 failed"):
         assert text in stream.getvalue()
     assert "\x1b[2J" not in stream.getvalue()
 
