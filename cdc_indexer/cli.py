@@ -130,8 +130,10 @@ def run(files: _Files, until_caught_up: bool) -> None:
     hold_signals()
     settings = files.load()
     from cdc_indexer import service
+    from cdc_indexer.monitor.watch import Watch
 
-    service.run(settings, until_caught_up=until_caught_up, reload=files.load)
+    watch = Watch(serve=not until_caught_up)
+    service.run(settings, until_caught_up=until_caught_up, reload=files.load, observer=watch)
 
 
 _DAY = click.DateTime(["%Y-%m-%d"])

@@ -35,9 +35,11 @@ from cdc_indexer.mysql import catalogue
 from cdc_indexer.mysql.binlog import BinlogReader, Heartbeat, Rows, TableChanged, TableRead, TransactionEnd
 from cdc_indexer.mysql.connection import reading
 from cdc_indexer.mysql.outbox import Outbox
+from cdc_indexer.observer import Observer, Source
 from cdc_indexer.position import Position
 from cdc_indexer.progress import Columns
 from cdc_indexer.runner import Runner
+from cdc_indexer.sampling import Sampler
 from cdc_indexer.settled import EPOCH
 
 if TYPE_CHECKING:
@@ -72,7 +74,12 @@ class Service:
     """One `run`. ``until_caught_up``: once through the table, no stream, and out."""
 
     def __init__(
-        self, settings: Settings, *, until_caught_up: bool, reload: Callable[[], Settings | None]
+        self,
+        settings: Settings,
+        *,
+        until_caught_up: bool,
+        reload: Callable[[], Settings | None],
+        observer: Observer | None = None,
     ) -> None:
         self._once = until_caught_up
         self._runner = Runner()
@@ -80,6 +87,7 @@ class Service:
         self._reader: BinlogReader | None = None
         self._reader_lock = threading.Lock()
         self._first_audit = True
+        self._source: Source | None = None
         self._position_lost = False
         #: Nothing but the table tells what was recorded since the last time.
         self._fresh_position = True
@@ -92,10 +100,13 @@ class Service:
             self._runner,
             reload=reload,
             patience_seconds=PATIENCE_SECONDS if until_caught_up else None,
+            observer=observer,
         )
         engine = self.engine
+        self._observer = engine.observer
         self._audit = Audit(Outbox(settings.database), engine.progress, engine.pipeline, self._binlog_end)
         self._auditor = _Auditor(self._audit, settings.stream.audit_seconds, self._runner)
+        self._sampler = Sampler(engine, self._audit, self._stopping)
         self._feeder = Feeder(engine, self._runner)
         self._written = engine.progress.generation
         self._next_write = 0.0
@@ -105,6 +116,8 @@ class Service:
     def run(self) -> None:
         """Works until a signal comes (or all is sent, with ``until_caught_up``); raises what it can't handle."""
         self.engine.start()
+        if not self._once:
+            self._sampler.start()
         self._runner.run(
             self._catch_up if self._once else self._follow,
             tick=self._tick,
@@ -121,6 +134,7 @@ class Service:
             if self._reader is not None:
                 self._reader.interrupt()
         self._auditor.stop()
+        self._sampler.stop()
         self.engine.stop()
         self._feeder.join()
 
@@ -129,6 +143,7 @@ class Service:
         if not self._once and not self._stopping.is_set():
             self._feeder.look()
             self.engine.retry_parked()
+        self._sampler.tell()
         progress = self.engine.progress
         if (
             progress.generation != self._written
@@ -178,27 +193,30 @@ class Service:
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
-                self._stream()
+                try:
+                    self._stream()
+                finally:
+                    self._sampler.lost()
             except NoBinlog as error:
                 self._degraded(error)
                 continue
             except PositionLost as error:
                 log.warning("position lost", reason=str(error))
+                self._tell_source(Source.POSITION, error)
                 self._position_lost = True
                 pause = backoff.delay(rng)
             except ServerIdClash as error:
                 log.error("another replica has our server_id", reason=str(error))
+                self._tell_source(Source.CLASH, error)
                 pause = _CLASH_PAUSE_SECONDS
             except SourceError as error:
                 if time.monotonic() - began > backoff.cap_seconds:
                     backoff = Backoff()
                 pause = backoff.delay(rng)
-                said = (
-                    "the database isn't as it should be"
-                    if isinstance(error, SchemaError)
-                    else "the database is away"
-                )
+                schema = isinstance(error, SchemaError)
+                said = "the database isn't as it should be" if schema else "the database is away"
                 log.warning(said, reason=str(error), again_in_seconds=round(pause, 1))
+                self._tell_source(Source.SCHEMA if schema else Source.AWAY, error)
             backoff = backoff.next()
             self._stopping.wait(pause)
 
@@ -223,8 +241,12 @@ class Service:
                 raise Stopped
             self._reader = reader
         self._auditor.start()
+        told = False
         try:
             for event in reader:
+                if not told:
+                    told = True
+                    self._tell_source(Source.UP)
                 self._handle(event)
         finally:
             with self._reader_lock:
@@ -259,6 +281,9 @@ class Service:
             self._end_of_log = catalogue.binlog_end(connection)
         self._position_lost = False
         progress.restart_stream(position, identity, plain(columns))
+        self._sampler.connected(position)
+        if self._source is not Source.DEGRADED:  # whether there is a stream again, its first event tells
+            self._tell_source(Source.UP)
         log.info("connected", server=identity.server, position=str(position))
 
     def _full_audit(self) -> None:
@@ -269,6 +294,8 @@ class Service:
             if self._fresh_position:
                 self._heal_pruned()
             audited = self._audit.full(first=first)
+            self._sampler.moved()
+            self._observer.audited(audited.found)
         except SourceError:
             self._first_audit = first
             raise
@@ -292,19 +319,23 @@ class Service:
 
     def _handle(self, event: object) -> None:
         progress = self.engine.progress
+        self._sampler.moved()
         if type(event) is Rows:
             failpoints.hit("after_read")
+            self._sampler.rows(event.rows)
             take = self.engine.pipeline.take
             for row in event.rows:
                 take(row, streamed=True)
         elif type(event) is TransactionEnd:
             if event.columns is not self._columns[0]:
                 self._columns = (event.columns, plain(event.columns))
+            self._sampler.end(event)
             progress.end_transaction(event.position, self._columns[1])
             # A busy server is never quiet enough for a heartbeat.
             if not self._caught_up and event.position.order >= self._end_of_log.order:
                 self._say_caught_up(event.position)
         elif type(event) is Heartbeat:
+            self._sampler.quiet()
             if not self._caught_up:
                 self._say_caught_up(progress.position)
         elif type(event) is TableRead:
@@ -312,8 +343,13 @@ class Service:
         elif type(event) is TableChanged:
             self._auditor.request_full()
 
+    def _tell_source(self, source: Source, error: SourceError | None = None) -> None:
+        self._source = source
+        self._observer.source(source, str(error) if error is not None else "")
+
     def _say_caught_up(self, position: Position | None) -> None:
         self._caught_up = True
+        self._observer.caught_up()
         log.info("caught up", position=str(position))
 
     def _degraded(self, error: NoBinlog) -> None:
@@ -321,17 +357,23 @@ class Service:
         log.error(
             "degraded: the table is read every few seconds instead of the binary log", reason=str(error)
         )
+        self._tell_source(Source.DEGRADED, error)
         engine = self.engine
         self._fresh_position = True
         again_at = time.monotonic() + _DEGRADED_RETRY_SECONDS
         while not self._stopping.is_set() and time.monotonic() < again_at:
+            self._sampler.moved()
             try:
                 with reading(engine.settings.database) as connection:
                     identity = catalogue.identity(connection, engine.settings.database.name)
                 engine.progress.restart_stream(None, identity)
                 self._full_audit()
+                self._sampler.connected(None)
+                self._tell_source(Source.DEGRADED, error)
             except SourceError as away:
                 log.warning("the database is away", reason=str(away))
+                self._sampler.lost()
+                self._tell_source(Source.SCHEMA if isinstance(away, SchemaError) else Source.AWAY, away)
             self._stopping.wait(_DEGRADED_AUDIT_SECONDS)
 
 
@@ -452,8 +494,15 @@ def retry_parked(settings: Settings) -> bool:
     return True
 
 
-def run(settings: Settings, *, until_caught_up: bool, reload: Callable[[], Settings | None]) -> None:
+def run(
+    settings: Settings,
+    *,
+    until_caught_up: bool,
+    reload: Callable[[], Settings | None],
+    observer: Observer | None = None,
+) -> None:
     """The command `run`. Raises FatalError with what a person has to do, SourceError with ``until_caught_up``."""
+    observer = observer or Observer()
     try:
         lock = StateLock(settings.state_dir, "run")
         lock.acquire()
@@ -461,7 +510,13 @@ def run(settings: Settings, *, until_caught_up: bool, reload: Callable[[], Setti
         if until_caught_up:
             return
         raise
+    failed: BaseException | None = None
     try:
-        Service(settings, until_caught_up=until_caught_up, reload=reload).run()
+        observer.started(settings)
+        Service(settings, until_caught_up=until_caught_up, reload=reload, observer=observer).run()
+    except BaseException as error:
+        failed = error
+        raise
     finally:
+        observer.stopped(failed)
         lock.release()
