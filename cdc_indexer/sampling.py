@@ -74,6 +74,7 @@ class Sampler:
         self._lag.restart()
         self._read_to = position
         self._lost_at = None
+        self._ask_now.set()
         self.moved()
 
     def lost(self) -> None:

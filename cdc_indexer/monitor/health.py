@@ -5,19 +5,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from cdc_indexer.delivery.gate import Gate
 from cdc_indexer.delivery.webservice import Kind, Outcome
+from cdc_indexer.monitor.causes import Cause, Level, Problem, as_sentence, parked_problem, worst_first
 from cdc_indexer.observer import Source
 
 if TYPE_CHECKING:
     from cdc_indexer.errors import StorageError
     from cdc_indexer.observer import Sample
 
-__all__ = ["Cause", "Health", "Level", "Problem", "held_cause"]
+__all__ = ["Health", "held_cause"]
 
 #: The loop of a service that waits for nobody has to move within this time; a long request may take a while.
 STUCK_SECONDS = 300.0
@@ -26,47 +25,6 @@ STUCK_SECONDS = 300.0
 _TICK_STUCK_SECONDS = 30.0
 
 
-class Level(str, Enum):
-    """How bad it is."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "failed"
-
-
-class Cause(str, Enum):
-    """What can be wrong, the worst first; docs/operations.md has a section for each."""
-
-    STUCK = "stuck"
-    STORAGE = "storage"
-    KEY_REFUSED = "key_refused"
-    WRONG_ADDRESS = "wrong_address"
-    REDIRECT = "redirect"
-    CERTIFICATE = "certificate"
-    REFUSED = "refused"
-    SERVER_ID = "server_id"
-    SCHEMA = "schema"
-    DATABASE_AWAY = "database_away"
-    INDEX_AWAY = "index_away"
-    DEGRADED = "degraded"
-    VERIFICATION = "verification"
-    STARTING = "starting"
-    POSITION_LOST = "position_lost"
-    PARKED = "parked"
-
-    @property
-    def is_held(self) -> bool:
-        """Whether the central index refuses everything, so that somebody has to mend something."""
-        return self in _HELD
-
-    @property
-    def level(self) -> Level:
-        """A warning doesn't make the service unhealthy."""
-        return Level.WARNING if self in (Cause.PARKED, Cause.POSITION_LOST) else Level.FAILED
-
-
-_HELD = frozenset({Cause.KEY_REFUSED, Cause.WRONG_ADDRESS, Cause.REDIRECT, Cause.CERTIFICATE, Cause.REFUSED})
-_ORDER = {cause: number for number, cause in enumerate(Cause)}
 _SOURCES = {
     Source.AWAY: Cause.DATABASE_AWAY,
     Source.SCHEMA: Cause.SCHEMA,
@@ -75,15 +33,6 @@ _SOURCES = {
     Source.DEGRADED: Cause.DEGRADED,
 }
 _CONNECTED = frozenset({Source.UP, Source.DEGRADED})
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong: ``since`` is in seconds since 1970, ``message`` one sentence with the remedy."""
-
-    cause: Cause
-    since: float
-    message: str
 
 
 def held_cause(status: int | None, reason: str) -> Cause:
@@ -172,8 +121,8 @@ class Health:
             if cause is not None:
                 now = self._clock()
                 since = before.since if before is not None and before.cause is cause else now
-                self._problems[about] = Problem(cause, since, _sentence(reason))
-                self.last_error = (now, _sentence(reason))
+                self._problems[about] = Problem(cause, since, as_sentence(reason))
+                self.last_error = (now, as_sentence(reason))
             if (before is None) != (cause is None) or (before is not None and before.cause is not cause):
                 self.changes += 1
 
@@ -216,17 +165,5 @@ class Health:
         if self._source is None:
             problems.append(self._starting)
         if sample is not None and sample.parked:
-            count = sample.parked
-            studies = "1 study is" if count == 1 else f"{count:,} studies are"
-            message = (
-                f"{studies} parked because the central index rejected them: see `cdc-indexer parked list`, "
-                "mend what is wrong, then `parked retry` or `parked discard`."
-            )
-            problems.append(Problem(Cause.PARKED, self._parked_since, message))
-        return sorted(problems, key=lambda problem: _ORDER[problem.cause])
-
-
-def _sentence(text: str) -> str:
-    """Begins with a capital and ends with a full stop."""
-    text = text.strip()
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".") if text else text
+            problems.append(parked_problem(sample.parked, self._parked_since))
+        return worst_first(problems)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from html import escape
 from typing import Any
 
 from cdc_indexer import __version__
-from cdc_indexer.monitor.health import Cause
+from cdc_indexer.monitor.causes import Cause
 from cdc_indexer.monitor.report import Report, moment
 from cdc_indexer.monitor.texts import (
     CAUSES,
@@ -124,10 +125,12 @@ class _Page:
         since = self._say("since", time=self._clock(problem["since"]))
         cause = _CAUSES.get(str(problem["cause"]))
         if self._language == "en" or cause is None:
-            text = escape(message)
+            text = _prose(message)
+        elif cause is Cause.PARKED:
+            text = _prose(CAUSES[cause])
         else:
-            detail = f'{self._say("detail")} <span lang="en">{escape(message)}</span>'
-            text = f"{escape(CAUSES[cause])} <small>{detail}</small>"
+            detail = f'{self._say("detail")} <span lang="en">{_prose(message)}</span>'
+            text = f"{_prose(CAUSES[cause])} <small>{detail}</small>"
         since = "" if cause is Cause.PARKED else f" <small>({since})</small>"
         return f"<p>{text}{since}</p>"
 
@@ -216,7 +219,7 @@ class _Page:
         if not report.parked:
             return ""
         rows = "".join(
-            f'<tr><td lang="en">{escape(str(one["reason"]))}</td>'
+            f'<tr><td lang="en">{_prose(str(one["reason"]))}</td>'
             f"<td>{number(int(one['count']), self._language)}</td></tr>"
             for one in report.parked_reasons or []
         )
@@ -265,6 +268,11 @@ class _Page:
         if found is None or found < datetime(1971, 1, 1, tzinfo=timezone.utc):
             return self._say("unknown")
         return f'<time datetime="{escape(text or "")}">{escape(clock_time(found))}</time>'
+
+
+def _prose(text: str) -> str:
+    """A message, escaped; what it puts in backticks is something to type."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _heights(counts: Sequence[int], most: int) -> list[tuple[int, float]]:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from cdc_indexer import __version__
 from cdc_indexer.delivery.webservice import Kind, Outcome
-from cdc_indexer.monitor.health import Cause, Health
+from cdc_indexer.monitor.causes import Cause
+from cdc_indexer.monitor.health import Health
 
 if TYPE_CHECKING:
     from cdc_indexer.delivery.dispatcher import Delivery
@@ -268,7 +269,8 @@ class Metrics:
             labels=["cause"],
         )
         for cause in Cause:
-            family.add_metric([cause.value], cause in problems)
+            if not cause.is_offline:
+                family.add_metric([cause.value], cause in problems)
         yield family
         family = GaugeMetricFamily(
             PREFIX + "held", "1 while the central index refuses everything, by why.", labels=["reason"]

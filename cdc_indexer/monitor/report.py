@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from typing import Any
 
-from cdc_indexer.monitor.health import Level, Problem
+from cdc_indexer.monitor.causes import Level, Problem
 
 __all__ = ["FILE_NAME", "Report", "iso", "moment"]
 
@@ -24,16 +24,17 @@ MINUTES = 60
 class Report:
     """How it stands at ``time``. Times are UTC, ISO 8601; None stands for what isn't known.
 
-    ``running``: a `run` is active. ``problems`` are {cause, level, since, message}, the worst first; ``held`` is the one of
-    them because of which nothing is sent until somebody mends it. ``delivered``, ``retried``: since the start of `run`.
-    ``parked`` are there now; ``parked_reasons`` are {reason, count}. ``last_hour``: studies delivered in each of the last
-    60 minutes, the oldest first.
+    ``running``: a `run` is active; ``service``: it is, or the last one was, one that stays. ``problems`` are {cause, level,
+    since, message}, the worst first; ``held`` is the one of them because of which nothing is sent until somebody mends it.
+    ``delivered``, ``retried``: since the start of that `run`. ``parked`` are there now; ``parked_reasons`` are {reason,
+    count}. ``last_hour``: studies delivered in each of the last 60 minutes, the oldest first.
     """
 
     version: str
     center: str
     time: str
     running: bool
+    service: bool
     healthy: bool
     state: str
     message: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timezone
 
-from cdc_indexer.monitor.health import Cause
+from cdc_indexer.monitor.causes import Cause
 
 __all__ = ["CAUSES", "LANGUAGES", "TEXTS", "ago", "clock_time", "number", "size", "span", "wanted_language"]
 
@@ -123,24 +123,26 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
 
 #: What is wrong and what to do, where the page isn't in the language of the messages.
 CAUSES: Mapping[Cause, str] = {
+    Cause.NOT_RUNNING: "El servicio no está en marcha: inícielo.",
+    Cause.CHECKPOINT: "El punto de control no se puede usar: restaure una buena copia o empiece de nuevo.",
     Cause.STUCK: "El servicio no avanza: reinícielo e informe del error.",
     Cause.STORAGE: (
         "No se puede escribir en el directorio de estado, por lo que no se envía nada: libere espacio o "
         "corrija los permisos."
     ),
-    Cause.KEY_REFUSED: "El índice central rechaza la clave: corrija «key» en config.json.",
-    Cause.WRONG_ADDRESS: "No hay un servicio web en esa dirección: corrija «webservice_url» en config.json.",
+    Cause.KEY_REFUSED: "El índice central rechaza la clave: corrija `key` en config.json.",
+    Cause.WRONG_ADDRESS: "No hay un servicio web en esa dirección: corrija `webservice_url` en config.json.",
     Cause.REDIRECT: (
-        "El índice central redirige a otra dirección: ponga la dirección definitiva en «webservice_url»."
+        "El índice central redirige a otra dirección: ponga la dirección definitiva en `webservice_url`."
     ),
     Cause.CERTIFICATE: (
         "No se puede confiar en el certificado del índice central: renuévelo o indique su CA en "
-        "«delivery.ca»."
+        "`delivery.ca`."
     ),
     Cause.REFUSED: "El índice central rechaza todos los estudios: consulte a quien lo administra.",
     Cause.SERVER_ID: (
         "Otra réplica usa el mismo server_id: detenga el otro indexador o asigne a cada uno su "
-        "«stream.server_id»."
+        "`stream.server_id`."
     ),
     Cause.SCHEMA: (
         "La tabla o la vista del indexador no está como debe: ejecute de nuevo el script SQL de extras/."

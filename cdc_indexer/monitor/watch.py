@@ -14,7 +14,8 @@ import structlog
 
 from cdc_indexer import __version__, handover
 from cdc_indexer.errors import StorageError
-from cdc_indexer.monitor.health import Cause, Health
+from cdc_indexer.monitor.causes import as_sentence
+from cdc_indexer.monitor.health import Health
 from cdc_indexer.monitor.logs import describe
 from cdc_indexer.monitor.metrics import Metrics
 from cdc_indexer.monitor.report import FILE_NAME, MINUTES, Report, iso, judged
@@ -59,12 +60,12 @@ class _Hour:
 
 
 class Watch(Observer):
-    """See the module. ``serve``: with the status page, where ``monitor.listen`` wants it."""
+    """See the module. ``service``: a `run` that stays, which has a status page where ``monitor.listen`` wants it."""
 
-    def __init__(self, *, serve: bool = True) -> None:
+    def __init__(self, *, service: bool = True) -> None:
         self.metrics = Metrics()
         self.health = Health()
-        self._serve = serve
+        self._service = service
         self._settings: Settings | None = None
         self._page: Page | None = None
         self._sample: Sample | None = None
@@ -100,7 +101,7 @@ class Watch(Observer):
     def _open_page(self) -> None:
         assert self._settings is not None
         address = self._settings.monitor.address
-        if not self._serve or address is None:
+        if not self._service or address is None:
             return
         from cdc_indexer.monitor.page import Page  # noqa: PLC0415 - not every command needs it
 
@@ -204,7 +205,7 @@ class Watch(Observer):
                 "waiting": sample.waiting,
                 "parked": sample.parked,
                 "parked_reasons": [
-                    {"reason": reason, "count": count} for reason, count in sample.parked_reasons
+                    {"reason": as_sentence(reason), "count": count} for reason, count in sample.parked_reasons
                 ],
                 "checkpoint_at": iso(sample.checkpoint_at),
             }
@@ -213,6 +214,7 @@ class Watch(Observer):
             center=settings.center,
             time=iso(time.time()) or "",
             running=self._running,
+            service=self._service,
             **judged(problems, self._fine(sample)),
             connected=health.connected and self._running,
             caught_up=health.caught_up,
@@ -238,9 +240,3 @@ class Watch(Observer):
         self._written = (time.monotonic(), self.health.changes)
         with suppress(StorageError):
             handover.write(self._settings.state_dir, FILE_NAME, self.report().to_json())
-
-
-def causes(report: Report) -> list[Cause]:
-    """What is wrong, as far as this version knows it."""
-    known = {cause.value: cause for cause in Cause}
-    return [known[problem["cause"]] for problem in report.problems if problem["cause"] in known]
