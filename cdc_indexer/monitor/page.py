@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from http import HTTPStatus
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import structlog
 
@@ -196,11 +196,8 @@ class Page:
 
     def _answer(self, head: bytes) -> _Answer:
         method, target, headers = _parse(head)
-        try:
-            parts = urlsplit(target)
-        except ValueError:
-            raise _BadRequest(HTTPStatus.BAD_REQUEST) from None
-        watched, path = self._watched, parts.path
+        path, _, query = target.partition("?")
+        watched = self._watched
         if method != "GET":
             return _Answer(
                 HTTPStatus.METHOD_NOT_ALLOWED,
@@ -208,7 +205,7 @@ class Page:
                 headers=("Allow: GET", "Cache-Control: no-store"),
             )
         if path == "/":
-            asked = parse_qs(parts.query[:200]).get("lang", [""])[0]
+            asked = parse_qs(query[:200]).get("lang", [""])[0]
             language = wanted_language(headers.get("accept-language", ""), asked)
             text = html.page(watched.report(), language, datetime.now(timezone.utc))
             return _Answer(
