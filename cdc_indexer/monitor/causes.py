@@ -20,8 +20,8 @@ class Level(str, Enum):
 class Cause(str, Enum):
     """What can be wrong, the worst first; docs/operations.md has a section for each."""
 
-    NOT_RUNNING = "not_running"
     CHECKPOINT = "checkpoint"
+    NOT_RUNNING = "not_running"
     STUCK = "stuck"
     STORAGE = "storage"
     KEY_REFUSED = "key_refused"

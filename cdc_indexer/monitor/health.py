@@ -154,7 +154,10 @@ class Health:
     def problems(self) -> list[Problem]:
         """What is wrong, the worst first."""
         with self._lock:
-            problems = list(self._problems.values())
+            known = dict(self._problems)
+        if "source" in known and known["source"].cause is Cause.DATABASE_AWAY:
+            known.pop("verification", None)  # the same again
+        problems = list(known.values())
         sample = self._sample
         if not self.alive:
             seconds = max(

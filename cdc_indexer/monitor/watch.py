@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -238,5 +237,10 @@ class Watch(Observer):
         """Writes status.json. On a disk that can't be written the old one stays, and its age tells."""
         assert self._settings is not None
         self._written = (time.monotonic(), self.health.changes)
-        with suppress(StorageError):
+        try:
             handover.write(self._settings.state_dir, FILE_NAME, self.report().to_json())
+        except StorageError:
+            pass
+        except Exception as error:
+            # Nothing that is only shown may end the service.
+            log.error("status.json can't be made", reason=describe(error))

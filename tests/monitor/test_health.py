@@ -81,6 +81,19 @@ def test_the_worst_comes_first_and_what_is_mended_goes() -> None:
     assert health.last_error == (1060.0, "The view is gone.")
 
 
+def test_a_database_that_is_away_is_said_once() -> None:
+    health = Health()
+    health.source(Source.UP, "")
+    health.verification("the view can't be read")
+    assert [one.cause for one in health.problems()] == [Cause.VERIFICATION]
+    health.source(Source.AWAY, "it is away")
+    assert [one.cause for one in health.problems()] == [Cause.DATABASE_AWAY]
+    health.source(Source.UP, "")
+    assert not health.healthy, "until the view was read"
+    health.verification(None)
+    assert health.healthy
+
+
 def test_held_by_the_key_then_by_the_address() -> None:
     health = Health()
     health.source(Source.UP, "")

@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cdc_indexer.errors import AlreadyRunning, FatalError, StorageError
-from cdc_indexer.lock import StateLock, own_as_directory
+from cdc_indexer.lock import StateLock, held_by, own_as_directory
 
 HOLD = """
 import sys, time
@@ -123,3 +124,23 @@ def test_what_root_makes_belongs_to_the_services_account(tmp_path: Path) -> None
     finally:
         os.close(descriptor)
     assert ((tmp_path / "file").stat().st_uid, (tmp_path / "file").stat().st_gid) == (12345, 12346)
+
+
+def test_who_only_looks_is_in_nobodys_way(tmp_path: Path) -> None:
+    """A `status` by cron must not make a `run` by cron believe that another one is there."""
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.wait(0.0005):
+            held_by(tmp_path)
+
+    assert held_by(tmp_path) is None
+    looker = threading.Thread(target=look)
+    looker.start()
+    try:
+        for _ in range(500):
+            with StateLock(tmp_path, "run"):
+                assert held_by(tmp_path) == ("run", os.getpid())
+    finally:
+        stop.set()
+        looker.join()
