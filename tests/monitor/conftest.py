@@ -16,11 +16,8 @@ import requests
 from cdc_indexer.config import Settings, load_settings
 from cdc_indexer.monitor.watch import Watch
 from cdc_indexer.observer import Sample
-from tests.conftest import _picked
 from tests.ports import free_port
 from tests.privacy import privacy
-
-_FIRST = _picked()[:1]
 
 SAMPLE = Sample(
     position="mysql-bin.000417:73400211",
@@ -117,9 +114,3 @@ def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
 @pytest.fixture
 def site(make_site: Callable[..., Site]) -> Site:
     return make_site()
-
-
-@pytest.fixture(scope="session", params=_FIRST)
-def flavour(request: pytest.FixtureRequest) -> str:
-    """One server: what is seen of the service isn't different on the others."""
-    return str(request.param)
