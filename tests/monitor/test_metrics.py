@@ -105,13 +105,13 @@ def test_the_delay_is_that_of_rows_by_the_databases_clock(watch: Watch) -> None:
     assert value(found, "delay_seconds_count", version="later") == 2
     assert value(found, "delay_seconds_bucket", version="later", le="5.0") == 1
     assert 43 < value(found, "delay_seconds_sum", version="later") < 45
-    # The database's clock is an hour ahead: a row recorded just now bears a time in our future.
-    watch.sampled(sample(clock_difference_seconds=3600.0))
-    watch.delivered(delivery(-3600.0), ACCEPTED)
-    watch.delivered(delivery(-7200.0), ACCEPTED)  # whatever it is, no delay is negative
+    # The database's clock is an hour behind: a row recorded just now seems to be an hour old.
+    watch.sampled(sample(clock_difference_seconds=-3600.0))
+    watch.delivered(delivery(3600.0), ACCEPTED)
+    watch.delivered(delivery(0.0), ACCEPTED)  # whatever it is, no delay is negative
     found = scrape(watch)
     assert value(found, "delay_seconds_bucket", version="first", le="0.25") == 3
-    assert value(found, "database_clock_difference_seconds") == 3600
+    assert value(found, "database_clock_difference_seconds") == -3600
 
 
 def test_states_are_zero_or_one_without_free_text(watch: Watch) -> None:

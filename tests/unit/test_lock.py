@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -128,19 +129,14 @@ def test_what_root_makes_belongs_to_the_services_account(tmp_path: Path) -> None
 
 def test_who_only_looks_is_in_nobodys_way(tmp_path: Path) -> None:
     """A `status` by cron must not make a `run` by cron believe that another one is there."""
-    stop = threading.Event()
-
-    def look() -> None:
-        while not stop.wait(0.0005):
-            held_by(tmp_path)
-
     assert held_by(tmp_path) is None
-    looker = threading.Thread(target=look)
-    looker.start()
-    try:
-        for _ in range(500):
-            with StateLock(tmp_path, "run"):
-                assert held_by(tmp_path) == ("run", os.getpid())
-    finally:
-        stop.set()
-        looker.join()
+    with StateLock(tmp_path, "run"):
+        assert held_by(tmp_path) == ("run", os.getpid())
+    assert held_by(tmp_path) is None
+    looking = os.open(tmp_path / "lock", os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)  # as held_by does, for longer
+    timer = threading.Timer(0.015, os.close, [looking])
+    timer.start()
+    with StateLock(tmp_path, "run"):
+        assert held_by(tmp_path) == ("run", os.getpid())
+    timer.join()
