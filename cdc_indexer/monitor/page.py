@@ -40,10 +40,6 @@ HEAD_BYTES = 8192
 HEAD_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
 
-#: What a client has sent and nobody wants is read for so long, that the answer isn't lost to a reset.
-_LINGER_SECONDS = 1.0
-_LINGER_BYTES = 65536
-
 _STATIC = Path(__file__).parent / "static"
 _STATIC_TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -296,15 +292,6 @@ def _send(connection: socket.socket, answer: _Answer) -> None:
     # sendall's timeout is for the whole of it.
     connection.settimeout(ANSWER_SECONDS)
     connection.sendall("\r\n".join((*lines, "", "")).encode("latin-1") + answer.body)
-    connection.shutdown(socket.SHUT_WR)
-    deadline = time.monotonic() + _LINGER_SECONDS
-    left = _LINGER_BYTES
-    while left > 0 and (seconds := deadline - time.monotonic()) > 0:
-        connection.settimeout(seconds)
-        part = connection.recv(4096)
-        if not part:
-            break
-        left -= len(part)
 
 
 def _cut(connection: socket.socket) -> None:

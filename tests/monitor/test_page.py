@@ -271,14 +271,10 @@ def test_odd_requests(site: Site, request_line: bytes, status: int) -> None:
     assert site.get("/healthz").status_code == 200
 
 
-def test_a_post_with_a_large_body_is_refused_and_gets_its_answer(site: Site) -> None:
+def test_the_body_of_a_post_is_not_even_read(site: Site) -> None:
     with site.connect() as connection:
-        connection.sendall(b"POST / HTTP/1.1\r\nContent-Length: 50000\r\n\r\n" + b"x" * 50_000)
-        wait_until(lambda: clients() == 0, 5, "it was served")
-        answer = b""
-        # A connection that is closed with something unread in it is reset.
-        while part := connection.recv(65536):
-            answer += part
+        connection.sendall(b"POST / HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n")
+        answer = connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 405 ")
     assert b"Allow: GET" in answer
 
@@ -324,7 +320,6 @@ def test_many_idle_clients_neither_block_it_nor_grow_it(site: Site) -> None:
 
 def test_a_client_that_takes_nothing_is_sent_away(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr(page, "_LINGER_SECONDS", 0.2)
     site.watch.expose = lambda accept: (b"x" * 50_000_000, "text/plain")  # type: ignore[method-assign]
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
