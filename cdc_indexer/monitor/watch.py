@@ -106,10 +106,11 @@ class Watch(Observer):
 
         try:
             self._page = Page(address, self)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter for a host that can't be a name
+            why = getattr(error, "strerror", None) or type(error).__name__
             log.warning(
                 "there is no status page",
-                reason=f"{self._settings.monitor.listen} can't be listened on ({error.strerror or type(error).__name__}): "
+                reason=f"{self._settings.monitor.listen} can't be listened on ({why}): "
                 "end what uses it, or set another monitor.listen.",
             )
             return

@@ -364,6 +364,16 @@ def test_a_busy_port_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert listen in said
 
 
+@pytest.mark.parametrize("listen", ["no.such.host.invalid:9108", f"{'a' * 70}.b:9108", "192.0.2.1:9108"])
+def test_an_address_that_isnt_ours_is_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], listen: str
+) -> None:
+    watch = Watch()
+    watch.started(make_settings(tmp_path, monitor={"listen": listen}))
+    watch.stopped(None)
+    assert "there is no status page" in capsys.readouterr().out
+
+
 def test_an_ipv6_address(tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET6) as probe:
         try:
