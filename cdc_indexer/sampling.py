@@ -26,6 +26,9 @@ from cdc_indexer.study import OutboxRow
 #: The server is asked how long its binary log is, and the parked store what it holds, this often.
 _ASK_SECONDS = 5.0
 
+#: The end of the program waits for that at most so long.
+_STOP_SECONDS = 1.0
+
 #: So many of the reasons for which studies are parked are told.
 _REASONS = 5
 
@@ -61,7 +64,8 @@ class Sampler:
         """Ends it; ``stopping`` is set."""
         self._ask_now.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            # A server that doesn't answer isn't waited for: the thread has nothing to finish.
+            self._thread.join(_STOP_SECONDS)
 
     # --- what the worker says ----------------------------------------------------------------------------
 
