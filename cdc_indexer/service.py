@@ -105,7 +105,9 @@ class Service:
         engine = self.engine
         self._observer = engine.observer
         self._audit = Audit(Outbox(settings.database), engine.progress, engine.pipeline, self._binlog_end)
-        self._auditor = _Auditor(self._audit, settings.stream.audit_seconds, self._runner)
+        self._auditor = _Auditor(
+            self._audit, settings.stream.audit_seconds, self._runner, self._observer.audited
+        )
         self._sampler = Sampler(engine, self._audit, self._stopping)
         self._feeder = Feeder(engine, self._runner)
         self._written = engine.progress.generation
@@ -380,8 +382,9 @@ class Service:
 class _Auditor:
     """The thread that audits beside the stream: every ``seconds``, and when asked."""
 
-    def __init__(self, audit: Audit, seconds: float, runner: Runner) -> None:
+    def __init__(self, audit: Audit, seconds: float, runner: Runner, audited: Callable[[int], None]) -> None:
         self._audit = audit
+        self._audited = audited
         self._seconds = seconds
         self._stopping = runner.stopping
         self._failed = runner.fail
@@ -440,9 +443,10 @@ class _Auditor:
                     self._full_at = now + self._seconds
             try:
                 if quick:
-                    self._audit.quick()
+                    self._audited(self._audit.quick())
                 if full:
                     found = self._audit.full().found
+                    self._audited(found)
                     if found:
                         log.info("audit found rows to send", rows=found)
             except Stopped:

@@ -283,6 +283,21 @@ def test_a_busy_port_is_a_warning_and_who_needs_none_opens_none(
     assert str(port) in warning["reason"]
 
 
+def test_rows_that_only_the_table_shows_are_counted(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer, port: int
+) -> None:
+    indexer.settings["stream"] = {"audit_seconds": 0.3}
+    indexer.write_files()
+    with indexer.running():
+        wait_until(lambda: indexer.caught_up, what="caught up")
+        pacs.execute("SET SESSION sql_log_bin = 0")
+        pacs.store_study("1.1")
+        wait_until(lambda: "1.1" in receiver.study_iuids(), what="the audit")
+        found = numbers(fetch(f"http://127.0.0.1:{port}/metrics").text)
+        assert value(found, "audit_rows_total") == 1
+        assert value(found, "audits_total") >= 2
+
+
 def test_the_containers_health_check(indexer: Indexer, port: int) -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     found = re.search(r"HEALTHCHECK[^[]*CMD (\[.*\])$", dockerfile, re.MULTILINE | re.DOTALL)
