@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 
 from cdc_indexer.mysql.outbox import Mark, Outbox
 from cdc_indexer.pipeline import Pipeline
@@ -60,6 +60,11 @@ class Audit:
         self._lock = threading.Lock()
         self._clock: datetime | None = None
         self._newest: datetime | None = None
+        #: For whoever watches: the database's clock minus ours, the oldest row that wasn't settled when the last full audit
+        #: read it, and the row that is being handed over now (both by recorded_at).
+        self.clock_difference_seconds = 0.0
+        self.oldest_unsettled: datetime | None = None
+        self.handing_over: datetime | None = None
 
     def close(self) -> None:
         """Lets go of its connection."""
@@ -81,8 +86,11 @@ class Audit:
         """
         with self._lock:
             now = self._outbox.now()
+            ours = datetime.now(timezone.utc).replace(tzinfo=None)
+            self.clock_difference_seconds = (now - ours).total_seconds()
             went_back = self._watch_clock(now)
             found, oldest_unsettled = self._read_all(first, on_page)
+            self.oldest_unsettled = oldest_unsettled
             until = minute_of(now - HOLD_BACK)
             if oldest_unsettled is not None:
                 # Just before it, since `until` itself counts as settled.
@@ -120,10 +128,14 @@ class Audit:
         if first:
             newest = self._outbox.newest_of(sorted({row.study_pk for row in rows if row.study_pk}))
         found = 0
-        for row in rows:
-            mark = (row.recorded_at, row.id)
-            if self._pipeline.take(row, superseded=newest.get(row.study_pk, mark) > mark):
-                found += 1
+        try:
+            for row in rows:
+                self.handing_over = row.recorded_at
+                mark = (row.recorded_at, row.id)
+                if self._pipeline.take(row, superseded=newest.get(row.study_pk, mark) > mark):
+                    found += 1
+        finally:
+            self.handing_over = None
         return found
 
     def quick(self) -> int:

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 from cdc_indexer._config_sources import read_json
 from cdc_indexer.checkpoint import Checkpoint, CheckpointFile
-from cdc_indexer.errors import CheckpointError
+from cdc_indexer.errors import CheckpointError, StorageError
 from cdc_indexer.finding import Finding, failed, failed_by, ok, warning
-from cdc_indexer.lock import holder
+from cdc_indexer.lock import held_by
 from cdc_indexer.mysql.preflight import is_local, preflight
 from cdc_indexer.mysql.retention import Following
 from cdc_indexer.service import server_id_of
@@ -60,7 +60,7 @@ def check(settings: Settings, administrator: DatabaseSettings | None = None) -> 
         server_id=server_id_of(settings),
         position=checkpoint.position if checkpoint else None,
         written=checkpoint.time if checkpoint else None,
-        running=holder(settings.state_dir) == "run",
+        running=_runs(settings.state_dir),
         columns=tuple(settings.fields.values()),
     )
     yield from preflight(settings.database, following, administrator)
@@ -298,3 +298,12 @@ def _account() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
+
+
+def _runs(state_dir: Path) -> bool:
+    """Whether the service is active: a server_id in use may be its own."""
+    try:
+        holder = held_by(state_dir)
+    except StorageError:
+        return False
+    return holder is not None and holder[0] == "run"

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -205,6 +206,8 @@ class CheckpointWriter:
         self._render = render
         self._on_trouble = on_trouble
         self._retry_seconds = retry_seconds
+        #: When the file was last written, in seconds since 1970; None: not by this process.
+        self.written_at: float | None = None
         self._wanted = 0
         self._durable = 0
         self._failing = False
@@ -270,6 +273,7 @@ class CheckpointWriter:
                 if not self._failed(error):
                     return
                 continue
+            self.written_at = time.time()
             with self._changed:
                 self._durable = generation
                 recovered, self._failing = self._failing, False

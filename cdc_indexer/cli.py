@@ -130,8 +130,10 @@ def run(files: _Files, until_caught_up: bool) -> None:
     hold_signals()
     settings = files.load()
     from cdc_indexer import service
+    from cdc_indexer.monitor.watch import Watch
 
-    service.run(settings, until_caught_up=until_caught_up, reload=files.load)
+    watch = Watch(service=not until_caught_up)
+    service.run(settings, until_caught_up=until_caught_up, reload=files.load, observer=watch)
 
 
 _DAY = click.DateTime(["%Y-%m-%d"])
@@ -225,6 +227,56 @@ def check(files: _Files, admin: str | None, as_json: bool) -> int:
     else:
         shown.show(found)
     return FAILED if any(finding.status is Status.FAILED for finding in found) else DONE
+
+
+# --- status ----------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def status(files: _Files, as_json: bool) -> int:
+    """Say how it stands: position, how far behind, delivered, parked, held, last error.
+
+    Exit status 0 if it is healthy (parked studies alone don't change that), 1 if not.
+    """
+    from cdc_indexer.monitor import status as monitor_status
+
+    report = monitor_status.report(files.load())
+    if as_json:
+        import json
+
+        click.echo(json.dumps(report.to_json(), ensure_ascii=False, indent=1))
+    else:
+        headline = "healthy" if report.healthy else "not healthy"
+        _show_status(
+            report.state,
+            headline,
+            [one["message"] for one in report.problems] or [report.message],
+            monitor_status.lines(report),
+        )
+    return DONE if report.healthy else FAILED
+
+
+def _show_status(state: str, headline: str, messages: list[str], pairs: list[tuple[str, str]]) -> None:
+    if not sys.stdout.isatty():
+        for name, value in [("state", headline), *(("", message) for message in messages), *pairs]:
+            click.echo(_printable(f"{name:<15} {value}"))
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colour = {"ok": "green", "warning": "yellow"}.get(state, "red")
+    console = Console(highlight=False)
+    console.print(Text(headline, style=f"bold {colour}"))
+    for message in messages:
+        console.print(Text(_printable(message)))
+    table = Table.grid(padding=(0, 2))
+    for name, value in pairs:
+        table.add_row(Text(name, style="dim"), Text(_printable(value)))
+    console.print()
+    console.print(table)
 
 
 # --- parked ----------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from cdc_indexer.delivery.parked import Parked
 from cdc_indexer.delivery.webservice import Outcome, Webservice
 from cdc_indexer.errors import ConfigError, FatalError, SourceError, Stopped, StorageError
 from cdc_indexer.mysql.outbox import Outbox
+from cdc_indexer.observer import Observer
 from cdc_indexer.pipeline import Pipeline, Policy
 from cdc_indexer.progress import Progress
 from cdc_indexer.runner import Runner
@@ -48,7 +49,7 @@ class Engine:
 
     ``reload`` reads the settings again. ``patience_seconds``: a job that somebody waits for fails when the central index
     is away for so long, and at once when it refuses us; None waits for ever. ``new_center``: everything is going to be
-    sent again, so the centre may be another one than before.
+    sent again, so the centre may be another one than before. ``observer`` is told what happens.
 
     Raises CheckpointError, and FatalError when the centre has changed.
     """
@@ -61,8 +62,10 @@ class Engine:
         reload: Callable[[], Settings | None],
         patience_seconds: float | None = None,
         new_center: bool = False,
+        observer: Observer | None = None,
     ) -> None:
         self.settings = settings
+        self.observer = observer or Observer()
         self._runner = runner
         self._reload = reload
         self._patience_seconds = patience_seconds
@@ -72,6 +75,7 @@ class Engine:
         checkpoint, warning = self.file.load()
         if warning:
             log.warning("checkpoint fell back", reason=warning)
+            self.observer.fell_back(warning)
         if checkpoint is None:
             checkpoint = Checkpoint(identity=None, center=settings.center)
         elif checkpoint.center != settings.center and new_center:
@@ -85,6 +89,7 @@ class Engine:
             )
         self.progress = Progress(checkpoint)
         self.writer = CheckpointWriter(self.file, self.progress.render, self.storage_trouble)
+        self.writer.written_at = checkpoint.time.timestamp() if checkpoint.time is not None else None
         self.parked_store = Parked(settings.state_dir)
         self.versions = Versions(settings.delivery.settle_seconds)
         self.dispatcher = Dispatcher(
@@ -95,6 +100,7 @@ class Engine:
             batch_size=settings.delivery.batch_size,
             on_gate=self._gate_changed,
             before_probe=self.reload,
+            on_answer=self.observer.answered,
         )
         #: Whether the state directory can't be written now: everything waits for that.
         self.storage_failing = False
@@ -194,6 +200,7 @@ class Engine:
             give_up_seconds=settings.delivery.give_up_seconds,
             batch_size=settings.delivery.batch_size,
         )
+        self.observer.reconfigured(settings)
         log.info("settings read again")
 
     def _make_webservice(self) -> Webservice:
@@ -203,6 +210,7 @@ class Engine:
 
     def _verify_all(self) -> None:
         outbox = Outbox(self.settings.database)
+        failing = False
         try:
             while not self._stopping.is_set():
                 due = self._retrying or self.pipeline.due()
@@ -215,8 +223,14 @@ class Engine:
                         self.pipeline.expand_patient(outbox)
                     else:
                         self.versions.wait(_VERIFIER_PAUSE_SECONDS)
+                        continue
+                    if failing:
+                        failing = False
+                        self.observer.verification(None)
                 except SourceError as error:
+                    failing = True
                     log.warning("studies wait for their verification", reason=str(error))
+                    self.observer.verification(str(error))
                     self._stopping.wait(_VERIFIER_PAUSE_SECONDS)
         except Stopped:
             pass
@@ -230,13 +244,16 @@ class Engine:
     def delivered(self, delivery: Delivery, outcome: Outcome) -> None:
         """Observer: a delivery was accepted."""
         self.delivered_count += 1
+        self.observer.delivered(delivery, outcome)
 
     def parked(self, delivery: Delivery, outcome: Outcome) -> None:
         """Observer: a delivery was rejected."""
         self.parked_count += 1
+        self.observer.parked(delivery, outcome)
         log.warning("parked", study_pk=delivery.study_pk, status=outcome.status, reason=outcome.reason)
 
     def _gate_changed(self, gate: Gate, reason: str) -> None:
+        self.observer.gate(gate, reason)
         if gate is Gate.OPEN:
             log.info("the central index accepts studies again")
         elif gate is Gate.HELD:
@@ -255,6 +272,7 @@ class Engine:
     def storage_trouble(self, error: StorageError | None) -> None:
         """Observer: the state directory can't be written; None: it can again."""
         self.storage_failing = error is not None
+        self.observer.storage(error)
         if error is None:
             log.info("the state directory can be written again")
         else:

@@ -6,12 +6,14 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from cdc_indexer.errors import AlreadyRunning, StorageError
 
-__all__ = ["StateLock", "holder", "make_state_dir", "own_as_directory"]
+__all__ = ["StateLock", "held_by", "make_state_dir", "own_as_directory"]
 
 _FILE = "lock"
 _MAX_HOLDER_BYTES = 1024
@@ -60,7 +62,7 @@ class StateLock:
             raise _unusable(self._path, error) from None
         try:
             own_as_directory(descriptor, self._path.parent)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except BlockingIOError:  # what flock says when another has it
             self.held_by, holder = _holder(descriptor)
             os.close(descriptor)
@@ -97,35 +99,56 @@ class StateLock:
         self.release()
 
 
-def holder(state_dir: Path) -> str | None:
-    """The command that works on ``state_dir`` now, None when none does.
+def held_by(state_dir: Path) -> tuple[str, int] | None:
+    """The command that works on ``state_dir`` now and its process ("" and 0 while it hasn't said so); None: nobody.
 
-    Without taking the lock: a `run` that starts in that moment would be refused.
+    Raises StorageError when this account may not look.
     """
+    path = state_dir / _FILE
     try:
-        said = json.loads((state_dir / _FILE).read_bytes()[:_MAX_HOLDER_BYTES])
-        command, pid = str(said["command"]), int(said["pid"])
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unusable(path, error) from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        said = _said(descriptor)
+        return (str(said["command"]), int(said["pid"])) if said else ("", 0)
+    except OSError as error:
+        raise _unusable(path, error) from None
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Takes it; BlockingIOError when another keeps it. Who only looks (``held_by``) has it for an instant."""
+    for pause_seconds in (0.005, 0.02, 0.05):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(pause_seconds)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _said(descriptor: int) -> dict[str, Any] | None:
+    """What the holder wrote; None when it hasn't yet, or its disk is full."""
+    try:
+        said = json.loads(os.pread(descriptor, _MAX_HOLDER_BYTES, 0))
+        return {"command": str(said["command"]), "pid": int(said["pid"]), "since": said["since"]}
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    try:
-        # What a killed process wrote is still there.
-        os.kill(pid, 0)
-    except PermissionError:  # it lives, as another account
-        return command
-    except (OSError, OverflowError):
-        return None
-    return command
 
 
 def _holder(descriptor: int) -> tuple[str | None, str]:
     """The command that holds the lock, and who it is as the beginning of a sentence."""
-    try:
-        said = json.loads(os.pread(descriptor, _MAX_HOLDER_BYTES, 0))
-        command = str(said["command"])
-        return command, f"`{command}` (process {int(said['pid'])}, since {said['since']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        # It has the lock, but hasn't written yet, or its disk is full.
+    said = _said(descriptor)
+    if said is None:
         return None, "Another process"
+    return said["command"], f"`{said['command']}` (process {said['pid']}, since {said['since']})"
 
 
 def _unusable(path: Path, error: OSError) -> StorageError:

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
-__all__ = ["Notifier", "Pulse"]
+__all__ = ["Notifier"]
 
 
 class Notifier:
@@ -62,21 +62,3 @@ def _watchdog_seconds(environ: Mapping[str, str]) -> float:
         return int(environ.get("WATCHDOG_USEC", "0")) / 1_000_000
     except ValueError:
         return 0.0
-
-
-class Pulse:
-    """Whether a loop moves: it beats whenever it comes round, and is asked from another thread."""
-
-    def __init__(self, patience_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._patience_seconds = patience_seconds
-        self._clock = clock
-        self._last = clock()
-
-    def beat(self) -> None:
-        """The loop came round."""
-        self._last = self._clock()
-
-    @property
-    def moves(self) -> bool:
-        """Whether it beat lately."""
-        return self._clock() - self._last < self._patience_seconds

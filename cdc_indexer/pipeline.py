@@ -6,11 +6,10 @@ Stream, audit and `initial` bring rows; the dispatcher sends; progress.py rememb
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Protocol
 from uuid import UUID, uuid5
 
@@ -505,8 +504,3 @@ def _seed(waiting: Waiting) -> str:
     if waiting.rows:
         return str(min(waiting.rows)[0])
     return f"{waiting.patients[0].row_id}:{waiting.study_pk}"
-
-
-def seconds_since(recorded_at: datetime) -> float:
-    """Seconds from a row's recording (naive UTC, the database's clock) until now (ours)."""
-    return time.time() - recorded_at.replace(tzinfo=timezone.utc).timestamp()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 import socket
 import threading
@@ -16,11 +15,11 @@ import structlog
 
 from cdc_indexer import failpoints
 from cdc_indexer.audit import Audit
+from cdc_indexer.auditor import Auditor
 from cdc_indexer.delivery.retry import Backoff
 from cdc_indexer.engine import PATIENCE_SECONDS, Engine
 from cdc_indexer.errors import (
     AlreadyRunning,
-    IndexerError,
     NoBinlog,
     PositionLost,
     SchemaError,
@@ -35,10 +34,12 @@ from cdc_indexer.mysql import catalogue
 from cdc_indexer.mysql.binlog import BinlogReader, Heartbeat, Rows, TableChanged, TableRead, TransactionEnd
 from cdc_indexer.mysql.connection import reading
 from cdc_indexer.mysql.outbox import Outbox
-from cdc_indexer.notify import Notifier, Pulse
+from cdc_indexer.notify import Notifier
+from cdc_indexer.observer import Observer, Source
 from cdc_indexer.position import Position
 from cdc_indexer.progress import Columns
 from cdc_indexer.runner import Runner
+from cdc_indexer.sampling import Sampler
 from cdc_indexer.settled import EPOCH
 
 if TYPE_CHECKING:
@@ -52,13 +53,6 @@ _CHECKPOINT_SECONDS = 5.0
 #: Without a binlog the table is read this often, and the binlog asked for again that often.
 _DEGRADED_AUDIT_SECONDS = 5.0
 _DEGRADED_RETRY_SECONDS = 60.0
-
-#: After something undecodable was seen a full audit follows the quick one, at most this often.
-_FULL_AFTER_QUICK_SECONDS = 5.0
-
-#: A quick audit is done again after this pause, twice that, ... up to the longest.
-_QUICK_PAUSE_SECONDS = 0.002
-_QUICK_PAUSE_MAX_SECONDS = 0.15
 
 #: Older rows of the outbox are deleted every night (indexer_prune in extras/add_indexer.sql).
 _RETENTION = timedelta(days=400)
@@ -77,7 +71,12 @@ class Service:
     """One `run`. ``until_caught_up``: once through the table, no stream, and out."""
 
     def __init__(
-        self, settings: Settings, *, until_caught_up: bool, reload: Callable[[], Settings | None]
+        self,
+        settings: Settings,
+        *,
+        until_caught_up: bool,
+        reload: Callable[[], Settings | None],
+        observer: Observer | None = None,
     ) -> None:
         self._once = until_caught_up
         self._runner = Runner()
@@ -85,13 +84,13 @@ class Service:
         self._reader: BinlogReader | None = None
         self._reader_lock = threading.Lock()
         self._first_audit = True
+        self._source: Source | None = None
         self._position_lost = False
         #: Nothing but the table tells what was recorded since the last time.
         self._fresh_position = True
         self._columns: tuple[object, Columns | None] = (None, None)
         self._caught_up = False
         self._notifier = Notifier()
-        self._pulse = Pulse(_PATIENCE_SECONDS)
         #: As it was when the stream began.
         self._end_of_log: Position
         self.engine = Engine(
@@ -99,10 +98,15 @@ class Service:
             self._runner,
             reload=reload,
             patience_seconds=PATIENCE_SECONDS if until_caught_up else None,
+            observer=observer,
         )
         engine = self.engine
+        self._observer = engine.observer
         self._audit = Audit(Outbox(settings.database), engine.progress, engine.pipeline, self._binlog_end)
-        self._auditor = _Auditor(self._audit, settings.stream.audit_seconds, self._runner)
+        self._auditor = Auditor(
+            self._audit, settings.stream.audit_seconds, self._runner, self._observer.audited
+        )
+        self._sampler = Sampler(engine, self._audit, self._stopping)
         self._feeder = Feeder(engine, self._runner)
         self._written = engine.progress.generation
         self._next_write = 0.0
@@ -114,6 +118,8 @@ class Service:
         self.engine.start()
         # Not only when connected: at boot the database may come later than systemd is willing to wait.
         self._notifier.ready()
+        if not self._once:
+            self._sampler.start()
         self._runner.run(
             self._catch_up if self._once else self._follow,
             tick=self._tick,
@@ -131,6 +137,7 @@ class Service:
             if self._reader is not None:
                 self._reader.interrupt()
         self._auditor.stop()
+        self._sampler.stop()
         self.engine.stop()
         self._feeder.join()
 
@@ -141,6 +148,7 @@ class Service:
         if not self._once and not self._stopping.is_set():
             self._feeder.look()
             self.engine.retry_parked()
+        self._sampler.tell()
         progress = self.engine.progress
         if (
             progress.generation != self._written
@@ -154,7 +162,9 @@ class Service:
     @property
     def _moves(self) -> bool:
         """Whether the worker comes round, or waits for somebody who has to come back: the index, the disk."""
-        return self._pulse.moves or self.engine.pipeline.full or self.engine.storage_failing or self._once
+        engine = self.engine
+        waits = engine.pipeline.full or engine.storage_failing or self._once
+        return waits or self._sampler.idle_seconds < _PATIENCE_SECONDS
 
     # --- once through the table --------------------------------------------------------------------------
 
@@ -194,29 +204,32 @@ class Service:
         rng = random.Random()  # noqa: S311 - jitter
         while not self._stopping.is_set():
             began = time.monotonic()
-            self._pulse.beat()
+            self._sampler.moved()
             try:
-                self._stream()
+                try:
+                    self._stream()
+                finally:
+                    self._sampler.lost()
             except NoBinlog as error:
                 self._degraded(error)
                 continue
             except PositionLost as error:
                 log.warning("position lost", reason=str(error))
+                self._tell_source(Source.POSITION, error)
                 self._position_lost = True
                 pause = backoff.delay(rng)
             except ServerIdClash as error:
                 log.error("another replica has our server_id", reason=str(error))
+                self._tell_source(Source.CLASH, error)
                 pause = _CLASH_PAUSE_SECONDS
             except SourceError as error:
                 if time.monotonic() - began > backoff.cap_seconds:
                     backoff = Backoff()
                 pause = backoff.delay(rng)
-                said = (
-                    "the database isn't as it should be"
-                    if isinstance(error, SchemaError)
-                    else "the database is away"
-                )
+                schema = isinstance(error, SchemaError)
+                said = "the database isn't as it should be" if schema else "the database is away"
                 log.warning(said, reason=str(error), again_in_seconds=round(pause, 1))
+                self._tell_source(Source.SCHEMA if schema else Source.AWAY, error)
             backoff = backoff.next()
             self._stopping.wait(pause)
 
@@ -241,9 +254,13 @@ class Service:
                 raise Stopped
             self._reader = reader
         self._auditor.start()
+        told = False
         try:
             for event in reader:
-                self._pulse.beat()
+                if not told:
+                    told = True
+                    self._tell_source(Source.UP)
+                self._sampler.moved()
                 self._handle(event)
         finally:
             with self._reader_lock:
@@ -278,6 +295,9 @@ class Service:
             self._end_of_log = catalogue.binlog_end(connection)
         self._position_lost = False
         progress.restart_stream(position, identity, plain(columns))
+        self._sampler.connected(position)
+        if self._source is not Source.DEGRADED:  # whether there is a stream again, its first event tells
+            self._tell_source(Source.UP)
         log.info("connected", server=identity.server, position=str(position))
 
     def _full_audit(self) -> None:
@@ -287,7 +307,9 @@ class Service:
         try:
             if self._fresh_position:
                 self._heal_pruned()
-            audited = self._audit.full(first=first, on_page=self._pulse.beat)
+            audited = self._audit.full(first=first, on_page=self._sampler.moved)
+            self._sampler.moved()
+            self._observer.audited(audited.found)
         except SourceError:
             self._first_audit = first
             raise
@@ -311,19 +333,23 @@ class Service:
 
     def _handle(self, event: object) -> None:
         progress = self.engine.progress
+        self._sampler.moved()
         if type(event) is Rows:
             failpoints.hit("after_read")
+            self._sampler.rows(event.rows)
             take = self.engine.pipeline.take
             for row in event.rows:
                 take(row, streamed=True)
         elif type(event) is TransactionEnd:
             if event.columns is not self._columns[0]:
                 self._columns = (event.columns, plain(event.columns))
+            self._sampler.end(event)
             progress.end_transaction(event.position, self._columns[1])
             # A busy server is never quiet enough for a heartbeat.
             if not self._caught_up and event.position.order >= self._end_of_log.order:
                 self._say_caught_up(event.position)
         elif type(event) is Heartbeat:
+            self._sampler.quiet()
             if not self._caught_up:
                 self._say_caught_up(progress.position)
         elif type(event) is TableRead:
@@ -331,8 +357,13 @@ class Service:
         elif type(event) is TableChanged:
             self._auditor.request_full()
 
+    def _tell_source(self, source: Source, error: SourceError | None = None) -> None:
+        self._source = source
+        self._observer.source(source, str(error) if error is not None else "")
+
     def _say_caught_up(self, position: Position | None) -> None:
         self._caught_up = True
+        self._observer.caught_up()
         log.info("caught up", position=str(position))
 
     def _degraded(self, error: NoBinlog) -> None:
@@ -340,99 +371,24 @@ class Service:
         log.error(
             "degraded: the table is read every few seconds instead of the binary log", reason=str(error)
         )
+        self._tell_source(Source.DEGRADED, error)
         engine = self.engine
         self._fresh_position = True
         again_at = time.monotonic() + _DEGRADED_RETRY_SECONDS
         while not self._stopping.is_set() and time.monotonic() < again_at:
+            self._sampler.moved()
             try:
                 with reading(engine.settings.database) as connection:
                     identity = catalogue.identity(connection, engine.settings.database.name)
                 engine.progress.restart_stream(None, identity)
                 self._full_audit()
+                self._sampler.connected(None)
+                self._tell_source(Source.DEGRADED, error)
             except SourceError as away:
                 log.warning("the database is away", reason=str(away))
-            self._pulse.beat()
+                self._sampler.lost()
+                self._tell_source(Source.SCHEMA if isinstance(away, SchemaError) else Source.AWAY, away)
             self._stopping.wait(_DEGRADED_AUDIT_SECONDS)
-
-
-class _Auditor:
-    """The thread that audits beside the stream: every ``seconds``, and when asked."""
-
-    def __init__(self, audit: Audit, seconds: float, runner: Runner) -> None:
-        self._audit = audit
-        self._seconds = seconds
-        self._stopping = runner.stopping
-        self._failed = runner.fail
-        self._quick_at = math.inf
-        self._quick_pause = 0.0
-        self._full_at = time.monotonic() + seconds
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Starts the thread unless it runs."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="auditor", daemon=True)
-            self._thread.start()
-
-    def stop(self) -> None:
-        """Ends the thread; ``stopping`` is set."""
-        with self._changed:
-            self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
-
-    def request_quick(self) -> None:
-        """The binlog showed something that can't be decoded: its rows are in the table, or will be in a moment.
-
-        (The server sends a transaction before its rows can be seen.) So it is read at once and a few times more.
-        """
-        with self._changed:
-            self._quick_at = 0.0
-            self._quick_pause = _QUICK_PAUSE_SECONDS
-            self._full_at = min(self._full_at, time.monotonic() + _FULL_AFTER_QUICK_SECONDS)
-            self._changed.notify()
-
-    def request_full(self) -> None:
-        """Audit as soon as possible."""
-        with self._changed:
-            self._full_at = 0.0
-            self._changed.notify()
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                while (
-                    wait := min(self._quick_at, self._full_at) - time.monotonic()
-                ) > 0 and not self._stopping.is_set():
-                    self._changed.wait(wait)
-                if self._stopping.is_set():
-                    return
-                now = time.monotonic()
-                quick, full = now >= self._quick_at, now >= self._full_at
-                if quick:
-                    again = self._quick_pause <= _QUICK_PAUSE_MAX_SECONDS
-                    self._quick_at = now + self._quick_pause if again else math.inf
-                    self._quick_pause *= 2
-                if full:
-                    self._full_at = now + self._seconds
-            try:
-                if quick:
-                    self._audit.quick()
-                if full:
-                    found = self._audit.full().found
-                    if found:
-                        log.info("audit found rows to send", rows=found)
-            except Stopped:
-                return
-            except SourceError as error:
-                # The stream meets the same and says so; the audit after its next connect makes up for this one.
-                log.debug("audit failed", reason=str(error))
-                with self._changed:
-                    self._full_at = min(self._full_at, time.monotonic() + _FULL_AFTER_QUICK_SECONDS)
-            except IndexerError as error:
-                self._failed(error)
-                return
 
 
 def server_id_of(settings: Settings) -> int:
@@ -472,8 +428,15 @@ def retry_parked(settings: Settings) -> bool:
     return True
 
 
-def run(settings: Settings, *, until_caught_up: bool, reload: Callable[[], Settings | None]) -> None:
+def run(
+    settings: Settings,
+    *,
+    until_caught_up: bool,
+    reload: Callable[[], Settings | None],
+    observer: Observer | None = None,
+) -> None:
     """The command `run`. Raises FatalError with what a person has to do, SourceError with ``until_caught_up``."""
+    observer = observer or Observer()
     try:
         lock = StateLock(settings.state_dir, "run")
         lock.acquire()
@@ -481,7 +444,13 @@ def run(settings: Settings, *, until_caught_up: bool, reload: Callable[[], Setti
         if until_caught_up:
             return
         raise
+    failed: BaseException | None = None
     try:
-        Service(settings, until_caught_up=until_caught_up, reload=reload).run()
+        observer.started(settings)
+        Service(settings, until_caught_up=until_caught_up, reload=reload, observer=observer).run()
+    except BaseException as error:
+        failed = error
+        raise
     finally:
+        observer.stopped(failed)
         lock.release()

@@ -22,6 +22,7 @@ import pytest
 from tests.faults.case import figures
 from tests.indexer import KEY
 from tests.pacs import Pacs
+from tests.privacy import privacy
 from tests.receiver import Receiver
 from tests.servers import FLAVOURS, Server, ServerFailed, ServerUnavailable
 
@@ -131,6 +132,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in set(left_out)]
 
 
+@pytest.fixture(autouse=True)
+def nothing_private() -> Iterator[None]:
+    """After each test: no secret and no patient stands in what the program wrote meanwhile (tests/privacy.py)."""
+    yield
+    if found := privacy.found():
+        pytest.fail("private values were written:\n" + "\n".join(found), pytrace=False)
+
+
 def pytest_configure() -> None:
     # By default SIGTERM ends Python without its clean-up, and the servers would go on.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -144,6 +153,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if output is not None:
         output["servers"] = [_covered, _not_covered]
         output["figures"] = dataclasses.asdict(figures)
+        output["searched"] = [privacy.searched_texts, privacy.searched_bytes]
     if _not_covered and not _covered:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -156,6 +166,9 @@ def pytest_testnodedown(node: Any) -> None:
     _not_covered.update(not_covered)
     for name, value in output.get("figures", {}).items():
         setattr(figures, name, getattr(figures, name) + value)
+    texts, size = output.get("searched", (0, 0))
+    privacy.searched_texts += texts
+    privacy.searched_bytes += size
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -171,6 +184,11 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
             ("order violations", f"{figures.order_violations:,}"),
         ):
             terminalreporter.line(f"{name:<18} {text}")
+    if privacy.searched_texts:
+        size = (
+            f"{privacy.searched_texts:,} logs, pages and state files, {privacy.searched_bytes / 1e6:.1f} MB"
+        )
+        terminalreporter.line(f"searched for secrets and patients: {size}")
     if not _covered and not _not_covered:
         return
     terminalreporter.section("servers")

@@ -14,9 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from tests.pacs import Pacs
+from tests.privacy import privacy
 
 KEY = "a-key-for-tests-0123456789"
 CENTER = "007"
+
+#: Files of the state directory that hold numbers only.
+_STATE_FILES = (
+    "checkpoint.json",
+    "initial.progress.json",
+    "initial.request.json",
+    "lock",
+    "status.json",
+)
+
+#: Options by which a command shows patient data.
+_PRINT_PATIENTS = {"--dry-run", "--show-answer"}
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 30.0, what: str = "") -> None:
@@ -62,6 +75,8 @@ class Indexer:
         self.log_path = directory / "log.txt"
         self.process: subprocess.Popen[bytes] | None = None
         self._log_start = 0
+        for path in (self.log_path, *(self.state_dir / name for name in _STATE_FILES)):
+            privacy.add_file(path)
 
     @property
     def state_dir(self) -> Path:
@@ -78,6 +93,8 @@ class Indexer:
         return "caught up" in self.log[self._log_start :]
 
     def write_files(self) -> None:
+        privacy.add_secret(self.settings["key"])
+        privacy.add_secret(self.settings["database"]["password"])
         (self.directory / "config.json").write_text(json.dumps(self.settings))
         (self.directory / "server.json").write_text(json.dumps({"server": self.center}))
 
@@ -114,7 +131,8 @@ class Indexer:
             check=False,
         )
         with self.log_path.open("a", encoding="utf-8") as log:
-            log.write(done.stdout + done.stderr)
+            # What prints patient data on purpose.
+            log.write(done.stderr if _PRINT_PATIENTS & set(arguments) else done.stdout + done.stderr)
         return done
 
     def wait(self, seconds: float = 60.0) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import pymysql
 from pymysql.cursors import Cursor
 
+from tests.privacy import privacy
 from tests.servers import Connection, Server
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -148,6 +149,8 @@ class Pacs:
 
     def add_patient(self, patient_id: str | None, name: str | None, issuer: str | None = None) -> int:
         """A patient without studies. Returns patient.pk."""
+        privacy.add_patient(patient_id)
+        privacy.add_patient(name)
         return self._insert("patient", pat_id=patient_id, pat_id_issuer=issuer, pat_name=name)
 
     def store_study(
@@ -214,6 +217,7 @@ class Pacs:
         )
 
     def rename_patient(self, patient_pk: int, name: str | None) -> None:
+        privacy.add_patient(name)
         self.execute("UPDATE patient SET pat_name = %s WHERE pk = %s", (name, patient_pk))
 
     def move_study(self, study_pk: int, patient_pk: int) -> None:

@@ -4,6 +4,8 @@
 #   tests/setup_servers.sh            MariaDB from the distribution, and the folders with other versions (below)
 #   tests/setup_servers.sh tools      only make, Python and its venv module
 #   tests/setup_servers.sh any        only MariaDB from the distribution, and only where there is no MySQL either
+#   tests/setup_servers.sh promtool   only Prometheus's promtool, unpacked into the folder below (20 MB), not installed
+#   tests/setup_servers.sh browser    only headless Chromium (100 MB)
 #   tests/setup_servers.sh remove     removes the folders
 #
 # MariaDB 11.8 and MySQL (and MariaDB 10.11, where the distribution has another one) each get a folder with a small Debian in
@@ -133,12 +135,48 @@ servers() {
     folder mysql-sid sid mysqld mysql-server-core mysql-client-core
 }
 
+# The package would bring a service and 34 others with it; its tool is one file.
+promtool() {
+    if type -P promtool >/dev/null; then return 0; fi
+    [[ ! -x $cache/promtool/promtool ]] || return 0
+    local work
+    work=$(mktemp -d)
+    apt_update
+    if (cd "$work" && apt-get download -qq prometheus >/dev/null 2>&1 && dpkg-deb -x prometheus_*.deb . &&
+        install -D usr/bin/promtool "$cache/promtool/promtool"); then
+        say "made: $cache/promtool/promtool"
+    else
+        say "promtool can't be had: the tests of the alerts are skipped" >&2
+    fi
+    rm -rf "$work"
+}
+
+browser() {
+    local one
+    for one in chromium-headless-shell chromium chromium-browser google-chrome; do
+        if command -v "$one" >/dev/null; then return 0; fi
+    done
+    apt_install chromium-headless-shell || apt_install chromium ||
+        say "Chromium can't be installed: the tests of the status page in a browser are skipped" >&2
+}
+
 case ${1:-servers} in
-    servers | tools | any) "${1:-servers}" ;;
-    remove) for name in mariadb-10.11 mariadb-11.8 mysql-sid; do
-        remove_folder "$cache/$name"
-        remove_folder "$cache/$name.unfinished"
-    done ;;
+    servers)
+        servers
+        # What a developer may be without, and a change must pass.
+        if [[ ${CI:-} == true ]]; then
+            promtool
+            browser
+        fi
+        ;;
+    tools | any | promtool | browser) "$1" ;;
+    remove)
+        for name in mariadb-10.11 mariadb-11.8 mysql-sid; do
+            remove_folder "$cache/$name"
+            remove_folder "$cache/$name.unfinished"
+        done
+        rm -rf "$cache/promtool"
+        ;;
     *)
         say "unknown: $1 (see the beginning of this file)" >&2
         exit 2

@@ -77,6 +77,7 @@ class Dispatcher:
     ``durable`` returns once a generation of the checkpoint is on the disk (Stopped when it can't be before the end).
     ``on_gate`` is told whenever the gate changes, with the reason in one sentence. ``before_probe`` is called
     before each try while held (so that corrected files are read), from a sender thread. It may call ``reconfigure``.
+    ``on_answer`` is told the outcomes of each request and the seconds that it took.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Dispatcher:
         batch_size: int = 1,
         on_gate: Callable[[Gate, str], None] = lambda gate, reason: None,
         before_probe: Callable[[], None] = lambda: None,
+        on_answer: Callable[[Sequence[Outcome], float], None] = lambda outcomes, seconds: None,
         queue_limit: int = QUEUE_LIMIT,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
@@ -100,6 +102,7 @@ class Dispatcher:
         self._batch_size = batch_size
         self._on_gate = on_gate
         self._before_probe = before_probe
+        self._on_answer = on_answer
         self._queue_limit = max(queue_limit, 2 * batch_size)
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
@@ -227,6 +230,7 @@ class Dispatcher:
                 failpoints.hit("before_post")
                 outcomes = self._send(client, deliveries)
                 failpoints.hit("after_post")
+                self._on_answer(outcomes, self._clock() - started)
                 final = self._judge(deliveries, outcomes, probe)
                 if not final:
                     continue

@@ -231,6 +231,12 @@ class Parked:
         with self._storage():
             return int(self._value("SELECT COUNT(*) FROM parked WHERE closed_at IS NULL"))
 
+    def reasons(self, limit: int) -> tuple[tuple[str, int], ...]:
+        """The most frequent reasons of the open entries, each with how many have it."""
+        sql = "SELECT reason, COUNT(*) FROM parked WHERE closed_at IS NULL GROUP BY reason ORDER BY 2 DESC, 1 LIMIT ?"
+        with self._storage():
+            return tuple(self._database.execute(sql, (limit,)).fetchall())
+
     def request_retry(self, entry_ids: Collection[int] | None = None) -> int:
         """Marks open entries (None: all) to be sent again by whoever holds the state directory; how many."""
         return self._each(

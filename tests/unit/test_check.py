@@ -23,7 +23,6 @@ from cdc_indexer.checkpoint import Checkpoint, CheckpointFile
 from cdc_indexer.config import Settings, load_settings
 from cdc_indexer.delivery.probe import probe
 from cdc_indexer.finding import Finding, Status, failed, ok, warning
-from cdc_indexer.lock import StateLock, holder
 from cdc_indexer.monitor.findings import as_json, show
 from tests.central.conftest import READER, WRITER, Index
 from tests.certificates import make_certificate
@@ -264,18 +263,6 @@ def test_the_checkpoint(make: Make) -> None:
     finding = only(settings, "checkpoint")
     assert finding.status is FAILED
     assert "initial --restart" in finding.remedy
-
-
-def test_who_works_on_the_state_directory_is_known_without_taking_its_lock(tmp_path: Path) -> None:
-    assert holder(tmp_path) is None
-    with StateLock(tmp_path, "run"):
-        assert holder(tmp_path) == "run"
-    assert holder(tmp_path) is None
-    # What a killed one left.
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    (tmp_path / "lock").write_text(json.dumps({"pid": dead.pid, "command": "run", "since": ""}))
-    assert holder(tmp_path) is None
 
 
 # --- the web service -------------------------------------------------------------------------------------

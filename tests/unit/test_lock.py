@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cdc_indexer.errors import AlreadyRunning, FatalError, StorageError
-from cdc_indexer.lock import StateLock, own_as_directory
+from cdc_indexer.lock import StateLock, held_by, own_as_directory
 
 HOLD = """
 import sys, time
@@ -123,3 +125,18 @@ def test_what_root_makes_belongs_to_the_services_account(tmp_path: Path) -> None
     finally:
         os.close(descriptor)
     assert ((tmp_path / "file").stat().st_uid, (tmp_path / "file").stat().st_gid) == (12345, 12346)
+
+
+def test_who_only_looks_is_in_nobodys_way(tmp_path: Path) -> None:
+    """A `status` by cron must not make a `run` by cron believe that another one is there."""
+    assert held_by(tmp_path) is None
+    with StateLock(tmp_path, "run"):
+        assert held_by(tmp_path) == ("run", os.getpid())
+    assert held_by(tmp_path) is None
+    looking = os.open(tmp_path / "lock", os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)  # as held_by does, for longer
+    timer = threading.Timer(0.015, os.close, [looking])
+    timer.start()
+    with StateLock(tmp_path, "run"):
+        assert held_by(tmp_path) == ("run", os.getpid())
+    timer.join()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cdc_indexer.notify import Notifier, Pulse
+from cdc_indexer.notify import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -63,13 +63,3 @@ def test_a_systemd_that_is_not_there_or_does_not_read_is_no_trouble(tmp_path: Pa
         notifier = Notifier({"NOTIFY_SOCKET": str(tmp_path / "notify")})
         for _ in range(2000):
             notifier.ready()
-
-
-def test_a_pulse_stops_when_it_is_not_fed() -> None:
-    now = [0.0]
-    pulse = Pulse(10.0, clock=lambda: now[0])
-    assert pulse.moves
-    now[0] = 10.0
-    assert not pulse.moves
-    pulse.beat()
-    assert pulse.moves

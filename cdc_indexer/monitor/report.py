@@ -1,0 +1,114 @@
+"""The report: what `status` and the status page show, as one JSON-ready object without any patient data.
+
+A running service writes it into its state directory; without one, `status` makes it from the files and the database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
+from typing import Any
+
+from cdc_indexer.monitor.causes import Level, Problem
+
+__all__ = ["FILE_NAME", "Report", "iso", "moment"]
+
+#: In the state directory.
+FILE_NAME = "status.json"
+
+MINUTES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How it stands at ``time``. Times are UTC, ISO 8601; None stands for what isn't known.
+
+    ``running``: a `run` is active; ``service``: it is, or the last one was, one that stays. ``problems`` are {cause, level,
+    since, message}, the worst first; ``held`` is the one of them because of which nothing is sent until somebody mends it.
+    ``delivered``, ``retried``: since the start of that `run`. ``parked`` are there now; ``parked_reasons`` are {reason,
+    count}. ``last_hour``: studies delivered in each of the last 60 minutes, the oldest first.
+    """
+
+    version: str
+    center: str
+    time: str
+    running: bool
+    service: bool
+    healthy: bool
+    state: str
+    message: str
+    problems: list[dict[str, Any]]
+    connected: bool | None = None
+    caught_up: bool | None = None
+    server: str | None = None
+    position: str | None = None
+    settled_until: str | None = None
+    bytes_behind: int | None = None
+    seconds_behind: float | None = None
+    delivered: int | None = None
+    retried: int | None = None
+    queued: int | None = None
+    waiting: int | None = None
+    parked: int | None = None
+    parked_reasons: list[dict[str, Any]] | None = None
+    held: dict[str, Any] | None = None
+    last_error: dict[str, Any] | None = None
+    last_delivery_at: str | None = None
+    checkpoint_at: str | None = None
+    started_at: str | None = None
+    pid: int | None = None
+    last_hour: list[int] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As a JSON object, in this order."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Report | None:
+        """What ``to_json`` gave; None when it isn't that (another version's, say)."""
+        names = {field.name for field in fields(cls)}
+        try:
+            return cls(**{name: value for name, value in content.items() if name in names})
+        except TypeError:
+            return None
+
+
+def judged(problems: Sequence[Problem], fine: str) -> dict[str, Any]:
+    """The fields of a Report that come from what is wrong; ``fine`` is the sentence when nothing is."""
+    shown = [
+        {
+            "cause": problem.cause.value,
+            "level": problem.cause.level.value,
+            "since": iso(problem.since),
+            "message": problem.message,
+        }
+        for problem in problems
+    ]
+    levels = {problem.cause.level for problem in problems}
+    level = next((level for level in (Level.FAILED, Level.WARNING) if level in levels), Level.OK)
+    held = next((one for problem, one in zip(problems, shown, strict=True) if problem.cause.is_held), None)
+    return {
+        "healthy": level is not Level.FAILED,
+        "state": level.value,
+        "message": problems[0].message if problems else fine,
+        "problems": shown,
+        "held": held,
+    }
+
+
+def iso(seconds: float | None) -> str | None:
+    """Seconds since 1970 as ISO 8601."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def moment(text: str | None) -> datetime | None:
+    """What ``iso`` wrote; None for anything else."""
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        return None

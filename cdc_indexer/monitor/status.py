@@ -1,0 +1,113 @@
+"""The command `status`: how a running service says it stands, or else what files and database show."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from cdc_indexer import handover
+from cdc_indexer.lock import held_by
+from cdc_indexer.monitor.causes import Cause, Level
+from cdc_indexer.monitor.report import FILE_NAME, Report, moment
+from cdc_indexer.monitor.texts import size, span
+
+if TYPE_CHECKING:
+    from cdc_indexer.config import Settings
+
+__all__ = ["lines", "report"]
+
+#: A running service renews its status.json every two seconds.
+STALE_SECONDS = 30.0
+
+#: A service that has just taken the lock writes its status.json within this time.
+_START_SECONDS = 3.0
+
+
+def report(settings: Settings) -> Report:
+    """How it stands; works whether or not a `run` is active. Raises StorageError when this account may not look."""
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        holder = held_by(settings.state_dir)
+        last = _last(settings)
+        if holder is None or holder[0] == "initial":
+            return _offline(settings, last, holder)
+        if last is not None and last.running and last.pid == holder[1]:
+            return _current(last)
+        if time.monotonic() > deadline:
+            return _offline(settings, last, holder)
+        time.sleep(0.1)
+
+
+def _last(settings: Settings) -> Report | None:
+    content = handover.read(settings.state_dir, FILE_NAME)
+    return Report.from_json(content) if content is not None else None
+
+
+def _offline(settings: Settings, last: Report | None, holder: tuple[str, int] | None) -> Report:
+    from cdc_indexer.monitor.offline import Offline  # noqa: PLC0415 - the drivers take a while
+
+    return Offline(settings, last, holder).report()
+
+
+def _current(last: Report) -> Report:
+    """What the running service wrote, unless it has ceased to."""
+    written = moment(last.time)
+    age = (datetime.now(timezone.utc) - written).total_seconds() if written is not None else STALE_SECONDS
+    if age < STALE_SECONDS:
+        return last
+    message = (
+        f"The running service has said nothing for {span(age)}: either the state directory can't be written "
+        "(a full disk, its rights), or the service is stuck and must be restarted."
+    )
+    problems = [
+        {"cause": Cause.STUCK.value, "level": Level.FAILED.value, "since": last.time, "message": message}
+    ]
+    content = {
+        **last.to_json(),
+        "healthy": False,
+        "state": "failed",
+        "message": message,
+        "problems": problems,
+    }
+    return Report.from_json(content) or last
+
+
+def lines(shown: Report) -> list[tuple[str, str]]:
+    """For people: (name, value), what isn't known left out."""
+    now = datetime.now(timezone.utc)
+
+    def when(text: str | None) -> str:
+        found = moment(text)
+        if found is None or found.year < 1971:
+            return ""
+        return f"{found.astimezone():%Y-%m-%d %H:%M:%S} ({span((now - found).total_seconds())} ago)"
+
+    def count(value: int | None) -> str:
+        return "" if value is None else f"{value:,}"
+
+    error = shown.last_error
+    reasons = "; ".join(f"{one['count']} × {one['reason']}" for one in shown.parked_reasons or [])
+    pairs = [
+        ("held", shown.held["message"] if shown.held else "no"),
+        ("position", shown.position or ""),
+        ("bytes behind", "" if shown.bytes_behind is None else size(shown.bytes_behind, "en")),
+        ("seconds behind", "" if shown.seconds_behind is None else f"{shown.seconds_behind:,.1f}"),
+        (
+            "delivered",
+            f"{count(shown.delivered)} since {when(shown.started_at)}"
+            if shown.delivered
+            else count(shown.delivered),
+        ),
+        ("last delivery", when(shown.last_delivery_at)),
+        ("queued", count(shown.queued)),
+        ("waiting", count(shown.waiting)),
+        ("parked", f"{count(shown.parked)}{f' ({reasons})' if reasons else ''}"),
+        ("last error", f"{error['message']} ({when(error['time'])})" if error else "none"),
+        ("complete until", when(shown.settled_until)),
+        ("checkpoint", when(shown.checkpoint_at)),
+        ("server", shown.server or ""),
+        ("centre", shown.center),
+        ("version", shown.version),
+    ]
+    return [(name, value) for name, value in pairs if value]

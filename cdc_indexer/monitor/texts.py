@@ -1,0 +1,234 @@
+"""What the status page says, in English and in Spanish, and how numbers, spans and sizes are written there (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+
+from cdc_indexer.monitor.causes import Cause
+
+__all__ = ["CAUSES", "LANGUAGES", "TEXTS", "ago", "clock_time", "number", "size", "span", "wanted_language"]
+
+LANGUAGES = {"en": "English", "es": "Español"}
+
+#: Text by its name, for each language.
+TEXTS: Mapping[str, Mapping[str, str]] = {
+    "en": {
+        "title": "Indexer of centre {center}",
+        "center": "Centre {center}",
+        "language": "Language",
+        "ok": "Healthy",
+        "warning": "Healthy, but somebody should look",
+        "failed": "Not healthy",
+        "stopped": "Stopped",
+        "fine": "All is well: studies go out as they are stored.",
+        "catching_up": "It is catching up: {span} behind.",
+        "since": "since {time}",
+        "detail": "",
+        "last_delivery": "Last study delivered",
+        "none_yet": "none yet",
+        "ago": "{span} ago",
+        "behind": "Behind",
+        "bytes_behind": "{size} of binary log",
+        "unknown": "unknown",
+        "delivered": "Delivered",
+        "since_start": "since {time}",
+        "under_way": "Under way",
+        "waiting": "{count} wait until they are quiet",
+        "queued": "{count} queued or being sent",
+        "parked": "Parked",
+        "parked_none": "nothing was rejected",
+        "parked_some": "rejected by the central index",
+        "rate": "Studies delivered per minute, last hour",
+        "rate_label": "{total} studies in the last hour, at most {most} in a minute.",
+        "rate_none": "No study was delivered in the last hour.",
+        "hour_ago": "1 hour ago",
+        "now": "now",
+        "at_most": "at most {most} a minute",
+        "rate_table": "The numbers",
+        "minute": "Minute",
+        "studies": "Studies",
+        "parked_title": "Parked, and why",
+        "parked_reason": "Reason",
+        "parked_command": "On this machine: {command} shows which; then {retry} or {discard}.",
+        "details": "Details",
+        "position": "Position in the binary log",
+        "server": "Database server",
+        "settled_until": "Complete until",
+        "checkpoint": "Checkpoint written",
+        "retried": "Sent again",
+        "last_error": "Last error",
+        "started": "Running since",
+        "version": "Version",
+        "no_error": "none since the start",
+        "updated": "As of {time}. Renewed every few seconds.",
+        "metrics": "Metrics for Prometheus",
+        "json": "The same as JSON",
+        "offline": "The service does not answer any more. What you see is old.",
+    },
+    "es": {
+        "title": "Indexador del centro {center}",
+        "center": "Centro {center}",
+        "language": "Idioma",
+        "ok": "En buen estado",
+        "warning": "En buen estado, pero conviene revisar",
+        "failed": "Con problemas",
+        "stopped": "Detenido",
+        "fine": "Todo en orden: los estudios se envían a medida que se guardan.",
+        "catching_up": "Poniéndose al día: lleva {span} de atraso.",
+        "since": "desde {time}",
+        "detail": "Detalle (en inglés):",
+        "last_delivery": "Último estudio entregado",
+        "none_yet": "ninguno todavía",
+        "ago": "hace {span}",
+        "behind": "Atraso",
+        "bytes_behind": "{size} de log binario",
+        "unknown": "se desconoce",
+        "delivered": "Entregados",
+        "since_start": "desde {time}",
+        "under_way": "En curso",
+        "waiting": "{count} a la espera de que se estabilicen",
+        "queued": "{count} en cola o enviándose",
+        "parked": "Apartados",
+        "parked_none": "ninguno fue rechazado",
+        "parked_some": "rechazados por el índice central",
+        "rate": "Estudios entregados por minuto, última hora",
+        "rate_label": "{total} estudios en la última hora, a lo más {most} en un minuto.",
+        "rate_none": "No se entregó ningún estudio en la última hora.",
+        "hour_ago": "hace 1 hora",
+        "now": "ahora",
+        "at_most": "máximo: {most} por minuto",
+        "rate_table": "Las cifras",
+        "minute": "Minuto",
+        "studies": "Estudios",
+        "parked_title": "Apartados y por qué",
+        "parked_reason": "Motivo",
+        "parked_command": "En este equipo, {command} muestra cuáles son; después, {retry} o {discard}.",
+        "details": "Detalles",
+        "position": "Posición en el log binario",
+        "server": "Servidor de base de datos",
+        "settled_until": "Completo hasta",
+        "checkpoint": "Punto de control guardado",
+        "retried": "Reintentos",
+        "last_error": "Último error",
+        "started": "En marcha desde",
+        "version": "Versión",
+        "no_error": "ninguno desde el inicio",
+        "updated": "Datos del {time}. Se actualizan cada pocos segundos.",
+        "metrics": "Métricas para Prometheus",
+        "json": "Lo mismo en JSON",
+        "offline": "El servicio ya no responde. Lo que se ve aquí es antiguo.",
+    },
+}
+
+#: What is wrong and what to do, where the page isn't in the language of the messages.
+CAUSES: Mapping[Cause, str] = {
+    Cause.NOT_RUNNING: "El servicio no está en marcha: inícielo.",
+    Cause.CHECKPOINT: "El punto de control no se puede usar: restaure una buena copia o empiece de nuevo.",
+    Cause.STUCK: "El servicio no avanza: reinícielo e informe del error.",
+    Cause.STORAGE: (
+        "No se puede escribir en el directorio de estado, por lo que no se envía nada: libere espacio o "
+        "corrija los permisos."
+    ),
+    Cause.KEY_REFUSED: "El índice central rechaza la clave: corrija `key` en config.json.",
+    Cause.WRONG_ADDRESS: "No hay un servicio web en esa dirección: corrija `webservice_url` en config.json.",
+    Cause.REDIRECT: (
+        "El índice central redirige a otra dirección: ponga la dirección definitiva en `webservice_url`."
+    ),
+    Cause.CERTIFICATE: (
+        "No se puede confiar en el certificado del índice central: renuévelo o indique su CA en "
+        "`delivery.ca`."
+    ),
+    Cause.REFUSED: "El índice central rechaza todos los estudios: consulte a quien lo administra.",
+    Cause.SERVER_ID: (
+        "Otra réplica usa el mismo server_id: detenga el otro indexador o asigne a cada uno su "
+        "`stream.server_id`."
+    ),
+    Cause.SCHEMA: (
+        "La tabla o la vista del indexador no está como debe: ejecute de nuevo el script SQL de extras/."
+    ),
+    Cause.DATABASE_AWAY: (
+        "No se puede leer la base de datos: compruebe que esté en marcha y que la cuenta tenga acceso. "
+        "Se reintenta solo."
+    ),
+    Cause.INDEX_AWAY: "El índice central no responde: los estudios esperan y se reintenta solo.",
+    Cause.DEGRADED: (
+        "No hay log binario: la tabla se lee cada pocos segundos. Active log_bin y otorgue los permisos "
+        "de réplica."
+    ),
+    Cause.VERIFICATION: (
+        "No se puede leer la vista indexer_study: las versiones posteriores de los estudios esperan."
+    ),
+    Cause.STARTING: "Acaba de iniciarse y se está conectando a la base de datos.",
+    Cause.POSITION_LOST: (
+        "Se perdió la posición en el log binario: se toma una nueva y se revisa la tabla. No hay que "
+        "hacer nada."
+    ),
+    Cause.PARKED: (
+        "Hay estudios apartados porque el índice central los rechazó: revíselos con «cdc-indexer parked "
+        "list»."
+    ),
+}
+
+
+def wanted_language(accept_language: str, asked: str = "") -> str:
+    """The language to answer in: the one asked for, else the best of an Accept-Language (RFC 9110, 12.5.4)."""
+    if asked in LANGUAGES:
+        return asked
+    best, best_weight = "en", 0.0
+    for part in accept_language[:500].split(","):
+        name, _, parameters = part.partition(";")
+        language = name.strip().lower().partition("-")[0]
+        weight = 1.0
+        key, _, value = parameters.strip().partition("=")
+        if key.strip() == "q":
+            try:
+                weight = float(value)
+            except ValueError:
+                weight = 0.0
+        if language in LANGUAGES and weight > best_weight:
+            best, best_weight = language, weight
+    return best
+
+
+def number(value: float, language: str) -> str:
+    """With separators of thousands."""
+    text = f"{value:,.0f}"
+    return text.replace(",", ".") if language == "es" else text
+
+
+def size(count: int, language: str) -> str:
+    """Bytes for people, by powers of 1,000."""
+    value, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if value < 1000 or unit == "TB":
+            break
+        value /= 1000
+    text = f"{value:.0f}" if unit == "B" or value >= 100 else f"{value:.1f}"
+    return f"{text.replace('.', ',') if language == 'es' else text} {unit}"
+
+
+def span(seconds: float) -> str:
+    """A span of time with its two largest units; they are the same in both languages."""
+    seconds = max(0.0, seconds)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = int(seconds // 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"
+
+
+def ago(moment: datetime, now: datetime, language: str) -> str:
+    """How long ago something was."""
+    return TEXTS[language]["ago"].format(span=span((now - moment).total_seconds()))
+
+
+def clock_time(moment: datetime, *, local: bool = True) -> str:
+    """Date and time of this machine's zone."""
+    shown = moment.astimezone() if local else moment.astimezone(timezone.utc)
+    return shown.strftime("%Y-%m-%d %H:%M:%S")
