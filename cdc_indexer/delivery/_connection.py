@@ -170,6 +170,9 @@ class Connection:
             unsent = unsent[self._sock.send(unsent) :]
         response = HTTPResponse(cast(socket.socket, reader), method=method)
         response.begin()
+        if reader.ended:
+            # http.client takes an end within the headers for the end of the headers: "Error" may have been to follow.
+            raise HTTPException("the answer ends within its headers")
         body = b""
         while len(body) <= max_answer_bytes and not response.isclosed():
             part = response.read(max_answer_bytes + 1 - len(body))
@@ -194,6 +197,8 @@ class _Reader(io.RawIOBase):
         self._sock = sock
         self._timeout_seconds = timeout_seconds
         self._deadline = deadline
+        #: The other side has sent all that it will.
+        self.ended = False
 
     def limit(self) -> None:
         """Gives the next operation on the socket its time; raises TimeoutError when there is none left."""
@@ -207,7 +212,9 @@ class _Reader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         self.limit()
-        return self._sock.recv_into(buffer)
+        received = self._sock.recv_into(buffer)
+        self.ended = received == 0
+        return received
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         return io.BufferedReader(self, 16 * 1024)
