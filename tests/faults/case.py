@@ -144,6 +144,13 @@ class Case:
         wanted = set(study_iuids)
         wait_until(lambda: wanted <= self.accepted_uids, seconds, "these studies at the index")
 
+    def at_work(self, load: Load, count: int = 10) -> None:
+        """Waits until so many studies of that load have arrived."""
+        wait_until(
+            lambda: sum(uid in self.accepted_uids for uid in load.committed[:]) >= count,
+            what=f"{count} studies of the load at the index",
+        )
+
     def says(self, text: str, seconds: float = 30.0) -> None:
         """Waits until the log says so."""
         wait_until(lambda: text in self.indexer.log, seconds, f"'{text}' in the log")

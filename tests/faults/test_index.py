@@ -32,7 +32,7 @@ BACK = "the central index accepts studies again"
 def trouble(case: Case, answer: Answer, *, said: str, seconds: float = SECONDS) -> list[Entry]:
     """Under load, the index gives this answer to everything for a while. Returns the requests that got it."""
     with case.load() as load:
-        wait_until(lambda: case.receiver.accepted(), what="a study before the trouble")
+        case.at_work(load)
         before = len(case.receiver.entries())
         case.receiver.always(answer)
         case.fault()
@@ -63,7 +63,7 @@ def tried(entries: list[Entry]) -> int:
 def test_it_refuses_connections(case: Case) -> None:
     case.start()
     with case.load() as load:
-        case.arrives(load.committed[:5])
+        case.at_work(load)
         for _ in range(3):
             case.receiver.refuse()
             case.fault(repeats=CONCURRENCY)  # the connections that were open are reset
@@ -145,7 +145,7 @@ def test_it_asks_us_to_come_later(case: Case, answer: Callable[[Entry], Answer])
     """429 with Retry-After, as a number and as a date: nobody tries earlier."""
     case.start()
     with case.load() as load:
-        case.arrives(load.committed[:5])
+        case.at_work(load)
         case.receiver.answer_with(answer)
         case.fault()
         case.says(AWAY)
@@ -428,7 +428,7 @@ def test_answers_end_in_their_middle(on_a_line: tuple[Case, Proxy], after_bytes:
     """In the status line, in a header, in the body: half an answer is none."""
     case, line = on_a_line
     with case.load() as load:
-        case.arrives(load.committed[:5])
+        case.at_work(load)
         before = len(case.receiver.accepted())
         line.truncate(after_bytes)
         case.fault()
@@ -444,7 +444,7 @@ def test_answers_end_in_their_middle(on_a_line: tuple[Case, Proxy], after_bytes:
 def test_the_line_stalls_half_open(on_a_line: tuple[Case, Proxy]) -> None:
     case, line = on_a_line
     with case.load() as load:
-        case.arrives(load.committed[:5])
+        case.at_work(load)
         before = len(case.receiver.accepted())
         line.stall()
         case.fault()
