@@ -1,0 +1,161 @@
+"""Memory, checkpoint and the archive's server, whatever the backlog and however long the central index is away."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.case import Case, MakeCase
+from tests.indexer import Indexer, wait_until
+from tests.pacs import Pacs
+from tests.servers import Server
+
+#: What importing everything takes, and room for a bounded amount of work.
+PEAK_MB = 90
+CHECKPOINT_KB = 64
+
+_ROWS_AT_A_TIME = 5_000
+
+
+def peak_mb(indexer: Indexer) -> float:
+    """The most memory that the running service has had."""
+    return _status(indexer, "VmHWM")
+
+
+def now_mb(indexer: Indexer) -> float:
+    return _status(indexer, "VmRSS")
+
+
+def _status(indexer: Indexer, name: str) -> float:
+    assert indexer.process is not None
+    text = Path(f"/proc/{indexer.process.pid}/status").read_text()
+    return int(text.partition(f"{name}:")[2].split()[0]) / 1024
+
+
+def variable(server: Server, name: str) -> int:
+    ((_, value),) = server.execute(f"SHOW GLOBAL STATUS LIKE '{name}'")
+    return int(value)
+
+
+@contextlib.contextmanager
+def largest_checkpoint(case: Case) -> Iterator[list[int]]:
+    """The sizes in bytes of the checkpoint, as long as the block takes."""
+    sizes = [0]
+    ended = threading.Event()
+    path = case.indexer.state_dir / "checkpoint.json"
+
+    def watch() -> None:
+        while not ended.wait(0.01):
+            with contextlib.suppress(FileNotFoundError):
+                sizes[0] = max(sizes[0], path.stat().st_size)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield sizes
+    finally:
+        ended.set()
+        thread.join()
+
+
+def many_rows(case: Case, count: int, seconds: float) -> None:
+    """So many rows as the archive commits them, from two sessions, and what they cost us."""
+    first = case.indexer
+    first.start()
+    case.says("caught up")
+    began = time.monotonic()
+    stored: list[str] = []
+
+    def store() -> None:
+        with contextlib.closing(Pacs(case.server, case.pacs.name)) as archive:
+            for _ in range(count // 2 // _ROWS_AT_A_TIME):
+                stored.extend(archive.insert_outbox_rows(_ROWS_AT_A_TIME))
+
+    threads = [threading.Thread(target=store) for _ in range(2)]
+    with largest_checkpoint(case) as sizes:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        case.committed += stored
+        assert len(stored) == count
+        wait_until(lambda: len(case.accepted_uids) >= count, seconds, "all rows")
+    taken = time.monotonic() - began
+    peak = peak_mb(first)
+    print(
+        f"{case.server.version}: {count:,} rows in {taken:.0f} s, peak {peak:.0f} MB,"
+        f" largest checkpoint {sizes[0] / 1024:.0f} KB"
+    )
+    assert peak < PEAK_MB
+    assert sizes[0] < CHECKPOINT_KB * 1024
+    assert taken < seconds
+    assert first.stop() == 0
+    times = [uid for entry in case.receiver.accepted() for uid in entry.study_iuids]
+    assert len(times) == len(set(times)) == count
+
+
+def test_many_rows_within_minutes(hurt_server: Server, make_case: MakeCase) -> None:
+    """None of them can be forgotten before ten minutes are over."""
+    case = make_case(Pacs.create(hurt_server), delivery={"batch_size": 200, "settle_seconds": 5})
+    many_rows(case, 40_000, 120)
+    case.pacs.destroy()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_a_million_rows_within_ten_minutes(hurt_server: Server, make_case: MakeCase) -> None:
+    case = make_case(Pacs.create(hurt_server), delivery={"batch_size": 500, "settle_seconds": 5})
+    many_rows(case, 1_000_000, 600)
+    case.pacs.destroy()
+
+
+def test_the_index_is_away_for_long(hurt_server: Server, make_case: MakeCase) -> None:
+    """More than fits into any queue waits; nothing grows, and the archive's server is left alone meanwhile.
+
+    FACTS 1.10: the server ends a reader that doesn't read for net_write_timeout, here after one second instead of sixty.
+    """
+    pacs = Pacs.create(hurt_server)
+    before = hurt_server.execute("SELECT @@GLOBAL.net_write_timeout")[0][0]
+    hurt_server.execute("SET GLOBAL net_write_timeout = 1")
+    case = make_case(pacs, delivery={"batch_size": 200}, stream={"audit_seconds": 1})
+    try:
+        case.start()
+        case.store(20)
+        case.arrives(case.committed)
+        case.receiver.refuse()
+        case.fault()
+        stored = pacs.insert_outbox_rows(30_000)
+        time.sleep(2)
+        early_mb, connections = now_mb(case.indexer), variable(hurt_server, "Connections")
+        asked = variable(hurt_server, "Questions")
+        time.sleep(8)
+        # Our own two: what this test asks.
+        connections = variable(hurt_server, "Connections") - connections - 2
+        asked = variable(hurt_server, "Questions") - asked
+        grown = now_mb(case.indexer) - early_mb
+        transactions = hurt_server.execute(
+            "SELECT COUNT(*) FROM information_schema.INNODB_TRX WHERE trx_started < NOW() - INTERVAL 2 SECOND"
+        )
+        print(
+            f"{hurt_server.version}: 8 s without an index: {connections} new connections, {asked} statements,"
+            f" memory {early_mb:.0f} MB and {grown:+.1f}"
+        )
+        assert connections <= 3
+        assert asked < 60
+        assert grown < 4
+        assert transactions == [(0,)], "a transaction of ours is open for as long"
+        case.receiver.listen()
+        case.committed += stored
+        wait_until(lambda: set(stored) <= set(case.accepted_uids), 90, "the backlog")
+        assert peak_mb(case.indexer) < PEAK_MB
+        assert case.indexer.stop() == 0
+        times = [uid for entry in case.receiver.accepted() for uid in entry.study_iuids]
+        assert len(times) == len(set(times))
+    finally:
+        hurt_server.execute(f"SET GLOBAL net_write_timeout = {before}")
+    pacs.destroy()
