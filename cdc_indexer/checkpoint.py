@@ -36,6 +36,7 @@ class Checkpoint:
     ``columns`` are those of the outbox at ``position``: (name, data type, unsigned), in order; the binlog doesn't
     name them. ``unverified`` are settled ids of first versions whose row in the view hasn't been read since.
     ``sent_pks`` are the study_pks sent so far, kept where the central index can't take a second version.
+    ``patients`` are changed patients, by outbox row, of whose studies some are sent: up to a study_pk, and later ones.
     ``initial`` is how far an interrupted ``initial`` came.
     """
 
@@ -46,6 +47,7 @@ class Checkpoint:
     settled: Settled = field(default_factory=Settled)
     unverified: IntervalSet = field(default_factory=IntervalSet)
     sent_pks: IntervalSet = field(default_factory=IntervalSet)
+    patients: dict[int, tuple[int, IntervalSet]] = field(default_factory=dict)
     initial: dict[str, Any] | None = None
     time: datetime | None = None
 
@@ -77,9 +79,18 @@ class Checkpoint:
             f'  "settled": {self.settled.render()},\n'
             f'  "unverified": {self.unverified.render()},\n'
             f'  "sent_pks": {self.sent_pks.render()},\n'
+            f'  "patients": {self._patients_text()},\n'
             f'  "initial": {json.dumps(self.initial)}'
         )
         return f'{body}{_SEAL}{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
+
+    def _patients_text(self) -> str:
+        return json.dumps(
+            {
+                row_id: {"up_to": up_to, "ahead": list(ahead)}
+                for row_id, (up_to, ahead) in self.patients.items()
+            }
+        )
 
     @classmethod
     def parse(cls, text: str) -> Checkpoint:
@@ -103,6 +114,10 @@ class Checkpoint:
                 settled=Settled.parse(document["settled"]),
                 unverified=IntervalSet(document["unverified"]),
                 sent_pks=IntervalSet(document["sent_pks"]),
+                patients={
+                    int(row_id): (int(done["up_to"]), IntervalSet(done["ahead"]))
+                    for row_id, done in document.get("patients", {}).items()
+                },
                 initial=document["initial"],
                 time=datetime.fromisoformat(document["time"].replace("Z", "+00:00")),
             )

@@ -15,6 +15,7 @@ from typing import Any
 
 from cdc_indexer.checkpoint import Checkpoint
 from cdc_indexer.position import Identity, Position
+from cdc_indexer.settled import IntervalSet
 
 #: The outbox's columns: (name, data type, unsigned), in order.
 Columns = tuple[tuple[str, str, bool], ...]
@@ -99,6 +100,12 @@ class Progress:
         with self._lock:
             return study_pk in self._checkpoint.sent_pks
 
+    def patient(self, row_id: int) -> tuple[int, IntervalSet] | None:
+        """Which studies of a changed patient were sent before a restart: up to this study_pk, and these later ones."""
+        with self._lock:
+            done = self._checkpoint.patients.get(row_id)
+            return done and (done[0], IntervalSet(done[1]))
+
     # --- the stream --------------------------------------------------------------------------------------
 
     def claim(self, row_id: int, *, streamed: bool = False) -> bool:
@@ -178,6 +185,7 @@ class Progress:
         with self._lock:
             for row_id, recorded_at in rows:
                 self._settled.add(row_id, recorded_at)
+                self._checkpoint.patients.pop(row_id, None)
                 transaction = self._claimed.pop(row_id, None)
                 if transaction is not None:
                     transaction.open_rows -= 1
@@ -198,6 +206,12 @@ class Progress:
                 self._checkpoint.unverified.remove(row_id)
             self._generation += 1
             return self._generation
+
+    def set_patient(self, row_id: int, done: tuple[int, IntervalSet]) -> None:
+        """How many studies of a changed patient are sent."""
+        with self._lock:
+            self._checkpoint.patients[row_id] = done
+            self._generation += 1
 
     def set_initial(self, initial: dict[str, Any] | None) -> int:
         """How far `initial` came; returns the generation to wait for."""

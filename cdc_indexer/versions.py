@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cdc_indexer.errors import Stopped
+from cdc_indexer.settled import IntervalSet
 
 #: A study that never is quiet is sent this long after the first of its rows that wait.
 MAX_WAIT_SECONDS = 60.0
@@ -32,17 +33,47 @@ SENT_KEPT = 10_000
 
 
 class PatientChange:
-    """A row of operation 'patient' whose studies are being sent; it settles after the last of them."""
+    """A row of operation 'patient' whose studies are being sent; it settles after the last of them.
 
-    __slots__ = ("after_pk", "expanded", "open_studies", "patient_pk", "recorded_at", "row_id")
+    ``done`` is how far that is, for who goes on after a restart: all studies up to that study_pk, and these later ones.
+    """
 
-    def __init__(self, row_id: int, recorded_at: datetime, patient_pk: int) -> None:
+    __slots__ = ("after_pk", "ahead", "expanded", "open", "patient_pk", "recorded_at", "row_id")
+
+    def __init__(
+        self,
+        row_id: int,
+        recorded_at: datetime,
+        patient_pk: int,
+        done: tuple[int, IntervalSet] | None = None,
+    ) -> None:
         self.row_id = row_id
         self.recorded_at = recorded_at
         self.patient_pk = patient_pk
-        self.after_pk = 0
-        self.open_studies = 0
+        self.after_pk, self.ahead = done or (0, IntervalSet())
+        #: The study_pks that wait or are being sent, by key, in order.
+        self.open: dict[str, int] = {}
         self.expanded = False
+
+    def begin(self, key: str, study_pk: int) -> bool:
+        """The next of its studies; False when that was sent before a restart."""
+        self.after_pk = study_pk
+        if study_pk in self.ahead:
+            return False
+        self.open[key] = study_pk
+        return True
+
+    def end(self, key: str) -> None:
+        """That study is sent."""
+        study_pk = self.open.pop(key, None)
+        if study_pk is not None:
+            self.ahead.add(study_pk)
+
+    @property
+    def done(self) -> tuple[int, IntervalSet]:
+        up_to = next(iter(self.open.values())) - 1 if self.open else self.after_pk
+        self.ahead.remove(0, up_to)
+        return up_to, IntervalSet(self.ahead)
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,29 @@ def test_run_killed_while_it_feeds_an_initial(case: Case) -> None:
         assert beside.wait(60) == 0
     case.loaded(load)
     case.finish(two_sources=True)
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped"])
+def test_ended_while_a_renamed_patients_studies_are_sent(case: Case, how: str) -> None:
+    """One row stands for all of them, and is settled after the last: those that were sent are remembered one by one."""
+    case.store(300)
+    case.start()
+    case.arrives(case.committed)
+    time.sleep(1)  # all verified
+    case.receiver.always(Answer(delay_seconds=0.02))
+    ((patient_pk,),) = case.pacs.execute("SELECT pk FROM patient")
+    case.pacs.rename_patient(patient_pk, "NÚÑEZ^MARÍA JOSÉ")
+    for share in (60, 150, 220):
+        wait_until(lambda s=share: len(case.receiver.accepted()) >= 300 + s, what="a part of them")  # type: ignore[misc]
+        if how == "killed":
+            case.kill()
+        else:
+            assert case.indexer.stop() == 0
+            case.fault()
+        case.indexer.start()
+    case.finish()
+    checkpoint = case.indexer.checkpoint()
+    assert checkpoint["patients"] == {}
 
 
 def test_killed_with_a_torn_checkpoint(case: Case) -> None:
