@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint clean
+.PHONY: help demo test test-all soak lint clean
 
 help:  ## shows this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,12 @@ test: $(VENV)/test.stamp  ## all tests but the longest, on real servers (TESTS=t
 test-all: $(VENV)/test.stamp  ## all tests
 	tests/setup_servers.sh
 	$(PYTEST) $(TESTS)
+
+soak: $(VENV)/test.stamp  ## idle, then 5 studies a second, then random faults, with memory (MINUTES=30)
+	tests/setup_servers.sh
+	CDC_INDEXER_TEST_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/faults/test_soak.py -s
+
+MINUTES ?= 30
 
 lint: $(VENV)/test.stamp  ## ruff and mypy
 	$(BIN)/ruff check .
