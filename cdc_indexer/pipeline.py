@@ -152,7 +152,7 @@ class Pipeline:
         else:
             key = study_key(row.study_iuid, row.study_pk)
             first = row.operation == Operation.STORED and not superseded and not self.policy.stable
-            if first and self._versions.begin(key, row.study_pk):
+            if first and self._versions.begin(key, row.study_pk, as_recorded=True):
                 self._send_first(row, key)
             else:
                 # A superseded one as well: sent before the newer row joins it, its values would go twice after a kill.

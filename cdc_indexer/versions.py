@@ -163,10 +163,13 @@ class Versions:
 
     # --- rows come ---------------------------------------------------------------------------------------
 
-    def begin(self, key: str, study_pk: int) -> bool:
-        """Whether a first version may be sent at once: nothing of that study is being sent or waits."""
+    def begin(self, key: str, study_pk: int, *, as_recorded: bool = False) -> bool:
+        """Whether a first version may be sent at once: nothing of that study is being sent or waits.
+
+        ``as_recorded``: with the values of its row, which are older than what was read from the view and sent before.
+        """
         with self._changed:
-            if key in self._studies:
+            if key in self._studies or (as_recorded and key in self._sent):
                 return False
             self._sent.pop(key, None)
             study = self._studies[key] = _Study(key, study_pk, self._clock())

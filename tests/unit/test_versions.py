@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from cdc_indexer.errors import Stopped
-from cdc_indexer.versions import MAX_WAIT_SECONDS, Versions
+from cdc_indexer.versions import MAX_WAIT_SECONDS, PatientChange, Versions
 
 WHEN = datetime(2026, 3, 1)
 
@@ -165,3 +165,15 @@ def test_a_row_that_comes_after_its_values_were_sent_is_known_by_them(
     assert len(versions) == 0
     versions.add("1.2", 1, (11, WHEN), soon=True)
     assert versions.due(10)[0].digest == known
+
+
+def test_a_first_row_that_comes_after_newer_values_is_not_sent_as_it_was_recorded(versions: Versions) -> None:
+    """A renamed patient's study is read from the view, which is ahead of the log: its own first row comes later."""
+    versions.add("1.2", 1, patient=PatientChange(5, WHEN, 3), soon=True)
+    versions.due(10)
+    versions.done("1.2", digest=7, accepted=True)
+    assert not versions.begin("1.2", 1, as_recorded=True)
+    versions.add("1.2", 1, (10, WHEN), soon=True)
+    assert versions.due(10)[0].digest == 7
+    versions.done("1.2", digest=7, accepted=True)
+    assert versions.begin("1.2", 1)
