@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 from collections import deque
@@ -28,10 +29,15 @@ class Load:
         attempted: these, and those of which nobody knows because the database died meanwhile.
     """
 
-    def __init__(self, pacs: Pacs, *, pause_seconds: float = 0.005, seed: int = 0) -> None:
+    def __init__(
+        self, pacs: Pacs, *, pause_seconds: float = 0.005, seed: int = 0, renames: float = 0.0
+    ) -> None:
         self._server, self._name = pacs.server, pacs.name
         self._pause_seconds = pause_seconds
         self._rng = random.Random(seed)
+        #: How often a patient, and with it all of its studies, gets another name, which it never had before.
+        self._renames = renames
+        self._names = itertools.count(1)
         self._growing: deque[tuple[int, int]] = deque(maxlen=_GROWING)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._work, name="load", daemon=True)
@@ -63,6 +69,9 @@ class Load:
                 pacs.close()
 
     def _one(self, pacs: Pacs) -> None:
+        if self._rng.random() < self._renames:
+            pacs.rename_patient(self._rng.randint(1, 20), f"PEÑA^{next(self._names)}")
+            return
         if self._growing and self._rng.random() < 0.4:
             study_pk, images = self._growing.popleft()
             images += self._rng.randint(1, 50)

@@ -37,7 +37,7 @@ def rage(storm: Storm, seconds: float, seed: int) -> None:
     print(f"CDC_INDEXER_TEST_SEED={seed} on {case.server.flavour}")
     case.start()
     try:
-        with case.load(seed=seed, pause_seconds=0.01) as load:
+        with case.load(seed=seed, pause_seconds=0.01, renames=0.01) as load:
             storm.rage(seconds)
         case.loaded(load)
         # The last fault may have left the pauses between two tries at their longest.
