@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -205,6 +206,9 @@ class CheckpointWriter:
         self._render = render
         self._on_trouble = on_trouble
         self._retry_seconds = retry_seconds
+        #: How long the last write took.
+        self.write_seconds = 0.0
+        self._written: Callable[[int], None] = lambda generation: None
         self._wanted = 0
         self._durable = 0
         self._failing = False
@@ -217,6 +221,10 @@ class CheckpointWriter:
     def start(self) -> None:
         """Starts the thread."""
         self._thread.start()
+
+    def listen(self, written: Callable[[int], None]) -> None:
+        """``written`` is called, in the writer's thread, with each generation that is on the disk."""
+        self._written = written
 
     def request(self, generation: int) -> None:
         """Asks for ``generation`` to be written, without waiting."""
@@ -263,6 +271,7 @@ class CheckpointWriter:
                     self._changed.wait()
                 if self._durable >= self._wanted:
                     return
+            began = time.monotonic()
             generation, text = self._render()
             try:
                 self._file.save(text)
@@ -270,6 +279,8 @@ class CheckpointWriter:
                 if not self._failed(error):
                     return
                 continue
+            self.write_seconds = time.monotonic() - began
+            self._written(generation)
             with self._changed:
                 self._durable = generation
                 recovered, self._failing = self._failing, False
