@@ -7,7 +7,6 @@ a minute is settled, ``until`` moves past it.
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -98,7 +97,7 @@ class IntervalSet:
 
     def render(self) -> str:
         """As JSON: ``[[start, end], ...]``."""
-        return json.dumps([list(pair) for pair in self], separators=(",", ":"))
+        return f"[{','.join([f'[{start},{end}]' for start, end in self])}]"
 
 
 def minute_of(moment: datetime) -> datetime:
