@@ -222,7 +222,7 @@ class Pipeline:
     def reserve(self, values: Mapping[str, object]) -> bool:
         """Takes a study for ``send_held``; False when a live version of it is under way. Later ones wait for it."""
         uid, pk = _names(values)
-        return self._versions.begin(study_key(uid, pk), pk)
+        return self._versions.begin(study_key(uid, pk), pk, block=False)
 
     def unreserve(self, values: Mapping[str, object]) -> None:
         """Gives a reserved study back unsent."""
@@ -283,7 +283,7 @@ class Pipeline:
 
     def retry_parked(self, entry: ParkedEntry) -> bool:
         """Sends a parked delivery once more, as it was; False while another version of the study is under way."""
-        if not self._versions.begin(entry.study_key, entry.study_pk):
+        if not self._versions.begin(entry.study_key, entry.study_pk, block=False):
             return False
 
         def done(delivery: Delivery, outcome: Outcome) -> int:
