@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,10 +80,17 @@ class Subject:
         cpu_seconds = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
         return Usage(cpu_seconds, int(peak.split()[1]) / 1024)
 
-    def wait(self) -> None:
+    def wait(self) -> Usage:
+        """Until it ends by itself; what it used, as it was at most a twentieth of a second before."""
         assert self._process is not None
-        if self._process.wait() != 0:
+        used = Usage(0.0, 0.0)
+        while self._process.poll() is None:
+            with suppress(RuntimeError, StopIteration, OSError):  # it has just ended
+                used = self.usage()
+            time.sleep(0.05)
+        if self._process.returncode != 0:
             raise RuntimeError(f"{self.name} failed:\n{(self._directory / 'log.txt').read_text()}")
+        return used
 
     def stop(self) -> None:
         if self._process is not None:

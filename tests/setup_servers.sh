@@ -4,6 +4,7 @@
 #   tests/setup_servers.sh            MariaDB from the distribution, and the folders with other versions (below)
 #   tests/setup_servers.sh tools      only make, Python and its venv module
 #   tests/setup_servers.sh any        only MariaDB from the distribution, and only where there is no MySQL either
+#   tests/setup_servers.sh bench      as without a word, and nginx with its Lua module, for the benchmarks
 #   tests/setup_servers.sh remove     removes the folders
 #
 # MariaDB 11.8 and MySQL (and MariaDB 10.11, where the distribution has another one) each get a folder with a small Debian in
@@ -133,8 +134,20 @@ servers() {
     folder mysql-sid sid mysqld mysql-server-core mysql-client-core
 }
 
+bench() {
+    servers
+    if command -v nginx >/dev/null && [[ -e /usr/lib/nginx/modules/ngx_http_lua_module.so ]]; then return 0; fi
+    local had=
+    command -v nginx >/dev/null && had=yes
+    apt_install nginx-light libnginx-mod-http-lua || { missing "nginx can't be installed"; return 0; }
+    # The package starts one on port 80, which nobody has asked for.
+    if [[ -z $had ]] && command -v systemctl >/dev/null; then
+        as_root systemctl disable --quiet --now nginx 2>/dev/null || true
+    fi
+}
+
 case ${1:-servers} in
-    servers | tools | any) "${1:-servers}" ;;
+    servers | tools | any | bench) "${1:-servers}" ;;
     remove) for name in mariadb-10.11 mariadb-11.8 mysql-sid; do
         remove_folder "$cache/$name"
         remove_folder "$cache/$name.unfinished"
