@@ -96,9 +96,7 @@ class Bench:
         self._backlog(f"{self._sizes.one_row:,} one-row transactions", self._sizes.one_row)
 
     def big(self) -> None:
-        self._backlog(
-            f"one transaction of {self._sizes.big:,} rows", self._sizes.big, one_transaction=True
-        )
+        self._backlog(f"one transaction of {self._sizes.big:,} rows", self._sizes.big, one_transaction=True)
 
     def far(self) -> None:
         for milliseconds in (5, 20, 80):
@@ -158,9 +156,7 @@ class Bench:
                 lambda: BinlogReader(database, StreamSettings(), 4_711, position, columns),
             )
 
-        self._in_turn(
-            f"reading the log over TCP, {self._sizes.reading:,} rows", measure, subjects=_OURS
-        )
+        self._in_turn(f"reading the log over TCP, {self._sizes.reading:,} rows", measure, subjects=_OURS)
 
     def triggers(self) -> None:
         for _ in range(self._sizes.runs):
