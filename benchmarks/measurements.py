@@ -60,6 +60,7 @@ def delay(
     store(pacs, 1, one_transaction=False)
     _wait(lambda: receiver.count() >= 1, subject)
     receiver.clear()
+    before, began = subject.usage(), time.monotonic()
     committed_at: dict[str, float] = {}
     with closing(pacs.connect(autocommit=False)) as connection, connection.cursor() as cursor:
         for _ in range(count):
@@ -69,6 +70,7 @@ def delay(
             connection.commit()
             time.sleep(0.02)
     _wait(lambda: receiver.count() >= count, subject)
+    cpu_percent = (subject.usage().cpu_seconds - before.cpu_seconds) / (time.monotonic() - began) * 100
     subject.stop()
     delays = sorted(
         # nginx cuts the moment to milliseconds.
@@ -76,7 +78,11 @@ def delay(
         for arrival in receiver.arrivals()
     )
     quantiles = statistics.quantiles(delays, n=100)
-    return {"delay p50, ms": quantiles[49], "delay p99, ms": quantiles[98]}, delays
+    return {
+        "delay p50, ms": quantiles[49],
+        "delay p99, ms": quantiles[98],
+        "CPU, % of a core": cpu_percent,
+    }, delays
 
 
 def backlog(

@@ -16,9 +16,10 @@ from benchmarks.subjects import Ours
 
 @dataclass
 class Report:
-    """Each run's figures by case and subject; what the machine is."""
+    """Each run's figures by case and subject, as table.md and figures.json in ``directory``; what the machine is."""
 
     machine: str
+    directory: Path
     runs: dict[str, dict[str, list[Figures]]] = field(default_factory=dict)
     #: Of the first run, in ms, by subject.
     delays: dict[str, list[float]] = field(default_factory=dict)
@@ -30,6 +31,8 @@ class Report:
             + "  ".join(f"{name} {value:,.2f}" for name, value in figures.items()),
             flush=True,
         )
+        # At once: a benchmark that is stopped has measured something.
+        self._write()
 
     def table(self) -> str:
         """Median, minimum and maximum of each figure; with two subjects also their ratio, ours to the plain script."""
@@ -45,16 +48,18 @@ class Report:
                 )
         return "\n".join(lines)
 
-    def write(self, directory: Path) -> None:
-        """table.md, figures.json, and the plots where matplotlib is there."""
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "table.md").write_text(f"{self.machine}\n\n{self.table()}\n")
-        (directory / "figures.json").write_text(
+    def _write(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "table.md").write_text(f"{self.machine}\n\n{self.table()}\n")
+        (self.directory / "figures.json").write_text(
             json.dumps({"machine": self.machine, "runs": self.runs}, indent=1)
         )
+
+    def plot(self) -> None:
+        """The plots, where matplotlib is there."""
         try:
-            _plot_delays(self.delays, directory / "delay.svg")
-            _plot_distance(self.runs, directory / "distance.svg")
+            _plot_delays(self.delays, self.directory / "delay.svg")
+            _plot_distance(self.runs, self.directory / "distance.svg")
         except ImportError:
             print("no plots: pip install '.[bench]'")
 

@@ -14,7 +14,7 @@ from benchmarks.report import Report
 from benchmarks.subjects import Ours, PlainScript
 from tests.servers import Server
 
-TINY = Sizes(1, 5, 30, 30, 10, 30, 5, 0.1, 100, 5, 30, ())
+TINY = Sizes(1, 5, 30, 30, 10, 30, 5, 0.1, 100, 5, 30, (), (20,))
 
 
 def some_receiver(directory: Path) -> AnyReceiver:
@@ -26,7 +26,7 @@ def some_receiver(directory: Path) -> AnyReceiver:
 
 @pytest.mark.one_server
 def test_a_small_benchmark_runs(server: Server, tmp_path: Path) -> None:
-    report = Report("a machine")
+    report = Report("a machine", tmp_path / "results")
     receiver = some_receiver(tmp_path)
     try:
         bench = Bench(server, receiver, tmp_path, report, TINY)
@@ -39,7 +39,7 @@ def test_a_small_benchmark_runs(server: Server, tmp_path: Path) -> None:
     assert set(by_subject) == {Ours.name, PlainScript.name}
     for runs in by_subject.values():
         assert all(figures["studies/s"] > 0 for figures in runs)
-    report.write(tmp_path / "results")
+    report.plot()
     assert "one-row" in (tmp_path / "results/table.md").read_text()
     assert json.loads((tmp_path / "results/figures.json").read_text())["runs"] == report.runs
 
