@@ -64,7 +64,8 @@ class Sizes:
     def scaled(self, scale: float) -> Sizes:
         """A part of each."""
         names = ("delay", "one_row", "big", "far", "held", "busy", "reading", "triggers")
-        return replace(self, **{name: max(20, int(getattr(self, name) * scale)) for name in names})
+        less: dict[str, Any] = {name: max(20, int(getattr(self, name) * scale)) for name in names}
+        return replace(self, **less)
 
 
 _FULL = Sizes(

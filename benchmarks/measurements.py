@@ -167,11 +167,11 @@ def idle(make: Callable[[str], Subject], pacs: Pacs, receiver: AnyReceiver, seco
     _wait(lambda: receiver.count() >= 1, subject)
     # Until the study is verified, too.
     time.sleep(7)
-    before = subject.usage()
+    before = subject.running_seconds()
     time.sleep(seconds)
-    after = subject.usage()
+    used = subject.running_seconds() - before
     subject.stop()
-    return {"CPU, % of a core": (after.cpu_seconds - before.cpu_seconds) / seconds * 100}
+    return {"CPU, % of a core": used / seconds * 100}
 
 
 def busy_neighbour(

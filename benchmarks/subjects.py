@@ -80,6 +80,12 @@ class Subject:
         cpu_seconds = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
         return Usage(cpu_seconds, int(peak.split()[1]) / 1024)
 
+    def running_seconds(self) -> float:
+        """CPU seconds of its threads that are there now, to the nanosecond: for what uses little."""
+        assert self._process is not None
+        tasks = Path(f"/proc/{self._process.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
     def wait(self) -> Usage:
         """Until it ends by itself; what it used, as it was at most a twentieth of a second before."""
         assert self._process is not None
