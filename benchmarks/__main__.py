@@ -1,7 +1,8 @@
 """``python -m benchmarks [CASE]...``: ours and the plain script in turn, on private servers.
 
 The results go to benchmarks/results; with QUICK=1, which takes a minute and shows that everything runs, to
-benchmarks/results/quick. RUNS=5 does each five times instead of three, SCALE=0.2 a fifth as much of each. CASES are named below.
+benchmarks/results/quick. RUNS=5 does each five times instead of three, SCALE=0.2 a fifth as much of each; the CASES are
+named below.
 """
 
 from __future__ import annotations
