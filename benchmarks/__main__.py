@@ -64,8 +64,8 @@ class Sizes:
 
     def scaled(self, scale: float) -> Sizes:
         """A part of each."""
-        names = ("delay", "one_row", "big", "far", "held", "busy", "reading", "triggers")
-        less: dict[str, Any] = {name: max(20, int(getattr(self, name) * scale)) for name in names}
+        names = ("delay", "one_row", "big", "far", "held", "busy", "idle_seconds", "reading", "triggers")
+        less: dict[str, Any] = {name: max(10, int(getattr(self, name) * scale)) for name in names}
         return replace(self, **less)
 
 
@@ -268,7 +268,10 @@ def main(arguments: list[str]) -> int:
     if not quick:
         of_server = ("delay", "one-row", "big", "triggers")
         cases[_SECOND] = tuple(name for name in cases[_FIRST] if name in of_server)
-    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
+    machine = (
+        f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; "
+        f"load average at the start {os.getloadavg()[0]:.1f}; files in {tempfile.gettempdir()}"
+    )
     results = _RESULTS / "quick" if quick else _RESULTS
     # A part of the cases doesn't replace the whole.
     results = results if not arguments or quick else results / "part"
