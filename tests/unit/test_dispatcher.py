@@ -136,6 +136,25 @@ def test_a_slot_is_free_only_when_the_result_is_durable(start: Start) -> None:
     results.wait(10)
 
 
+def test_a_write_frees_the_slots_of_its_own_results_only(start: Start) -> None:
+    class Slow(Disk):
+        def request(self, generation: int) -> None:
+            pass
+
+        def has_written(self, generation: int) -> None:
+            self._written(generation)
+
+    index, results, disk = Index(), Results(), Slow()
+    dispatcher = start(index, concurrency=2, durable=disk)
+    for number in range(4):
+        dispatcher.submit(delivery(f"{number}:0", results))
+    for written in (0, 1, 2):
+        disk.has_written(written)
+        results.wait(2 + written)
+        time.sleep(0.1)
+        assert len(index.bodies) == 2 + written
+
+
 def test_the_queue_is_bounded(start: Start) -> None:
     gate = threading.Event()
 
