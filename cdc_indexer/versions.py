@@ -23,7 +23,7 @@ from cdc_indexer.errors import Stopped
 MAX_WAIT_SECONDS = 60.0
 
 #: Studies and rows that may wait; beyond, the oldest is sent before its time, and who brings more waits.
-MAX_STUDIES = 16_000
+MAX_STUDIES = 10_000
 MAX_ROWS = 50_000
 
 #: Of so many studies that were sent lately the digest is kept: the view is ahead of the binary log, and a row that comes
@@ -57,7 +57,7 @@ class Waiting:
     key: str
     study_pk: int
     study_iuid: str = ""
-    # Twenty thousand of these may wait, and most of them for one thing: no empty lists.
+    # Ten thousand of these may wait, and most of them for one thing: no empty lists.
     rows: tuple[tuple[int, datetime], ...] | list[tuple[int, datetime]] = ()
     verify_ids: tuple[int, ...] = ()
     patients: tuple[PatientChange, ...] = ()
