@@ -42,7 +42,9 @@ class Report:
             for name in ours[0]:
                 mine = [figures[name] for figures in ours]
                 theirs = [figures[name] for figures in others[0]] if others else []
-                ratio = statistics.median(mine) / max(statistics.median(theirs), 1e-9) if theirs else None
+                middle = statistics.median(theirs) if theirs else 0.0
+                # What is nothing can't be compared with.
+                ratio = statistics.median(mine) / middle if middle > 1e-6 else None
                 lines.append(
                     f"| {case} | {name} | {_spread(mine)} | {_spread(theirs)} | {'' if ratio is None else f'{ratio:.2f}'} |"
                 )

@@ -147,14 +147,14 @@ class AnswerReader:
     def _chunks(self) -> Answer | None:
         """Takes the whole chunks from what has come; ``_left`` is what is missing of the present one and its end."""
         while True:
-            if self._left:
+            if self._left > 0:
                 part = self._data[: self._left]
                 self._body += part
                 self._data = self._data[len(part) :]
                 self._left -= len(part)
                 if len(self._body) > self._limit:
                     return self._cut(self._body)
-                if self._left:
+                if self._left > 0:
                     return None
                 self._left = -1
             if self._left < 0:  # the line break after a chunk

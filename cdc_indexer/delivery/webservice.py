@@ -76,8 +76,8 @@ class Request(NamedTuple):
 class Webservice:
     """One connection to the central index, which stays alive between requests, and one request at a time.
 
-    Only ``connect``, ``exchange`` and ``probe`` wait; who sends many requests at a time polls for ``events`` on ``fileno``, calls
-    ``advance`` when something happened, and ``expire`` at ``expires_at``. Nothing raises. Not thread-safe.
+    Only ``connect``, ``exchange`` and ``probe`` wait. Who sends many requests at a time polls for ``events`` on ``fileno``,
+    calls ``advance`` when something happened, and ``expire`` at ``expires_at``. Nothing raises. Not thread-safe.
     """
 
     def __init__(self, settings: Settings) -> None:

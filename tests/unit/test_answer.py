@@ -72,6 +72,13 @@ def test_it_does_not_matter_in_which_pieces_it_comes(data: bytes, draw: st.DataO
 
 
 @pytest.mark.parametrize("data", WHOLE)
+def test_every_single_cut(data: bytes) -> None:
+    for cut in range(1, len(data)):
+        assert read(data[:cut]) is None
+        assert read(data[:cut], data[cut:]) == read(data)
+
+
+@pytest.mark.parametrize("data", WHOLE)
 def test_an_answer_without_its_end_is_none(data: bytes) -> None:
     for end in range(1, len(data)):
         with pytest.raises((HTTPException, ConnectionResetError)):
