@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soak lint clean
+.PHONY: help demo test test-all soak bench lint clean
 
 help:  ## shows this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ soak: $(VENV)/test.stamp  ## idle, then 5 studies a second, then random faults, 
 
 MINUTES ?= 30
 
+bench: $(VENV)/bench.stamp  ## measures ours and a plain script side by side (QUICK=1: a minute; CASES="big far": some)
+	tests/setup_servers.sh bench
+	$(BIN)/python -m benchmarks $(CASES)
+
 lint: $(VENV)/test.stamp  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,7 +47,7 @@ $(VENV)/bin/python:
 	tests/setup_servers.sh tools
 	$(PYTHON) -m venv $(VENV)
 
-# Installed anew when pyproject.toml changes: .venv/demo.stamp with the extra [demo], .venv/test.stamp with [test].
+# Installed anew when pyproject.toml changes: .venv/demo.stamp with the extra [demo], test.stamp with [test], bench.stamp with [bench].
 $(VENV)/%.stamp: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@

@@ -1,6 +1,8 @@
-"""``python -m benchmarks``: ours and the plain script in turn, on private servers; the results go to benchmarks/results.
+"""``python -m benchmarks [CASE]...``: ours and the plain script in turn, on private servers.
 
-QUICK=1 takes a minute or two and shows that everything runs; its figures say little.
+The results go to benchmarks/results; with QUICK=1, which takes a minute and shows that everything runs, to
+benchmarks/results/quick. RUNS=5 does each five times instead of three, SCALE=0.2 a fifth as much of each; the CASES are
+named below.
 """
 
 from __future__ import annotations
@@ -10,110 +12,211 @@ import platform
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
 
 from benchmarks import measurements, triggers
+from benchmarks.measurements import AnyReceiver, Figures
 from benchmarks.receiver import NginxMissing, Receiver
 from benchmarks.report import Report
 from benchmarks.subjects import Ours, PlainScript, Subject
+from cdc_indexer.config import DatabaseSettings, StreamSettings
+from cdc_indexer.mysql import catalogue
+from cdc_indexer.mysql.binlog import BinlogReader
+from cdc_indexer.mysql.connection import reading
 from tests.pacs import Pacs
-from tests.servers import FLAVOURS, Server, ServerFailed, ServerUnavailable
+from tests.servers import Server, ServerFailed, ServerUnavailable
 
 _RESULTS = Path(__file__).resolve().parent / "results"
 
+#: The one on which everything is measured, and another for what depends on the server.
+_FIRST, _SECOND = "mariadb-10.11", "mysql"
+
+_BOTH = (Ours.name, PlainScript.name)
+_OURS = (Ours.name,)
+
+CASES = ("one-row", "big", "delay", "initial", "far", "idle", "busy", "reading", "triggers", "sizes")
+
+#: Only when named: takes a quarter of an hour.
+EXTRA_CASES = ("million",)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of each; the plain script gets no more than ``plain`` studies, its rate doesn't depend on how many."""
+
+    runs: int
+    delay: int
+    one_row: int
+    big: int
+    far: int
+    held: int
+    busy: int
+    idle_seconds: float
+    reading: int
+    triggers: int
+    plain: int
+    sizes: tuple[int, ...]
+    away_ms: tuple[int, ...]
+
+    def scaled(self, scale: float) -> Sizes:
+        """A part of each."""
+        names = ("delay", "one_row", "big", "far", "held", "busy", "idle_seconds", "reading", "triggers")
+        less: dict[str, Any] = {name: max(10, int(getattr(self, name) * scale)) for name in names}
+        return replace(self, **less)
+
+
+_FULL = Sizes(
+    3, 500, 10_000, 25_000, 1_000, 20_000, 300, 30.0, 20_000, 500, 2_000, (1_000, 100_000), (5, 20, 80)
+)
+_QUICK = Sizes(1, 50, 500, 1_000, 100, 1_000, 50, 3.0, 2_000, 50, 300, (), (20,))
+
 
 class Bench:
-    """All cases on one server."""
+    """The cases on one server."""
 
     def __init__(
-        self, server: Server, receiver: Receiver, directory: Path, report: Report, quick: bool
+        self, server: Server, receiver: AnyReceiver, directory: Path, report: Report, sizes: Sizes
     ) -> None:
         self._server = server
         self._receiver = receiver
         self._directory = directory
         self._report = report
-        self._quick = quick
-        self._runs = 1 if quick else 3
+        self._sizes = sizes
         self._number = 0
-        self._subject = ""
 
-    def run(self, *, all_cases: bool) -> None:
-        """With ``all_cases`` False only those that depend on the server."""
-        few = self._quick
-        self._in_turn("one study each 20 ms", self._delay(100 if few else 1_000))
-        self._in_turn(
-            f"{1_000 if few else 10_000:,} one-row transactions",
-            lambda make, pacs: measurements.backlog(
-                make, pacs, self._receiver, 1_000 if few else 10_000, one_transaction=False
-            ),
-        )
-        big = 2_500 if few else 25_000
-        self._in_turn(
-            f"one transaction of {big:,} rows",
-            lambda make, pacs: measurements.backlog(make, pacs, self._receiver, big, one_transaction=True),
-        )
-        if not all_cases:
-            return
-        far = 100 if few else 1_000
-        for concurrency in (8, 32):
-            self._in_turn(
-                f"one-row transactions, index 20 ms away, concurrency {concurrency}",
-                lambda make, pacs: measurements.backlog(
-                    make, pacs, self._receiver, far, one_transaction=False, path="/far"
-                ),
-                # The plain script has no concurrency: once is enough.
-                subjects=(Ours.name, PlainScript.name) if concurrency == 8 else (Ours.name,),
-                concurrency=concurrency,
-            )
-        held = 2_000 if few else 20_000
+    def run(self, case: str) -> None:
+        """One of CASES or EXTRA_CASES."""
+        getattr(self, case.replace("-", "_"))()
+
+    def delay(self) -> None:
+        count = self._sizes.delay
+
+        def measure(make: Callable[[str], Subject], pacs: Pacs, name: str) -> Figures:
+            figures, delays = measurements.delay(make, pacs, self._receiver, count)
+            self._report.delays.setdefault(f"{name}, {self._server.flavour}", delays)
+            return figures
+
+        self._in_turn("a study each 20 ms", measure)
+
+    def one_row(self) -> None:
+        self._backlog(f"{self._sizes.one_row:,} one-row transactions", self._sizes.one_row)
+
+    def big(self) -> None:
+        self._backlog(f"one transaction of {self._sizes.big:,} rows", self._sizes.big, one_transaction=True)
+
+    def far(self) -> None:
+        for milliseconds in self._sizes.away_ms:
+            for concurrency in (8, 32):
+                self._backlog(
+                    f"index {milliseconds} ms away, concurrency {concurrency}",
+                    self._sizes.far,
+                    path=f"/far/{milliseconds}",
+                    # The script has no concurrency.
+                    subjects=_BOTH if concurrency == 8 else _OURS,
+                    concurrency=concurrency,
+                )
+
+    def initial(self) -> None:
         for name, path, delivery in (
             ("initial", "/near", {}),
             ("initial, batch_size 500", "/near", {"batch_size": 500}),
-            ("initial, index 20 ms away, concurrency 32", "/far", {"concurrency": 32}),
+            ("initial, index 20 ms away, concurrency 32", "/far/20", {"concurrency": 32}),
         ):
             self._in_turn(
-                f"{name}, {held:,} studies",
-                lambda make, pacs, path=path: measurements.initial(make, pacs, self._receiver, path=path),
-                subjects=(Ours.name,),
-                filled=held,
+                f"{name}, {self._sizes.held:,} studies",
+                lambda make, pacs, _, path=path: measurements.initial(make, pacs, self._receiver, path=path),
+                subjects=_OURS,
+                filled=self._sizes.held,
                 **delivery,
             )
+
+    def busy(self) -> None:
         self._in_turn(
             "other tables change 2,000 times a second",
-            lambda make, pacs: measurements.busy_neighbour(
-                make, pacs, self._receiver, 100 if few else 500, 2_000
+            lambda make, pacs, _: measurements.busy_neighbour(
+                make, pacs, self._receiver, self._sizes.busy, 2_000
             ),
         )
+
+    def idle(self) -> None:
         self._in_turn(
             "nothing happens",
-            lambda make, pacs: measurements.idle(make, pacs, self._receiver, 5 if few else 60),
+            lambda make, pacs, _: measurements.idle(make, pacs, self._receiver, self._sizes.idle_seconds),
         )
 
+    def reading(self) -> None:
+        def measure(make: Callable[[str], Subject], pacs: Pacs, name: str) -> Figures:
+            database = DatabaseSettings(
+                host="127.0.0.1",
+                port=pacs.server.port,
+                user=pacs.user,
+                password=SecretStr(pacs.password),
+                name=pacs.name,
+            )
+            with reading(database) as connection:
+                position = catalogue.binlog_end(connection)
+                columns = catalogue.columns(connection, pacs.name, "study_service")
+            return measurements.reading_over_tcp(
+                pacs,
+                self._sizes.reading,
+                lambda: BinlogReader(database, StreamSettings(), 4_711, position, columns),
+            )
+
+        self._in_turn(f"reading the log over TCP, {self._sizes.reading:,} rows", measure, subjects=_OURS)
+
     def triggers(self) -> None:
-        for _ in range(self._runs):
-            figures = triggers.cost(self._server, 100 if self._quick else 1_000)
-            self._report.add(f"{self._server.flavour}: the triggers' cost", "with / without", figures)
+        for _ in range(self._sizes.runs):
+            figures = triggers.cost(self._server, self._sizes.triggers)
+            self._report.add(f"{self._server.flavour}: the triggers' cost", Ours.name, figures)
 
-    def _delay(self, count: int) -> Callable[..., measurements.Figures]:
-        def measure(make: Callable[[str], Subject], pacs: Pacs) -> measurements.Figures:
-            figures, delays = measurements.delay(make, pacs, self._receiver, count)
-            self._report.delays.setdefault(f"{self._subject}, {self._server.flavour}", delays)
-            return figures
+    def sizes(self) -> None:
+        for count in self._sizes.sizes:
+            self._backlog(f"backlog of {count:,} rows", count, one_transaction=True, subjects=_OURS, runs=1)
 
-        return measure
+    def million(self) -> None:
+        self._backlog(
+            "one transaction of 1,000,000 rows", 1_000_000, one_transaction=True, subjects=_OURS, runs=1
+        )
+
+    # --- how they are run ------------------------------------------------------------------------------
+
+    def _backlog(
+        self,
+        case: str,
+        count: int,
+        *,
+        one_transaction: bool = False,
+        path: str = "/near",
+        subjects: tuple[str, ...] = _BOTH,
+        runs: int | None = None,
+        **delivery: Any,
+    ) -> None:
+        def measure(make: Callable[[str], Subject], pacs: Pacs, name: str) -> Figures:
+            some = min(count, self._sizes.plain) if name == PlainScript.name else count
+            if path != "/near" and name == PlainScript.name:
+                some = min(some, 100)
+            return measurements.backlog(
+                make, pacs, self._receiver, some, one_transaction=one_transaction, path=path
+            )
+
+        self._in_turn(case, measure, subjects=subjects, runs=runs, **delivery)
 
     def _in_turn(
         self,
         case: str,
-        measure: Callable[..., measurements.Figures],
+        measure: Callable[..., Figures],
         *,
-        subjects: tuple[str, ...] = (Ours.name, PlainScript.name),
+        subjects: tuple[str, ...] = _BOTH,
         filled: int = 0,
-        **delivery: object,
+        runs: int | None = None,
+        **delivery: Any,
     ) -> None:
-        for _ in range(self._runs):
+        for _ in range(runs or self._sizes.runs):
             for name in subjects:
-                self._subject = name
                 self._number += 1
                 pacs = Pacs.create(self._server)
                 try:
@@ -126,50 +229,74 @@ class Bench:
                     def make(path: str, name: str = name) -> Subject:
                         return makers[name](path, **(delivery if name == Ours.name else {}))  # noqa: B023
 
-                    self._report.add(f"{self._server.flavour}: {case}", name, measure(make, pacs))
+                    self._report.add(f"{self._server.flavour}: {case}", name, measure(make, pacs, name))
                 finally:
                     pacs.destroy()
 
 
-def main() -> int:
-    """The exit status: 1 if a server or nginx isn't there, or a subject failed."""
+def run(
+    cases: dict[str, tuple[str, ...]], receiver: AnyReceiver, directory: Path, sizes: Sizes, report: Report
+) -> None:
+    """Measures the cases of each flavour of server; one that isn't there is left out and said."""
+    for flavour, names in cases.items():
+        try:
+            server = Server.start_new(flavour)
+        except (ServerUnavailable, ServerFailed) as error:
+            print(f"{flavour} is left out: {error}", file=sys.stderr)
+            continue
+        try:
+            bench = Bench(server, receiver, directory / flavour, report, sizes)
+            for name in names:
+                bench.run(name)
+        finally:
+            server.destroy()
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status: 1 if nginx isn't there, nothing could be measured, or a subject failed."""
     quick = os.environ.get("QUICK", "") not in ("", "0")
-    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
-    report = Report(machine)
-    ran = 0
+    unknown = set(arguments) - {*CASES, *EXTRA_CASES}
+    if unknown:
+        print(f"bench: no case {', '.join(sorted(unknown))}; there are {', '.join((*CASES, *EXTRA_CASES))}.")
+        return 2
+    sizes = _QUICK if quick else _FULL
+    if os.environ.get("RUNS"):
+        sizes = replace(sizes, runs=int(os.environ["RUNS"]))
+    if os.environ.get("SCALE"):
+        sizes = sizes.scaled(float(os.environ["SCALE"]))
+    cases = {_FIRST: tuple(arguments) or CASES}
+    if not quick:
+        of_server = ("delay", "one-row", "big", "triggers")
+        cases[_SECOND] = tuple(name for name in cases[_FIRST] if name in of_server)
+    machine = (
+        f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; "
+        f"load average at the start {os.getloadavg()[0]:.1f}; files in {tempfile.gettempdir()}"
+    )
+    results = _RESULTS / "quick" if quick else _RESULTS
+    # A part of the cases doesn't replace the whole.
+    results = results if not arguments or quick else results / "part"
+    report = Report(machine, results)
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
+        directory.chmod(0o755)  # for nginx's worker
         try:
             receiver = Receiver(directory / "nginx")
         except NginxMissing as error:
             print(f"bench: {error}", file=sys.stderr)
             return 1
         try:
-            for flavour in FLAVOURS:
-                try:
-                    server = Server.start_new(flavour)
-                except (ServerUnavailable, ServerFailed) as error:
-                    print(f"{flavour} is left out: {error}", file=sys.stderr)
-                    continue
-                try:
-                    bench = Bench(server, receiver, directory / flavour, report, quick)
-                    if flavour != "mariadb-11.8":
-                        bench.run(all_cases=ran == 0)
-                    bench.triggers()
-                    ran += 1
-                finally:
-                    server.destroy()
+            run(cases, receiver, directory, sizes, report)
         except RuntimeError as error:
             print(f"bench: {error}", file=sys.stderr)
             return 1
         finally:
             receiver.close()
-    if not ran:
+    if not report.runs:
         return 1
-    report.write(_RESULTS / "quick" if quick else _RESULTS)
-    print(f"\n{report.table()}\n\nWritten to {_RESULTS}.")
+    report.plot()
+    print(f"\n{report.table()}\n\nWritten to {results}.")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -10,11 +10,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import TypeAlias
 
-from benchmarks.receiver import Receiver
+from benchmarks.receiver import Fallback, Receiver
 from benchmarks.subjects import Ours, PlainScript, Subject
+from cdc_indexer.mysql.binlog import BinlogReader, Rows
 from tests.pacs import Pacs, new_uid
 
 Figures: TypeAlias = "dict[str, float]"
+AnyReceiver: TypeAlias = "Receiver | Fallback"
 
 _PATIENCE_SECONDS = 900.0
 _INSERT = (
@@ -46,7 +48,7 @@ def store(pacs: Pacs, count: int, *, one_transaction: bool) -> list[str]:
 
 
 def delay(
-    make: Callable[[str], Subject], pacs: Pacs, receiver: Receiver, count: int
+    make: Callable[[str], Subject], pacs: Pacs, receiver: AnyReceiver, count: int
 ) -> tuple[Figures, list[float]]:
     """From just before COMMIT to the arrival, a study each 20 ms; also all the delays, in ms."""
     subject = make("/near")
@@ -58,6 +60,7 @@ def delay(
     store(pacs, 1, one_transaction=False)
     _wait(lambda: receiver.count() >= 1, subject)
     receiver.clear()
+    before, began = subject.usage(), time.monotonic()
     committed_at: dict[str, float] = {}
     with closing(pacs.connect(autocommit=False)) as connection, connection.cursor() as cursor:
         for _ in range(count):
@@ -67,6 +70,7 @@ def delay(
             connection.commit()
             time.sleep(0.02)
     _wait(lambda: receiver.count() >= count, subject)
+    cpu_percent = (subject.usage().cpu_seconds - before.cpu_seconds) / (time.monotonic() - began) * 100
     subject.stop()
     delays = sorted(
         # nginx cuts the moment to milliseconds.
@@ -74,13 +78,17 @@ def delay(
         for arrival in receiver.arrivals()
     )
     quantiles = statistics.quantiles(delays, n=100)
-    return {"delay p50, ms": quantiles[49], "delay p99, ms": quantiles[98]}, delays
+    return {
+        "delay p50, ms": quantiles[49],
+        "delay p99, ms": quantiles[98],
+        "CPU, % of a core": cpu_percent,
+    }, delays
 
 
 def backlog(
     make: Callable[[str], Subject],
     pacs: Pacs,
-    receiver: Receiver,
+    receiver: AnyReceiver,
     count: int,
     *,
     one_transaction: bool,
@@ -97,7 +105,7 @@ def backlog(
     usage = subject.usage()
     subject.stop()
     arrivals = receiver.arrivals()
-    if sorted(arrival.study_iuid for arrival in arrivals) != sorted(study_iuids):
+    if sorted(sent.study_iuid for sent in arrivals) != sorted(study_iuids):
         raise RuntimeError(f"{subject.name} didn't send each study once")
     taken = arrivals[-1].time - arrivals[0].time
     return {
@@ -109,21 +117,47 @@ def backlog(
 
 
 def initial(
-    make: Callable[[str], Subject], pacs: Pacs, receiver: Receiver, *, path: str = "/near"
+    make: Callable[[str], Subject], pacs: Pacs, receiver: AnyReceiver, *, path: str = "/near"
 ) -> Figures:
     """All that the archive holds; ours only."""
     subject = make(path)
     receiver.clear()
     subject.start("initial")
-    subject.wait()
+    usage = subject.wait()
     arrivals = receiver.arrivals()
     ((count,),) = pacs.execute("SELECT COUNT(*) FROM study")
     if len({arrival.study_iuid for arrival in arrivals}) != count or len(arrivals) != count:
         raise RuntimeError("initial didn't send each study once")
-    return {"studies/s": count / max(arrivals[-1].time - arrivals[0].time, 0.001)}
+    return {
+        "studies/s": count / max(arrivals[-1].time - arrivals[0].time, 0.001),
+        "CPU s per 10,000": usage.cpu_seconds / count * 10_000,
+        "peak MB": usage.peak_mb,
+    }
 
 
-def idle(make: Callable[[str], Subject], pacs: Pacs, receiver: Receiver, seconds: float) -> Figures:
+def reading_over_tcp(pacs: Pacs, count: int, connect: Callable[[], BinlogReader]) -> Figures:
+    """Our reader alone, over TCP, in this process; statements of 1,000 rows. Stalls would show as wall time without CPU
+    time, here or in the server (FACTS 1.11: 40 ms an event)."""
+    pacs.insert_outbox_rows(count)
+    reader = connect()
+    began, cpu = time.perf_counter(), time.thread_time()
+    read = 0
+    longest, last = 0.0, began
+    for event in reader:
+        now = time.perf_counter()
+        if read:
+            longest = max(longest, now - last)
+        last = now
+        if isinstance(event, Rows):
+            read += len(event.rows)
+            if read >= count:
+                break
+    wall, cpu = time.perf_counter() - began, time.thread_time() - cpu
+    reader.close()
+    return {"rows/s": read / wall, "wall / CPU time": wall / cpu, "longest wait, ms": longest * 1000}
+
+
+def idle(make: Callable[[str], Subject], pacs: Pacs, receiver: AnyReceiver, seconds: float) -> Figures:
     """Nothing happens; percent of a core."""
     subject = make("/near")
     subject.prepare()
@@ -133,15 +167,15 @@ def idle(make: Callable[[str], Subject], pacs: Pacs, receiver: Receiver, seconds
     _wait(lambda: receiver.count() >= 1, subject)
     # Until the study is verified, too.
     time.sleep(7)
-    before = subject.usage()
+    before = subject.running_seconds()
     time.sleep(seconds)
-    after = subject.usage()
+    used = subject.running_seconds() - before
     subject.stop()
-    return {"CPU, % of a core": (after.cpu_seconds - before.cpu_seconds) / seconds * 100}
+    return {"CPU, % of a core": used / seconds * 100}
 
 
 def busy_neighbour(
-    make: Callable[[str], Subject], pacs: Pacs, receiver: Receiver, count: int, per_second: float
+    make: Callable[[str], Subject], pacs: Pacs, receiver: AnyReceiver, count: int, per_second: float
 ) -> Figures:
     """The delay, and the CPU, while other tables of the same server change."""
     pacs.execute(

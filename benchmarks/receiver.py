@@ -1,4 +1,7 @@
-"""The central index of the measurements: nginx that answers 201, its log with the moment of each arrival."""
+"""The central index of the measurements: nginx that answers 201, its log with the moment of each arrival.
+
+`Fallback` is for where there is no nginx: it shows that everything runs, its figures are those of a receiver in Python.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.ports import free_port
+from tests.receiver import Receiver as TestReceiver
 
 _PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _MODULES = Path("/usr/lib/nginx/modules")
@@ -44,9 +48,9 @@ http {{
             ngx.header["Content-Length"] = 16
             ngx.print('{{"status": "Ok"}}')
         }} }}
-        location /far {{ content_by_lua_block {{
+        location ~ ^/far/(?<ms>[0-9]+)$ {{ content_by_lua_block {{
             ngx.req.read_body()
-            ngx.sleep(0.02)
+            ngx.sleep(tonumber(ngx.var.ms) / 1000)
             ngx.status = 201
             ngx.header["Content-Type"] = "application/json"
             ngx.header["Content-Length"] = 16
@@ -69,15 +73,17 @@ class Arrival(NamedTuple):
 
 
 class Receiver:
-    """A private nginx below ``directory``. /near answers at once, /far after 20 ms."""
+    """A private nginx below ``directory``. /near answers at once, /far/20 after 20 ms."""
 
     def __init__(self, directory: Path) -> None:
         nginx = shutil.which("nginx", path=_PATH)
         if nginx is None or not (_MODULES / "ngx_http_lua_module.so").exists():
-            raise NginxMissing("nginx isn't there: apt install nginx-light libnginx-mod-http-lua.")
+            raise NginxMissing("nginx with its Lua module isn't there: tests/setup_servers.sh bench.")
         directory.mkdir()
         self._log = directory / "arrivals.log"
-        self._read_to = 0
+        self._cleared_at = 0
+        self._counted = 0
+        self._counted_to = 0
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         config = directory / "nginx.conf"
@@ -96,23 +102,46 @@ class Receiver:
 
     def clear(self) -> None:
         """What has arrived until now isn't reported any more."""
-        self._read_to = self._log.stat().st_size if self._log.exists() else 0
+        self._cleared_at = self._counted_to = self._log.stat().st_size if self._log.exists() else 0
+        self._counted = 0
 
     def count(self) -> int:
         """How many POSTs have arrived since `clear`."""
         with self._log.open("rb") as log:
-            log.seek(self._read_to)
-            return log.read().count(b"\n")
+            log.seek(self._counted_to)
+            while chunk := log.read(1024 * 1024):
+                self._counted += chunk.count(b"\n")
+                self._counted_to += len(chunk)
+        return self._counted
 
     def arrivals(self) -> list[Arrival]:
         """The studies since `clear`, in order; those of one batch together."""
-        with self._log.open("rb") as log:
-            log.seek(self._read_to)
-            lines = log.read().splitlines()
         found = []
-        for line in lines:
-            entry: dict[str, Any] = json.loads(line)
-            body = json.loads(entry["body"])
-            for study in body if isinstance(body, list) else [body]:
-                found.append(Arrival(entry["time"], study["study_iuid"]))
+        with self._log.open("rb") as log:
+            log.seek(self._cleared_at)
+            for line in log:
+                entry: dict[str, Any] = json.loads(line)
+                body = json.loads(entry["body"])
+                for study in body if isinstance(body, list) else [body]:
+                    found.append(Arrival(entry["time"], study["study_iuid"]))
         return found
+
+
+class Fallback:
+    """The receiver of the tests in place of nginx; no distance."""
+
+    def __init__(self) -> None:
+        self._receiver = TestReceiver("a-key-for-benchmarks")
+        self.url = f"http://{self._receiver.host}:{self._receiver.port}"
+
+    def close(self) -> None:
+        self._receiver.close()
+
+    def clear(self) -> None:
+        self._receiver.clear()
+
+    def count(self) -> int:
+        return len(self._receiver.entries())
+
+    def arrivals(self) -> list[Arrival]:
+        return [Arrival(entry.time, uid) for entry in self._receiver.entries() for uid in entry.study_iuids]

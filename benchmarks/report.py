@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measurements import Figures
+from benchmarks.subjects import Ours
 
 
 @dataclass
 class Report:
-    """Each run's figures by case and subject; what the machine is."""
+    """Each run's figures by case and subject, as table.md and figures.json in ``directory``; what the machine is."""
 
     machine: str
+    directory: Path
     runs: dict[str, dict[str, list[Figures]]] = field(default_factory=dict)
     #: Of the first run, in ms, by subject.
     delays: dict[str, list[float]] = field(default_factory=dict)
@@ -27,6 +31,8 @@ class Report:
             + "  ".join(f"{name} {value:,.2f}" for name, value in figures.items()),
             flush=True,
         )
+        # At once: a benchmark that is stopped has measured something.
+        self._write()
 
     def table(self) -> str:
         """Median, minimum and maximum of each figure; with two subjects also their ratio, ours to the plain script."""
@@ -36,21 +42,28 @@ class Report:
             for name in ours[0]:
                 mine = [figures[name] for figures in ours]
                 theirs = [figures[name] for figures in others[0]] if others else []
-                ratio = statistics.median(mine) / max(statistics.median(theirs), 1e-9) if theirs else None
+                middle = statistics.median(theirs) if theirs else 0.0
+                # What is nothing can't be compared with.
+                ratio = statistics.median(mine) / middle if middle > 1e-6 else None
                 lines.append(
                     f"| {case} | {name} | {_spread(mine)} | {_spread(theirs)} | {'' if ratio is None else f'{ratio:.2f}'} |"
                 )
         return "\n".join(lines)
 
-    def write(self, directory: Path) -> None:
-        """table.md, figures.json, and the plots where matplotlib is there."""
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "table.md").write_text(f"{self.machine}\n\n{self.table()}\n")
-        (directory / "figures.json").write_text(
+    def _write(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "table.md").write_text(f"{self.machine}\n\n{self.table()}\n")
+        (self.directory / "figures.json").write_text(
             json.dumps({"machine": self.machine, "runs": self.runs}, indent=1)
         )
-        _plot_delays(self.delays, directory / "delay.svg")
-        _plot_distance(self.runs, directory / "distance.svg")
+
+    def plot(self) -> None:
+        """The plots, where matplotlib is there."""
+        try:
+            _plot_delays(self.delays, self.directory / "delay.svg")
+            _plot_distance(self.runs, self.directory / "distance.svg")
+        except ImportError:
+            print("no plots: pip install '.[bench]'")
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -61,16 +74,16 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _plot_delays(delays: Mapping[str, Sequence[float]], path: Path) -> None:
-    import matplotlib as mpl  # noqa: PLC0415 - takes a second, and the figures don't need it
-
-    mpl.use("svg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415
-
+    if not delays:
+        return
+    plt = _pyplot()
     figure, axes = plt.subplots(figsize=(7, 4))
     for subject, values in delays.items():
         ordered = sorted(values)
-        share = [(number + 1) / len(ordered) * 100 for number in range(len(ordered))]
-        axes.step(ordered, share, label=subject, where="post")
+        # A hundred points say as much as a thousand, and the file stays small.
+        shares = (*range(100), 99.5, 99.9, 100)
+        points = [ordered[min(len(ordered) - 1, int(share / 100 * len(ordered)))] for share in shares]
+        axes.plot(points, shares, label=subject)
     axes.set(xlabel="commit to arrival, ms", ylabel="% of the studies", xscale="log", ylim=(0, 101))
     axes.grid(alpha=0.3)
     axes.legend()
@@ -79,19 +92,40 @@ def _plot_delays(delays: Mapping[str, Sequence[float]], path: Path) -> None:
     plt.close(figure)
 
 
-def _plot_distance(runs: Mapping[str, Mapping[str, Sequence[Figures]]], path: Path) -> None:
-    from matplotlib import pyplot as plt  # noqa: PLC0415
+_AWAY = re.compile(r"index (\d+) ms away, concurrency (\d+)")
 
-    bars = [
-        (f"{subject}\n{case}", statistics.median(figures["studies/s"] for figures in some))
-        for case, by_subject in runs.items()
-        if "one-row" in case
-        for subject, some in by_subject.items()
-    ]
-    figure, axes = plt.subplots(figsize=(7, 0.6 * len(bars) + 1.2))
-    axes.barh([name for name, _ in bars][::-1], [value for _, value in bars][::-1])
-    axes.set(xlabel="studies a second", xscale="log")
-    axes.grid(alpha=0.3, axis="x")
+
+def _plot_distance(runs: Mapping[str, Mapping[str, Sequence[Figures]]], path: Path) -> None:
+    """Studies a second against the milliseconds that the index takes, a line for each subject."""
+    lines: dict[str, dict[int, float]] = {}
+    for case, by_subject in runs.items():
+        found = _AWAY.search(case)
+        if found is None:
+            continue
+        for subject, some in by_subject.items():
+            name = f"{subject}, concurrency {found[2]}" if subject == Ours.name else subject
+            rate = statistics.median(figures["studies/s"] for figures in some)
+            lines.setdefault(name, {})[int(found[1])] = rate
+    if not lines:
+        return
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for name, points in lines.items():
+        axes.plot(sorted(points), [points[away] for away in sorted(points)], marker="o", label=name)
+    axes.set(xlabel="the index takes, ms", ylabel="studies a second", xscale="log", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend()
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)
+
+
+def _pyplot() -> Any:
+    import matplotlib as mpl  # noqa: PLC0415 - takes a second, and the figures don't need it
+
+    mpl.use("svg")
+    mpl.rcParams["svg.fonttype"] = "none"  # text as text: a tenth of the size
+    mpl.rcParams["svg.hashsalt"] = "cdc_indexer"
+    from matplotlib import pyplot as plt  # noqa: PLC0415
+
+    return plt

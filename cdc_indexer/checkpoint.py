@@ -11,9 +11,9 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,32 @@ FILE_NAME = "checkpoint.json"
 PREVIOUS_FILE_NAME = "checkpoint.previous.json"
 
 _SEAL = ',\n  "checksum": "sha256:'
+
+
+@lru_cache(maxsize=1)
+def _source_text(identity: Identity | None) -> str:
+    if identity is None:
+        return "null"
+    return json.dumps({"server": identity.server, "database": identity.database, "table": identity.table})
+
+
+@lru_cache(maxsize=1)
+def _position_text(position: Position | None) -> str:
+    if position is None:
+        return "null"
+    return json.dumps(
+        {
+            "file": position.file,
+            "offset": position.offset,
+            "file_created": position.file_created,
+            "gtid_set": position.gtid_set,
+        }
+    )
+
+
+@lru_cache(maxsize=1)
+def _columns_text(columns: tuple[tuple[str, str, bool], ...] | None) -> str:
+    return json.dumps(columns)
 
 
 @dataclass(slots=True)
@@ -53,29 +79,14 @@ class Checkpoint:
 
     def render(self) -> str:
         """The file's text, sealed with its checksum."""
-        position = None
-        if self.position is not None:
-            position = {
-                "file": self.position.file,
-                "offset": self.position.offset,
-                "file_created": self.position.file_created,
-                "gtid_set": self.position.gtid_set,
-            }
-        source = None
-        if self.identity is not None:
-            source = {
-                "server": self.identity.server,
-                "database": self.identity.database,
-                "table": self.identity.table,
-            }
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         body = (
             f'{{\n  "format": {FORMAT},\n'
             f'  "time": "{now}",\n'
-            f'  "source": {json.dumps(source)},\n'
+            f'  "source": {_source_text(self.identity)},\n'
             f'  "center": {json.dumps(self.center)},\n'
-            f'  "position": {json.dumps(position)},\n'
-            f'  "columns": {json.dumps(self.columns)},\n'
+            f'  "position": {_position_text(self.position)},\n'
+            f'  "columns": {_columns_text(self.columns)},\n'
             f'  "settled": {self.settled.render()},\n'
             f'  "unverified": {self.unverified.render()},\n'
             f'  "sent_pks": {self.sent_pks.render()},\n'
@@ -131,7 +142,11 @@ class CheckpointFile:
     def __init__(self, state_dir: Path) -> None:
         self.path = state_dir / FILE_NAME
         self.previous_path = state_dir / PREVIOUS_FILE_NAME
-        self._directory = state_dir
+        # As text: what is done for each few results shouldn't put paths together.
+        self._directory = str(state_dir)
+        self._path, self._previous = str(self.path), str(self.previous_path)
+        self._new = str(self.path.with_suffix(".new"))
+        self._link = str(self.previous_path.with_suffix(".new"))
 
     def load(self) -> tuple[Checkpoint | None, str | None]:
         """The newest generation that can be trusted, and a sentence to log when that isn't the newest.
@@ -162,10 +177,9 @@ class CheckpointFile:
 
         Raises StorageError when the directory can't be written.
         """
-        temporary = self.path.with_suffix(".new")
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(temporary, flags, 0o600)
+            descriptor = os.open(self._new, flags, 0o600)
             try:
                 data = memoryview(text.encode())
                 while data:
@@ -176,7 +190,7 @@ class CheckpointFile:
                 os.close(descriptor)
             failpoints.hit("before_rename")
             self._keep_previous()
-            os.rename(temporary, self.path)  # noqa: PTH104 - Path.rename costs more, and this is done for each result
+            os.rename(self._new, self._path)  # noqa: PTH104 - Path costs more, and this is done for each few results
             failpoints.hit("after_rename")
             descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
@@ -191,14 +205,14 @@ class CheckpointFile:
 
     def _keep_previous(self) -> None:
         """Makes the newest generation the previous one; a link, so that there always is a newest one."""
-        link = self.previous_path.with_suffix(".new")
-        with suppress(FileNotFoundError):
-            link.unlink()
         try:
-            os.link(self.path, link)
+            os.link(self._path, self._link)
         except FileNotFoundError:
             return  # the first one
-        os.rename(link, self.previous_path)  # noqa: PTH104
+        except FileExistsError:  # left by one that was killed
+            os.unlink(self._link)  # noqa: PTH108
+            os.link(self._path, self._link)
+        os.rename(self._link, self._previous)  # noqa: PTH104
 
 
 class CheckpointWriter:
@@ -223,6 +237,9 @@ class CheckpointWriter:
         self._retry_seconds = retry_seconds
         #: When the file was last written, in seconds since 1970; None: not by this process.
         self.written_at: float | None = None
+        #: How long the last write took.
+        self.write_seconds = 0.0
+        self._written: Callable[[int], None] = lambda generation: None
         self._wanted = 0
         self._durable = 0
         self._failing = False
@@ -235,6 +252,10 @@ class CheckpointWriter:
     def start(self) -> None:
         """Starts the thread."""
         self._thread.start()
+
+    def listen(self, written: Callable[[int], None]) -> None:
+        """``written`` is called, in the writer's thread, with each generation that is on the disk."""
+        self._written = written
 
     def request(self, generation: int) -> None:
         """Asks for ``generation`` to be written, without waiting."""
@@ -281,6 +302,7 @@ class CheckpointWriter:
                     self._changed.wait()
                 if self._durable >= self._wanted:
                     return
+            began = time.monotonic()
             generation, text = self._render()
             try:
                 self._file.save(text)
@@ -289,6 +311,8 @@ class CheckpointWriter:
                     return
                 continue
             self.written_at = time.time()
+            self.write_seconds = time.monotonic() - began
+            self._written(generation)
             with self._changed:
                 self._durable = generation
                 recovered, self._failing = self._failing, False

@@ -94,7 +94,7 @@ class Engine:
         self.versions = Versions(settings.delivery.settle_seconds)
         self.dispatcher = Dispatcher(
             self._make_webservice,
-            durable=self.writer.wait,
+            durable=self.writer,
             concurrency=settings.delivery.concurrency,
             give_up_seconds=settings.delivery.give_up_seconds,
             batch_size=settings.delivery.batch_size,

@@ -7,7 +7,6 @@ a minute is settled, ``until`` moves past it.
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -37,9 +36,12 @@ class IntervalSet:
         if end < start:
             raise ValueError(f"an interval can't end ({end}) before it starts ({start})")
         starts, ends = self._starts, self._ends
-        if not starts or start > ends[-1] + 1:  # the common case: ids grow
-            starts.append(start)
-            ends.append(end)
+        if not starts or start > ends[-1]:  # the common case: ids grow
+            if starts and start == ends[-1] + 1:
+                ends[-1] = end
+            else:
+                starts.append(start)
+                ends.append(end)
             return
         # [low, high) are the intervals that the new one touches or adjoins.
         low = bisect_left(ends, start - 1)
@@ -95,7 +97,7 @@ class IntervalSet:
 
     def render(self) -> str:
         """As JSON: ``[[start, end], ...]``."""
-        return json.dumps([list(pair) for pair in self], separators=(",", ":"))
+        return f"[{','.join([f'[{start},{end}]' for start, end in self])}]"
 
 
 def minute_of(moment: datetime) -> datetime:
@@ -135,10 +137,15 @@ class Settled:
         self._ids = IntervalSet()
         self._starts: list[datetime] = []
         self._buckets: list[_Bucket] = []
+        #: The bucket of the row settled last, if it still is one.
+        self._latest: _Bucket | None = None
 
     def add(self, row_id: int, recorded_at: datetime) -> None:
         """Settles one row."""
-        bucket = self._bucket(minute_of(recorded_at))
+        bucket = self._latest
+        # Nearly always the one of the row before. Naive moments compare as fast as numbers.
+        if bucket is None or not bucket.start <= recorded_at < bucket.end:
+            bucket = self._latest = self._bucket(minute_of(recorded_at))
         bucket.ids.add(row_id)
         bucket.rendered = None
         self._ids.add(row_id)
@@ -166,6 +173,7 @@ class Settled:
                 first.ids.add(start, end)
             merged.append(_Bucket(first.start, second.end, first.ids))
         self._buckets[:old] = merged
+        self._latest = None
         self._starts = [bucket.start for bucket in self._buckets]
 
     def __contains__(self, row_id: int) -> bool:
@@ -193,6 +201,8 @@ class Settled:
             for start, end in self._buckets[gone].ids:
                 self._ids.remove(start, end)
             gone += 1
+        if gone:
+            self._latest = None
         del self._buckets[:gone]
         del self._starts[:gone]
 

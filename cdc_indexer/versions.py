@@ -14,7 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from cdc_indexer.errors import Stopped
@@ -24,7 +24,7 @@ from cdc_indexer.settled import IntervalSet
 MAX_WAIT_SECONDS = 60.0
 
 #: Studies and rows that may wait; beyond, the oldest is sent before its time, and who brings more waits.
-MAX_STUDIES = 20_000
+MAX_STUDIES = 10_000
 MAX_ROWS = 50_000
 
 #: Of so many studies that were sent lately the digest is kept: the view is ahead of the binary log, and a row that comes
@@ -88,9 +88,10 @@ class Waiting:
     key: str
     study_pk: int
     study_iuid: str = ""
-    rows: list[tuple[int, datetime]] = field(default_factory=list)
-    verify_ids: list[int] = field(default_factory=list)
-    patients: list[PatientChange] = field(default_factory=list)
+    # Ten thousand of these may wait, and most of them for one thing: no empty lists.
+    rows: tuple[tuple[int, datetime], ...] | list[tuple[int, datetime]] = ()
+    verify_ids: tuple[int, ...] = ()
+    patients: tuple[PatientChange, ...] = ()
     digest: int | None = None
     deleted: bool = False
 
@@ -163,12 +164,14 @@ class Versions:
 
     # --- rows come ---------------------------------------------------------------------------------------
 
-    def begin(self, key: str, study_pk: int, *, as_recorded: bool = False) -> bool:
+    def begin(self, key: str, study_pk: int, *, as_recorded: bool = False, block: bool = True) -> bool:
         """Whether a first version may be sent at once: nothing of that study is being sent or waits.
 
         ``as_recorded``: with the values of its row, which are older than what was read from the view and sent before.
+        Blocks as ``add`` does: it will wait for its verification.
         """
         with self._changed:
+            self._wait_for_room(block)
             if key in self._studies or (as_recorded and key in self._sent):
                 return False
             self._sent.pop(key, None)
@@ -194,10 +197,7 @@ class Versions:
         itself and asks ``full`` before.
         """
         with self._changed:
-            while block and self.full and not self._stopped:
-                self._changed.wait()
-            if self._stopped:
-                raise Stopped
+            self._wait_for_room(block)
             now = self._clock()
             study = self._studies.get(key)
             if study is None:
@@ -212,12 +212,20 @@ class Versions:
             waiting.study_iuid = study_iuid or waiting.study_iuid
             waiting.deleted = deleted
             if row is not None:
+                if isinstance(waiting.rows, tuple):
+                    waiting.rows = []
                 waiting.rows.append(row)
                 self._rows += 1
             if patient is not None:
-                waiting.patients.append(patient)
+                waiting.patients += (patient,)
                 self._rows += 1
             self._schedule(study, now if soon or deleted else None)
+
+    def _wait_for_room(self, block: bool) -> None:
+        while block and self.full and not self._stopped:
+            self._changed.wait()
+        if self._stopped:
+            raise Stopped
 
     def restore(self, key: str, study_pk: int, row_id: int, digest: int | None) -> None:
         """A first version that was sent before a restart, and still is to be verified.
@@ -232,7 +240,7 @@ class Versions:
                 self._idle_studies += 1
                 self._schedule(study, math.inf)
             if row_id not in study.waiting.verify_ids:
-                study.waiting.verify_ids.append(row_id)
+                study.waiting.verify_ids += (row_id,)
             if not study.waiting.rows:
                 study.waiting.digest = digest
 
@@ -294,7 +302,7 @@ class Versions:
             study.busy = False
             waiting = study.waiting
             waiting.digest = digest
-            waiting.verify_ids.extend(verify_ids)
+            waiting.verify_ids += verify_ids
             if waiting.rows or waiting.patients or waiting.verify_ids:
                 self._idle_studies += 1
                 self._schedule(study, self._clock() if waiting.deleted else None)

@@ -6,6 +6,7 @@
 #   tests/setup_servers.sh any        only MariaDB from the distribution, and only where there is no MySQL either
 #   tests/setup_servers.sh promtool   only Prometheus's promtool, unpacked into the folder below (20 MB), not installed
 #   tests/setup_servers.sh browser    only headless Chromium (100 MB)
+#   tests/setup_servers.sh bench      as without a word, and nginx with its Lua module, for the benchmarks
 #   tests/setup_servers.sh remove     removes the folders
 #
 # MariaDB 11.8 and MySQL (and MariaDB 10.11, where the distribution has another one) each get a folder with a small Debian in
@@ -160,6 +161,18 @@ browser() {
         say "Chromium can't be installed: the tests of the status page in a browser are skipped" >&2
 }
 
+bench() {
+    servers
+    if command -v nginx >/dev/null && [[ -e /usr/lib/nginx/modules/ngx_http_lua_module.so ]]; then return 0; fi
+    local had=
+    command -v nginx >/dev/null && had=yes
+    apt_install nginx-light libnginx-mod-http-lua || { missing "nginx can't be installed"; return 0; }
+    # The package starts one on port 80, which nobody has asked for.
+    if [[ -z $had ]] && command -v systemctl >/dev/null; then
+        as_root systemctl disable --quiet --now nginx 2>/dev/null || true
+    fi
+}
+
 case ${1:-servers} in
     servers)
         servers
@@ -169,7 +182,7 @@ case ${1:-servers} in
             browser
         fi
         ;;
-    tools | any | promtool | browser) "$1" ;;
+    tools | any | bench | promtool | browser) "$1" ;;
     remove)
         for name in mariadb-10.11 mariadb-11.8 mysql-sid; do
             remove_folder "$cache/$name"

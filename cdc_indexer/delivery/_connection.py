@@ -1,26 +1,24 @@
 """Connections to the central index.
 
-The adapter of requests makes them (proxies from the environment, TLS, verification). On them each request is one write,
-and http.client reads the answer: a quarter of the CPU of the adapter's own ``send``, which matters because the
-interpreter lock makes CPU the limit of the rate. It also lets every wait end by a deadline and every answer by its size.
+The adapter of requests makes them (proxies from the environment, TLS, verification). On them each request is one write
+that doesn't wait, and the answer is read as it comes: a small part of the CPU of the adapter's own ``send``, which matters
+because the interpreter lock makes CPU the limit of the rate; and one thread can serve all of them.
 """
 
 from __future__ import annotations
 
 import functools
-import io
 import select
 import socket
 import ssl
-import time
-from dataclasses import dataclass
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, prepend_scheme_if_needed, select_proxy
+
+from cdc_indexer.delivery._answer import Answer, AnswerReader
 
 #: An answer is read so far and no further.
 MAX_ANSWER_BYTES = 64 * 1024
@@ -129,23 +127,33 @@ def _tls_context(bundle: str, client_cert: str | None, stamps: object) -> ssl.SS
 # --- one connection --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    status: int
-    body: bytes
-    retry_after: str | None
-    reusable: bool
+_RECEIVE_BYTES = 16 * 1024
+
+#: The operation would have to wait.
+_NOT_NOW = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Connection:
-    """A connected socket with what urllib3 needs to keep it."""
+    """A connected socket with what urllib3 needs to keep it. ``connect`` blocks, the rest doesn't."""
 
     def __init__(self, route: Route, timeout_seconds: float) -> None:
         self._connection = route.connect(timeout_seconds)
-        self._sock: socket.socket = self._connection.sock
-        self._timeout_seconds = timeout_seconds
+        self._sock: Any = self._connection.sock
+        # TLS through a proxy that is itself spoken to by TLS: an object of urllib3's that has to wait.
+        waits = not isinstance(self._sock, socket.socket)
+        self._sock.settimeout(timeout_seconds if waits else 0.0)
+        self._fileno = int(self._sock.fileno())
         self._poll = select.poll()
-        self._poll.register(self._sock, select.POLLIN)
+        self._poll.register(self._fileno, select.POLLIN)
+        self._unsent: bytes | memoryview = b""
+        self._send_error: OSError | None = None
+        self._reader: AnswerReader | None = None
+        #: What to poll for before ``advance``.
+        self.events = select.POLLIN
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._fileno
 
     @property
     def reusable(self) -> bool:
@@ -161,60 +169,49 @@ class Connection:
         ends = (self._sock.getpeercert() or {}).get("notAfter")
         return ssl.cert_time_to_seconds(ends) if isinstance(ends, str) else None
 
-    def exchange(self, method: str, request: bytes, deadline: float, max_answer_bytes: int) -> Answer:
-        """Sends a request and reads its answer; raises whatever goes wrong."""
-        reader = _Reader(self._sock, self._timeout_seconds, deadline)
-        unsent = memoryview(request)
-        while unsent:
-            reader.limit()
-            unsent = unsent[self._sock.send(unsent) :]
-        response = HTTPResponse(cast(socket.socket, reader), method=method)
-        response.begin()
-        if reader.ended:
-            # http.client takes an end within the headers for the end of the headers: "Error" may have been to follow.
-            raise HTTPException("the answer ends within its headers")
-        body = b""
-        while len(body) <= max_answer_bytes and not response.isclosed():
-            part = response.read(max_answer_bytes + 1 - len(body))
-            if not part:
-                break
-            body += part
-        if len(body) <= max_answer_bytes and response.length:
-            raise HTTPException("the answer ends too soon")
-        reusable = response.isclosed() and not response.will_close
-        response.close()
-        return Answer(response.status, body[:max_answer_bytes], response.getheader("Retry-After"), reusable)
+    def begin(self, method: str, request: bytes, max_answer_bytes: int) -> None:
+        """Sends what can be sent at once; raises whatever goes wrong."""
+        self._reader = AnswerReader(method, max_answer_bytes)
+        self._unsent = request
+        self._send()
+
+    def advance(self) -> Answer | None:
+        """Sends and reads what can be without waiting; the answer once it is whole. Raises whatever goes wrong."""
+        if self._unsent:
+            self._send()
+        reader = self._reader
+        assert reader is not None
+        while True:
+            try:
+                data = self._sock.recv(_RECEIVE_BYTES)
+            except ssl.SSLWantWriteError:
+                self.events |= select.POLLOUT
+                return None
+            except _NOT_NOW:
+                return None
+            except OSError as error:
+                raise (self._send_error or error) from None
+            if not data and self._send_error is not None:
+                raise self._send_error
+            answer = reader.feed(data)
+            if answer is not None:
+                if self._unsent or self._send_error is not None:
+                    answer = answer._replace(reusable=False)
+                return answer
+
+    def _send(self) -> None:
+        try:
+            sent = self._sock.send(self._unsent)
+        except _NOT_NOW:
+            sent = 0
+        except OSError as error:
+            # An index that rejects a long body may answer before it has read it, and close: that answer counts.
+            self._send_error = error
+            self._unsent = b""
+            return
+        self._unsent = memoryview(self._unsent)[sent:] if sent < len(self._unsent) else b""
+        self.events = select.POLLIN | select.POLLOUT if self._unsent else select.POLLIN
 
     def close(self) -> None:
         """Closes the socket."""
         self._connection.close()
-
-
-class _Reader(io.RawIOBase):
-    """The socket as http.client reads it: no read longer than the timeout, none after the deadline."""
-
-    def __init__(self, sock: socket.socket, timeout_seconds: float, deadline: float) -> None:
-        self._sock = sock
-        self._timeout_seconds = timeout_seconds
-        self._deadline = deadline
-        #: The other side has sent all that it will.
-        self.ended = False
-
-    def limit(self) -> None:
-        """Gives the next operation on the socket its time; raises TimeoutError when there is none left."""
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._sock.settimeout(min(left, self._timeout_seconds))
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self.limit()
-        received = self._sock.recv_into(buffer)
-        self.ended = received == 0
-        return received
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self, 16 * 1024)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Protocol
 from uuid import UUID, uuid5
 
-from cdc_indexer.delivery.webservice import MAX_ANSWER_BYTES, Kind, Outcome, classify
+from cdc_indexer.delivery.webservice import MAX_ANSWER_BYTES, Kind, Outcome, Request, classify
 
 _NAMESPACE = UUID("1f1f0bb7-3a8c-5c0d-9d55-0a6fd4a8c0c9")
 
@@ -30,14 +30,8 @@ class Element(Protocol):
     def idempotency_key(self) -> str: ...
 
 
-class Poster(Protocol):
-    def post(
-        self, body: bytes, idempotency_key: str, max_answer_bytes: int = MAX_ANSWER_BYTES
-    ) -> Outcome: ...
-
-
-def post_batch(client: Poster, elements: Sequence[Element]) -> list[Outcome]:
-    """POSTs the studies as one array; one outcome for each, in their order.
+def batch(elements: Sequence[Element]) -> Generator[Request, Outcome, list[Outcome]]:
+    """Sends the studies as one array: yields each request, is sent its outcome, returns one for each study, in order.
 
     Each element is the study's document and its ``idempotency_key``. The answer is 2xx for all of them, or a list with
     a status for each, alone or under ``results``. A batch that is rejected as a whole is sent again in halves, so that in
@@ -48,10 +42,10 @@ def post_batch(client: Poster, elements: Sequence[Element]) -> list[Outcome]:
         b'%b, "idempotency_key": "%b"}' % ((element.body or b"{}")[:-1], key.encode())
         for element, key in zip(elements, keys, strict=True)
     ]
-    whole = client.post(
+    whole = yield Request(
         b"[%b]" % b", ".join(documents),
         keys[0] if len(keys) == 1 else str(uuid5(_NAMESPACE, ",".join(keys))),
-        MAX_ANSWER_BYTES + _ANSWER_BYTES_EACH * len(keys),
+        max_answer_bytes=MAX_ANSWER_BYTES + _ANSWER_BYTES_EACH * len(keys),
     )
     if whole.kind is Kind.ACCEPTED:
         return _each(whole, len(elements))
@@ -59,11 +53,11 @@ def post_batch(client: Poster, elements: Sequence[Element]) -> list[Outcome]:
     if len(elements) == 1 or whole.kind not in (Kind.REJECTED, Kind.ALREADY_THERE):
         return [whole] * len(elements)
     half = len(elements) // 2
-    outcomes = post_batch(client, elements[:half])
+    outcomes = yield from batch(elements[:half])
     stopped = next((one for one in outcomes if one.kind in (Kind.HELD, Kind.RETRY_INDEX)), None)
     if stopped is not None:
         return outcomes + [stopped] * (len(elements) - half)
-    return outcomes + post_batch(client, elements[half:])
+    return outcomes + (yield from batch(elements[half:]))
 
 
 def _each(whole: Outcome, count: int) -> list[Outcome]:

@@ -16,23 +16,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Protocol
 
-from cdc_indexer import failpoints
-from cdc_indexer.delivery.batch import post_batch
+from cdc_indexer.delivery._senders import Client, Durable, Senders, Work
 from cdc_indexer.delivery.gate import Change, Gate, Gatekeeper
 from cdc_indexer.delivery.retry import Backoff
-from cdc_indexer.delivery.webservice import MAX_ANSWER_BYTES, Kind, Outcome
+from cdc_indexer.delivery.webservice import Kind, Outcome
 from cdc_indexer.errors import Stopped
 
 #: How many deliveries may be queued for each of the two queues; who brings more waits until half of them are gone, so
 #: that the two sides don't take turns for every single one.
 QUEUE_LIMIT = 256
-
-#: What one delivery costs the interpreter; more senders than a slot's time divided by this would only take the
-#: interpreter from each other. The least time of the last few tells what they wait for besides it.
-_SLOT_COST_SECONDS = 0.0003
-_SLOT_TIMES_KEPT = 32
 
 
 @dataclass(slots=True, eq=False)
@@ -58,33 +51,19 @@ class Delivery:
     failing_since: float | None = field(default=None, repr=False)
 
 
-class Client(Protocol):
-    """What sends one delivery; each sender thread has its own."""
-
-    def post(self, body: bytes, idempotency_key: str, max_answer_bytes: int = MAX_ANSWER_BYTES) -> Outcome:
-        """One POST, one classified outcome; never raises."""
-
-    def delete(self, study_iuid: str, idempotency_key: str) -> Outcome:
-        """One DELETE, one classified outcome; never raises."""
-
-    def close(self) -> None:
-        """Lets go of its connections."""
-
-
 class Dispatcher:
-    """The queue and its sender threads.
+    """The queue; _senders.py sends.
 
-    ``durable`` returns once a generation of the checkpoint is on the disk (Stopped when it can't be before the end).
-    ``on_gate`` is told whenever the gate changes, with the reason in one sentence. ``before_probe`` is called
-    before each try while held (so that corrected files are read), from a sender thread. It may call ``reconfigure``.
-    ``on_answer`` is told the outcomes of each request and the seconds that it took.
+    ``durable`` makes results durable. ``on_gate`` is told whenever the gate changes, with the reason in one sentence.
+    ``before_probe`` is called before each try while held (so that corrected files are read), from the thread that sends;
+    it may call ``reconfigure``. ``on_answer`` is told the outcomes of each request and the seconds that it took.
     """
 
     def __init__(
         self,
         make_client: Callable[[], Client],
         *,
-        durable: Callable[[int], None],
+        durable: Durable,
         concurrency: int,
         give_up_seconds: float,
         batch_size: int = 1,
@@ -95,9 +74,6 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        self._make_client = make_client
-        self._client_version = 0
-        self._durable = durable
         self._concurrency = concurrency
         self._batch_size = batch_size
         self._on_gate = on_gate
@@ -108,25 +84,24 @@ class Dispatcher:
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
 
         self._lock = threading.Lock()
-        self._work = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
         self._ready: deque[Delivery] = deque()
         self._behind: deque[Delivery] = deque()
         self._queued = {False: 0, True: 0}
         self._full = {False: False, True: False}
         # Keys under way, each with the deliveries that wait for it.
-        self._keys: dict[str, deque[Delivery]] = {}
+        self._keys: dict[str, deque[Delivery] | None] = {}
         self._delayed: list[tuple[float, int, Delivery]] = []
         self._sequence = 0
         self._stopping = False
-        self._threads: list[threading.Thread] = []
 
         self._keeper = Gatekeeper(give_up_seconds, concurrency, self._rng)
         self._probing = False
 
         self._active = 0
-        self._wanted = 1
-        self._slot_times: deque[float] = deque(maxlen=_SLOT_TIMES_KEPT)
+        #: Whether a slot waits for something to send.
+        self._hungry = False
+        self._senders = Senders(self, make_client, durable, on_answer, batches=batch_size > 1)
 
     # --- from outside ------------------------------------------------------------------------------------
 
@@ -146,11 +121,8 @@ class Dispatcher:
         return self._queued[False] + self._queued[True]
 
     def start(self) -> None:
-        """Starts the sender threads."""
-        for number in range(self._concurrency):
-            thread = threading.Thread(target=self._send_all, name=f"sender-{number}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        """Starts the thread that sends."""
+        self._senders.start()
 
     def submit(self, delivery: Delivery) -> None:
         """Queues a delivery; blocks while its queue is full; Stopped once the program ends."""
@@ -163,14 +135,17 @@ class Dispatcher:
             if self._stopping:
                 raise Stopped
             self._queued[behind] += 1
-            followers = self._keys.get(delivery.key)
-            if followers is not None:
+            if delivery.key in self._keys:
+                followers = self._keys[delivery.key]
+                if followers is None:
+                    followers = self._keys[delivery.key] = deque()
                 followers.append(delivery)
                 return
-            self._keys[delivery.key] = deque()
+            self._keys[delivery.key] = None
             (self._behind if behind else self._ready).append(delivery)
-            if self._active < self._wanted or self.gate is not Gate.OPEN:
-                self._work.notify()
+            hungry, self._hungry = self._hungry, False
+        if hungry:
+            self._senders.wake()
 
     def reconfigure(
         self,
@@ -182,102 +157,88 @@ class Dispatcher:
     ) -> None:
         """Uses other settings from the next delivery on, and tries at once if the gate is closed."""
         with self._lock:
-            self._make_client = make_client
-            self._client_version += 1
+            self._senders.use(make_client)
             if give_up_seconds is not None:
                 self._keeper.give_up_seconds = give_up_seconds
             if batch_size is not None:
                 self._batch_size = batch_size
+                self._senders.batches = batch_size > 1
                 self._queue_limit = max(self._queue_limit, 2 * batch_size)
+            if concurrency is not None:
+                self._concurrency = self._keeper.concurrency = concurrency
             self._keeper.try_now()
-            more = (concurrency or 0) - len(self._threads) if self._threads else 0
-            self._work.notify_all()
-        if concurrency is not None and concurrency != self._concurrency:
-            self._concurrency = self._keeper.concurrency = concurrency
-            for number in range(more):
-                thread = threading.Thread(target=self._send_all, name=f"sender+{number}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+        self._senders.wake()
 
     def stop(self) -> None:
-        """Lets the deliveries in flight finish and ends the threads; what is queued stays unsettled."""
+        """Lets the deliveries in flight finish and ends the thread; what is queued stays unsettled."""
         with self._lock:
             self._stopping = True
-            self._work.notify_all()
             self._room.notify_all()
-        for thread in self._threads:
-            thread.join()
+        self._senders.stop()
 
-    # --- a sender thread ---------------------------------------------------------------------------------
+    # --- what the senders ask (see Queue) ----------------------------------------------------------------
 
-    def _send_all(self) -> None:
-        client: Client | None = None
-        version = -1
-        try:
-            while True:
-                taken = self._take()
-                if taken is None:
-                    return
-                deliveries, probe = taken
-                if probe and self.gate is Gate.HELD:
-                    self._before_probe()
-                if client is None or version != self._client_version:
-                    if client is not None:
-                        client.close()
-                    version = self._client_version
-                    client = self._make_client()
-                started = self._clock()
-                failpoints.hit("before_post")
-                outcomes = self._send(client, deliveries)
-                failpoints.hit("after_post")
-                self._on_answer(outcomes, self._clock() - started)
-                final = self._judge(deliveries, outcomes, probe)
-                if not final:
-                    continue
-                try:
-                    self._durable(max(one.finished(one, outcome) for one, outcome in final))
-                except Stopped:
-                    return
-                self._note_slot_time((self._clock() - started) / len(deliveries))
-                self._release([one for one, _ in final])
-        finally:
-            if client is not None:
-                client.close()
-
-    def _send(self, client: Client, deliveries: Sequence[Delivery]) -> list[Outcome]:
-        first = deliveries[0]
-        if first.body is None:
-            return [client.delete(first.study_iuid, first.idempotency_key)]
-        if self._batch_size > 1:
-            return post_batch(client, deliveries)
-        return [client.post(first.body, first.idempotency_key)]
-
-    def _take(self) -> tuple[list[Delivery], bool] | None:
-        """What is to be sent in one request, and whether it is a probe; None when the program ends."""
+    def take(self) -> tuple[list[Work], float]:
+        """What is to be sent now, one for each slot that is free, and the seconds until there may be more."""
+        works: list[Work] = []
         with self._lock:
-            while True:
-                if self._stopping:
-                    return None
+            timeout = math.inf
+            if self._stopping:
+                return works, timeout
+            if self.gate is Gate.OPEN:
+                if self._delayed:
+                    timeout = self._wake_delayed(self._clock())
+                while self._active < self._concurrency and (self._ready or self._behind):
+                    works.append(Work(self._next_batch(), False))
+                    self._active += 1
+            elif not self._probing and self._active < self._concurrency:
                 now = self._clock()
-                timeout = self._wake_delayed(now)
-                if self._active < self._limit():
-                    if self.gate is Gate.OPEN:
-                        if self._ready or self._behind:
-                            deliveries = self._next_batch()
-                            self._active += 1
-                            if (self._ready or self._behind) and self._active < self._wanted:
-                                self._work.notify()
-                            return deliveries, False
-                    elif not self._probing and (self._ready or self._behind or self._delayed):
-                        if now >= self._keeper.probe_at:
-                            self._probing = True
-                            self._active += 1
-                            return [self._next_probe()], True
-                        timeout = min(timeout, self._keeper.probe_at - now)
-                self._work.wait(None if timeout == math.inf else timeout)
+                self._wake_delayed(now)
+                if self._ready or self._behind or self._delayed:
+                    timeout = max(self._keeper.probe_at - now, 0.0)
+                    if not timeout:
+                        self._probing = True
+                        self._active += 1
+                        works.append(Work([self._next_probe()], True))
+                        timeout = math.inf
+            self._hungry = self._active < self._concurrency
+        return works, timeout
 
-    def _limit(self) -> int:
-        return min(self._concurrency, self._wanted) if self.gate is Gate.OPEN else self._concurrency
+    def before_probe(self) -> None:
+        """The next one is tried: with corrected files, perhaps, if the index refuses us."""
+        if self.gate is Gate.HELD:
+            self._before_probe()
+
+    def judge(self, work: Work, outcomes: Sequence[Outcome]) -> int | None:
+        """What came of it; the generation that must be durable before ``release``, None when nothing is final.
+
+        Stopped when the program ends before a rejected study could be stored.
+        """
+        final = self._judge(work.deliveries, outcomes, work.probe)
+        if not final:
+            return None
+        work.final = [one for one, _ in final]
+        return max([one.finished(one, outcome) for one, outcome in final])
+
+    def release(self, works: Iterable[Work]) -> None:
+        """Frees their slots and lets the next deliveries of those studies go."""
+        with self._lock:
+            for work in works:
+                self._active -= 1
+                for delivery in work.final:
+                    behind = delivery.behind
+                    self._queued[behind] -= 1
+                    followers = self._keys.pop(delivery.key)
+                    if followers:
+                        follower = followers.popleft()
+                        self._keys[delivery.key] = followers
+                        (self._behind if follower.behind else self._ready).append(follower)
+            for behind in (False, True):
+                if self._full[behind] and self._queued[behind] <= self._queue_limit // 2:
+                    self._full[behind] = False
+                    self._room.notify_all()
+
+    # --- under the lock ----------------------------------------------------------------------------------
 
     def _next_batch(self) -> list[Delivery]:
         """What is ready now, at most a batch; a deletion, and what the index failed on before, go alone."""
@@ -335,11 +296,6 @@ class Dispatcher:
                     self._ready.append(delivery)
             if not final:
                 self._active -= 1
-            opened = any(change is not None and change[0] is Gate.OPEN for change in told)
-            if opened:
-                self._work.notify_all()
-            elif len(final) < len(deliveries):
-                self._work.notify()
         for change in told:
             if change is not None:
                 self._on_gate(*change)
@@ -372,30 +328,3 @@ class Dispatcher:
         self._sequence += 1
         heapq.heappush(self._delayed, (now + pause, self._sequence, delivery))
         return None
-
-    def _release(self, deliveries: Iterable[Delivery]) -> None:
-        """Frees the slot and lets the next deliveries of those studies go."""
-        with self._lock:
-            self._active -= 1
-            for delivery in deliveries:
-                behind = delivery.behind
-                self._queued[behind] -= 1
-                if self._full[behind] and self._queued[behind] <= self._queue_limit // 2:
-                    self._full[behind] = False
-                    self._room.notify_all()
-                followers = self._keys[delivery.key]
-                if followers:
-                    follower = followers.popleft()
-                    (self._behind if follower.behind else self._ready).append(follower)
-                else:
-                    del self._keys[delivery.key]
-
-    def _note_slot_time(self, seconds: float) -> None:
-        """How many senders the way to the index and to the disk needs, by the seconds that a study held a slot: more
-        when they are slow, few when the interpreter is what limits us."""
-        with self._lock:
-            self._slot_times.append(seconds)
-            wanted = min(self._concurrency, max(2, math.ceil(min(self._slot_times) / _SLOT_COST_SECONDS)))
-            if wanted > self._wanted:
-                self._work.notify(wanted - self._wanted)
-            self._wanted = wanted

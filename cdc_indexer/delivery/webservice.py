@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+import select
 import ssl
 import time
 from dataclasses import dataclass
 from enum import Enum
 from http.client import HTTPException
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
@@ -22,11 +24,14 @@ from cdc_indexer.delivery.retry import parse_retry_after
 if TYPE_CHECKING:
     from cdc_indexer.config import Settings
 
-__all__ = ["MAX_ANSWER_BYTES", "Kind", "Outcome", "Webservice", "classify"]
+__all__ = ["MAX_ANSWER_BYTES", "Kind", "Outcome", "Request", "Webservice", "classify"]
 
 #: Connecting, sending and each read may take ``timeout_seconds``; one request as a whole this many times that, or an
 #: index that answers a byte at a time could keep a sender for ever.
 _DEADLINE_TIMEOUTS = 3
+
+#: An answer as short as this is recognised when it comes again.
+_REMEMBERED_BYTES = 1024
 
 
 class Kind(str, Enum):
@@ -59,8 +64,21 @@ class Outcome:
     reason: str = ""
 
 
+class Request(NamedTuple):
+    """What is to be sent: a document or an array of them, or with ``body`` None the deletion of a study."""
+
+    body: bytes | None
+    idempotency_key: str
+    study_iuid: str = ""
+    max_answer_bytes: int = MAX_ANSWER_BYTES
+
+
 class Webservice:
-    """The client of one sender thread; it keeps one connection alive between requests. Not thread-safe."""
+    """One connection to the central index, which stays alive between requests, and one request at a time.
+
+    Only ``connect``, ``exchange`` and ``probe`` wait. Who sends many requests at a time polls for ``events`` on ``fileno``,
+    calls ``advance`` when something happened, and ``expire`` at ``expires_at``. Nothing raises. Not thread-safe.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.webservice_url
@@ -79,79 +97,137 @@ class Webservice:
         self._post_head = b""
         self._route: Route | None = None
         self._connection: Connection | None = None
+        self._method = "POST"
+        self._deadline = 0.0
+        self._accepted: tuple[int, bytes, Outcome] | None = None
+        #: When the request in flight is given up, by time.monotonic.
+        self.expires_at = math.inf
 
-    def post(self, body: bytes, idempotency_key: str, max_answer_bytes: int = MAX_ANSWER_BYTES) -> Outcome:
-        """Sends one JSON document, or an array of them; never raises."""
-        return self._exchange("POST", self._url, body, idempotency_key, max_answer_bytes)
+    @property
+    def events(self) -> int:
+        """What the request in flight waits for, as for select.poll."""
+        return self._connection.events if self._connection is not None else 0
 
-    def delete(self, study_iuid: str, idempotency_key: str) -> Outcome:
-        """Asks for a study of this centre to be deleted; never raises. One that isn't there counts as accepted."""
-        parts = urlsplit(self._url)
-        query = f"{parts.query}&" if parts.query else ""
-        url = parts._replace(
-            path=f"{parts.path.rstrip('/')}/{quote(study_iuid, safe='')}",
-            query=f"{query}center={quote(self._center, safe='')}",
-        ).geturl()
-        return self._exchange("DELETE", url, b"", idempotency_key)
+    def fileno(self) -> int:
+        """The descriptor to poll, once connected."""
+        return self._connection.fileno() if self._connection is not None else -1
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request can go at once; if not, ``connect`` first."""
+        if self._connection is None:
+            return False
+        if not self._connection.reusable:
+            self.close()
+            return False
+        return True
+
+    def connect(self) -> Outcome | None:
+        """Connects; what it means if that fails."""
+        try:
+            if self._route is None:
+                self._route = Route(self._url, self._ca, self._client_cert)
+                self._post_head = self._head("POST", self._url, self._route)
+            self._connection = Connection(self._route, self._timeout_seconds)
+        except Exception as error:  # whatever it is, the study must stay with us
+            return self._failed(error)
+        return None
+
+    def begin(self, request: Request) -> Outcome | None:
+        """Begins to send a request on a connection that is ready; its outcome if there is one at once."""
+        if request.body is None:
+            return self._begin("DELETE", self._url_of(request.study_iuid), b"", request)
+        return self._begin("POST", self._url, request.body, request)
+
+    def _begin(self, method: str, url: str, body: bytes, request: Request) -> Outcome | None:
+        now = time.monotonic()
+        self._deadline = now + _DEADLINE_TIMEOUTS * self._timeout_seconds
+        self.expires_at = now + self._timeout_seconds
+        self._method = method
+        try:
+            assert self._connection is not None
+            assert self._route is not None
+            head = self._post_head if method == "POST" else self._head(method, url, self._route)
+            data = b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (
+                head,
+                request.idempotency_key.encode(),
+                len(body),
+                body,
+            )
+            self._connection.begin(method, data, request.max_answer_bytes)
+        except Exception as error:
+            return self._failed(error)
+        return None
+
+    def advance(self) -> Outcome | None:
+        """Goes on with the request in flight as far as it can without waiting; its outcome once there is one."""
+        try:
+            assert self._connection is not None
+            answer = self._connection.advance()
+            if answer is None:
+                self.expires_at = min(time.monotonic() + self._timeout_seconds, self._deadline)
+                return None
+        except Exception as error:
+            return self._failed(error)
+        if not answer.reusable:
+            self.close()
+        # An index usually says the very same again.
+        known = self._accepted if self._method == "POST" else None
+        if known is not None and known[0] == answer.status and known[1] == answer.body:
+            return known[2]
+        outcome = classify(self._method, answer.status, answer.body, answer.retry_after, time.time())
+        if outcome.kind is Kind.ACCEPTED and self._method == "POST" and len(answer.body) < _REMEMBERED_BYTES:
+            self._accepted = answer.status, answer.body, outcome
+        return outcome
+
+    def expire(self) -> Outcome:
+        """Gives up the request in flight."""
+        return self._failed(TimeoutError())
+
+    def exchange(self, request: Request) -> Outcome:
+        """Sends a request and waits for its outcome."""
+        failed = None if self.ready else self.connect()
+        return failed or self._wait(self.begin(request))
+
+    def _wait(self, outcome: Outcome | None) -> Outcome:
+        """The outcome of the request that was begun."""
+        while outcome is None:
+            left = self.expires_at - time.monotonic()
+            if left <= 0:
+                return self.expire()
+            poll = select.poll()
+            poll.register(self.fileno(), self.events)
+            poll.poll(left * 1000)
+            outcome = self.advance()
+        return outcome
 
     def probe(self) -> tuple[Outcome, float | None]:
-        """Asks with a GET, which leaves nothing in the index; never raises. The outcome is classified as for a study.
+        """Asks with a GET, which leaves nothing in the index. The outcome is classified as for a study.
 
         Also the end of the index's certificate in seconds since the epoch, None where it has none or wasn't reached.
         """
-        try:
-            _, connection = self._connect()
-        except Exception as error:
-            return self._failed(error), None
-        ends = connection.certificate_ends
-        return self._exchange("GET", self._url, b"", str(uuid4())), ends
+        failed = None if self.ready else self.connect()
+        if failed is not None or self._connection is None:
+            return failed or self.expire(), None
+        ends = self._connection.certificate_ends
+        return self._wait(self._begin("GET", self._url, b"", Request(b"", str(uuid4())))), ends
 
     def close(self) -> None:
-        """Closes the connection; the next request would open another."""
+        """Closes the connection."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
     # --- one request -------------------------------------------------------------------------------------
 
-    def _exchange(
-        self,
-        method: str,
-        url: str,
-        body: bytes,
-        idempotency_key: str,
-        max_answer_bytes: int = MAX_ANSWER_BYTES,
-    ) -> Outcome:
-        deadline = time.monotonic() + _DEADLINE_TIMEOUTS * self._timeout_seconds
-        keep = False
-        try:
-            route, connection = self._connect()
-            head = self._post_head if method == "POST" else self._head(method, url, route)
-            request = b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (
-                head,
-                idempotency_key.encode(),
-                len(body),
-                body,
-            )
-            answer = connection.exchange(method, request, deadline, max_answer_bytes)
-            keep = answer.reusable
-            return classify(method, answer.status, answer.body, answer.retry_after, time.time())
-        except Exception as error:  # whatever it is, the study must stay with us
-            return self._failed(error)
-        finally:
-            if not keep:
-                self.close()
-
-    def _connect(self) -> tuple[Route, Connection]:
-        """The connection of the last request if it can be used again, else a new one."""
-        if self._route is None:
-            self._route = Route(self._url, self._ca, self._client_cert)
-            self._post_head = self._head("POST", self._url, self._route)
-        if self._connection is not None and not self._connection.reusable:
-            self.close()
-        if self._connection is None:
-            self._connection = Connection(self._route, self._timeout_seconds)
-        return self._route, self._connection
+    def _url_of(self, study_iuid: str) -> str:
+        """Where a study of this centre is deleted."""
+        parts = urlsplit(self._url)
+        query = f"{parts.query}&" if parts.query else ""
+        return parts._replace(
+            path=f"{parts.path.rstrip('/')}/{quote(study_iuid, safe='')}",
+            query=f"{query}center={quote(self._center, safe='')}",
+        ).geturl()
 
     def _head(self, method: str, url: str, route: Route) -> bytes:
         """The request up to the value of its Idempotency-Key."""
@@ -171,6 +247,7 @@ class Webservice:
     def _failed(self, error: Exception) -> Outcome:
         """What it means that no answer came."""
         where = f"The central index at {self._where}"
+        self.close()
         # TLS files may have been mended: they are read again before the next try.
         self._route = None
         if isinstance(error, ssl.SSLCertVerificationError):

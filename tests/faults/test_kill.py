@@ -83,7 +83,7 @@ def test_killed_at_each_place_within_one_large_transaction(case: Case) -> None:
 @pytest.mark.parametrize("failpoint", FAILPOINTS[1:])
 def test_initial_killed(case: Case, failpoint: str) -> None:
     case.committed += case.pacs.store_studies(600)
-    for count in (1, 20, 60):
+    for count in (1, 20, 40):
         case.indexer.start("initial", failpoint=f"{failpoint}:{count}")
         case.killed_at_failpoint()
     case.committed += case.pacs.store_studies(5)

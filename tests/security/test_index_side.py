@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from cdc_indexer.config import Settings, load_settings
-from cdc_indexer.delivery.batch import post_batch
+from cdc_indexer.delivery.batch import batch
 from cdc_indexer.delivery.probe import probe
-from cdc_indexer.delivery.webservice import MAX_ANSWER_BYTES, Kind, Outcome, Webservice
+from cdc_indexer.delivery.webservice import MAX_ANSWER_BYTES, Kind, Outcome, Request, Webservice
 from tests.certificates import Certificate, make_certificate
 from tests.indexer import KEY
 from tests.receiver import Answer, Receiver
@@ -59,9 +59,19 @@ def make(tmp_path: Path) -> Make:
 def post(settings: Settings) -> Outcome:
     webservice = Webservice(settings)
     try:
-        return webservice.post(BODY, "0d1b3b2e-0000-5000-8000-000000000001")
+        return webservice.exchange(Request(BODY, "0d1b3b2e-0000-5000-8000-000000000001"))
     finally:
         webservice.close()
+
+
+def post_batch(client: Any, elements: list[Any]) -> list[Outcome]:
+    job = batch(elements)
+    try:
+        request = next(job)
+        while True:
+            request = job.send(client.exchange(request))
+    except StopIteration as ended:
+        return list(ended.value)
 
 
 def peak_kib() -> int:
@@ -291,7 +301,7 @@ def test_a_batch_whose_answer_nests_to_the_very_limit() -> None:
     class Index:
         answer = ""
 
-        def post(self, body: bytes, idempotency_key: str, max_answer_bytes: int = 0) -> Outcome:
+        def exchange(self, request: Request) -> Outcome:
             return Outcome(Kind.ACCEPTED, 207, self.answer)
 
     index = Index()

@@ -14,6 +14,7 @@ import pytest
 from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
 from cdc_indexer.delivery.gate import Gate
 from cdc_indexer.delivery.webservice import Kind, Outcome, classify
+from tests.blocking import Client, Disk
 
 Answer = Callable[[list[str]], tuple[int, Any]]
 
@@ -79,8 +80,8 @@ def send() -> Iterator[Send]:
 
     def start(index: Index, studies: str, batch_size: int = 8, **options: Any) -> tuple[Results, Dispatcher]:
         results = Results()
-        options = {"durable": lambda generation: None, "concurrency": 1, "give_up_seconds": 3600.0, **options}
-        dispatcher = Dispatcher(lambda: index, batch_size=batch_size, rng=random.Random(1), **options)
+        options = {"durable": Disk(), "concurrency": 1, "give_up_seconds": 3600.0, **options}
+        dispatcher = Dispatcher(lambda: Client(index), batch_size=batch_size, rng=random.Random(1), **options)
         for study in studies:
             dispatcher.submit(
                 Delivery(
@@ -174,7 +175,7 @@ def test_an_index_that_refuses_keeps_everything_waiting(send: Send) -> None:
     assert len(index.batches[1]) == 1
     assert not results.kinds
     refused.clear()
-    dispatcher.reconfigure(lambda: index)
+    dispatcher.reconfigure(lambda: Client(index))
     results.wait(4)
 
 
@@ -210,7 +211,7 @@ def test_a_deletion_goes_alone(send: Send) -> None:
 
 def test_one_durable_write_for_a_batch(send: Send) -> None:
     waited: list[int] = []
-    results, _ = send(Index(), "abcdefghij", batch_size=5, durable=waited.append)
+    results, _ = send(Index(), "abcdefghij", batch_size=5, durable=Disk(waited.append))
     results.wait(10)
     deadline = time.monotonic() + 10
     while len(waited) < 2:

@@ -15,6 +15,7 @@ from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
 from cdc_indexer.delivery.gate import Gate
 from cdc_indexer.delivery.webservice import Kind, Outcome
 from cdc_indexer.errors import Stopped
+from tests.blocking import Client, Disk
 
 ACCEPTED = Outcome(Kind.ACCEPTED, 201)
 Answer = Callable[[str], Outcome]
@@ -78,13 +79,13 @@ def start() -> Iterator[Start]:
 
     def make(index: Index, **options: Any) -> Dispatcher:
         options = {
-            "durable": lambda generation: None,
+            "durable": Disk(),
             "concurrency": 4,
             "give_up_seconds": 3600.0,
             "rng": random.Random(1),
             **options,
         }
-        dispatcher = Dispatcher(lambda: index, **options)
+        dispatcher = Dispatcher(lambda: Client(index), **options)
         dispatcher.start()
         started.append(dispatcher)
         return dispatcher
@@ -126,13 +127,32 @@ def test_versions_of_one_study_are_never_in_flight_together_nor_out_of_order(sta
 
 def test_a_slot_is_free_only_when_the_result_is_durable(start: Start) -> None:
     index, results, durable = Index(), Results(), threading.Event()
-    dispatcher = start(index, concurrency=3, durable=lambda generation: durable.wait(20))
+    dispatcher = start(index, concurrency=3, durable=Disk(lambda generation: durable.wait(20)))
     for number in range(10):
         dispatcher.submit(delivery(f"{number}:0", results))
     time.sleep(0.3)
     assert 1 <= len(index.bodies) <= 3
     durable.set()
     results.wait(10)
+
+
+def test_a_write_frees_the_slots_of_its_own_results_only(start: Start) -> None:
+    class Slow(Disk):
+        def request(self, generation: int) -> None:
+            pass
+
+        def has_written(self, generation: int) -> None:
+            self._written(generation)
+
+    index, results, disk = Index(), Results(), Slow()
+    dispatcher = start(index, concurrency=2, durable=disk)
+    for number in range(4):
+        dispatcher.submit(delivery(f"{number}:0", results))
+    for written in (0, 1, 2):
+        disk.has_written(written)
+        results.wait(2 + written)
+        time.sleep(0.1)
+        assert len(index.bodies) == 2 + written
 
 
 def test_the_queue_is_bounded(start: Start) -> None:
@@ -216,7 +236,7 @@ def test_while_held_the_files_are_read_before_each_try_and_the_tries_rotate(star
     assert len(read) >= len(index.bodies) - 1 > 2
     assert {"0:0", "1:0", "2:0"} <= set(index.bodies)
     mended.set()
-    dispatcher.reconfigure(lambda: index)
+    dispatcher.reconfigure(lambda: Client(index))
     results.wait(3, seconds=5)
 
 
@@ -295,7 +315,7 @@ def test_retry_after_is_honoured(start: Start) -> None:
 
 def test_stop_lets_what_is_in_flight_finish_and_sends_nothing_more() -> None:
     index, results = Index(seconds=0.2), Results()
-    dispatcher = Dispatcher(lambda: index, durable=lambda _: None, concurrency=1, give_up_seconds=1)
+    dispatcher = Dispatcher(lambda: Client(index), durable=Disk(), concurrency=1, give_up_seconds=1)
     dispatcher.start()
     for number in range(5):
         dispatcher.submit(delivery(f"{number}:0", results))

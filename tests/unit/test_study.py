@@ -116,3 +116,36 @@ def test_any_text_survives(text: str, number: int) -> None:
     document = json.loads(study_json({**STUDY, "patient_name": text, "patient_pk": number}, "000"))
     assert document["patient_name"] == text
     assert document["patient_pk"] == number
+
+
+texts = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+numbers = st.none() | st.integers(0, 2**64 - 1)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "patient_pk": numbers,
+            "patient_id": texts,
+            "patient_name": texts,
+            "study_pk": st.integers(1, 2**64 - 1),
+            "study_iuid": st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30),
+            "study_datetime": st.none() | st.datetimes().map(lambda moment: moment.replace(microsecond=0)),
+            "study_description": texts,
+            "study_modality": texts,
+            "study_series": numbers,
+            "study_instances": numbers,
+        }
+    ),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=5),
+    texts,
+)
+def test_the_text_is_what_the_json_module_would_write(
+    values: dict[str, object], center: str, extra: object
+) -> None:
+    document = {key: values.get(key) for key in KEYS}
+    document.update({"center": center, 'a "name"': extra})
+    moment = values["study_datetime"]
+    document["study_datetime"] = moment.isoformat(" ") if isinstance(moment, datetime) else None
+    written = study_json({**values, "accession_no": extra}, center, {'a "name"': "accession_no"})
+    assert written == json.dumps(document, ensure_ascii=False).encode()

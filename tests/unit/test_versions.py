@@ -38,7 +38,7 @@ def test_the_first_version_goes_at_once_and_the_next_waits_for_it(versions: Vers
     assert versions.due(10) == []  # two versions of one study are never under way together
     versions.done("1.2", digest=7, verify_ids=(10,))
     (waiting,) = versions.due(10)
-    assert (waiting.rows, waiting.verify_ids, waiting.digest) == ([(11, WHEN)], [10], 7)
+    assert (waiting.rows, waiting.verify_ids, waiting.digest) == ([(11, WHEN)], (10,), 7)
     versions.done("1.2", digest=8)
     assert len(versions) == 0
 
@@ -50,7 +50,7 @@ def test_a_first_version_is_verified_when_the_study_is_quiet(versions: Versions,
     clock.now += 3.9
     assert versions.due(10) == []
     clock.now += 0.2
-    assert versions.due(10)[0].verify_ids == [10]
+    assert versions.due(10)[0].verify_ids == (10,)
 
 
 def test_a_growing_study_waits_for_quiet_but_not_for_ever(versions: Versions, clock: Clock) -> None:
@@ -110,6 +110,26 @@ def test_stop_frees_who_waits_for_room(clock: Clock) -> None:
         versions.add("1.1", 2, (2, WHEN))
 
 
+def test_first_versions_wait_for_room_too(clock: Clock) -> None:
+    """Each of them stays until it is verified: memory is flat only if who is quicker than the verifier waits for it."""
+    versions = Versions(5.0, max_studies=1, clock=clock)
+    assert versions.begin("1.0", 1)
+    versions.done("1.0", digest=7, verify_ids=(10,))
+    assert versions.begin("1.1", 2, block=False)
+    begun = threading.Event()
+
+    def begin() -> None:
+        versions.begin("1.2", 3)
+        begun.set()
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    assert not begun.wait(0.1)
+    assert [waiting.key for waiting in versions.due(10)] == ["1.0"]
+    assert begun.wait(5)
+    thread.join()
+
+
 def test_hurry_waits_for_nothing(versions: Versions) -> None:
     versions.add("1.2", 1, (1, WHEN))
     assert versions.due(10) == []
@@ -141,10 +161,10 @@ def test_what_a_restart_restores_waits_for_the_rows_that_were_not_settled(
     versions.add("1.2", 10, (11, WHEN))
     versions.release_restored()
     (alone,) = versions.due(10)
-    assert (alone.key, alone.rows, alone.verify_ids) == ("1.3", [], [20])
+    assert (alone.key, alone.rows, alone.verify_ids) == ("1.3", (), (20,))
     clock.now += 5
     (joined,) = versions.due(10)
-    assert (joined.key, joined.rows, joined.verify_ids, joined.digest) == ("1.2", [(11, WHEN)], [10], 7)
+    assert (joined.key, joined.rows, joined.verify_ids, joined.digest) == ("1.2", [(11, WHEN)], (10,), 7)
 
 
 def test_too_many_restored_ones_do_not_wait(clock: Clock) -> None:

@@ -1,0 +1,367 @@
+"""The thread that sends: many requests in flight, each on a connection of its own, and their results made durable.
+
+One thread for all of them: a thread for each would have to ask for the interpreter lock at every step, and on a near
+index eight of them were slower than one. What can't be done without waiting, connecting, is done beside it.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from cdc_indexer import failpoints
+from cdc_indexer.delivery.batch import batch
+from cdc_indexer.delivery.webservice import Outcome, Request
+from cdc_indexer.errors import Stopped
+
+if TYPE_CHECKING:
+    from cdc_indexer.delivery.dispatcher import Delivery
+
+#: Of so many of the last requests the quickest tells how far away the index is.
+_ANSWER_TIMES_KEPT = 32
+
+#: How long results wait for those of the requests that are in flight with them, to share a write of the checkpoint.
+_GATHER_MILLISECONDS = 1.0
+
+
+class Client(Protocol):
+    """One connection and the request on it: see Webservice. Only ``connect`` may wait; nothing raises."""
+
+    expires_at: float
+
+    @property
+    def events(self) -> int: ...
+    @property
+    def ready(self) -> bool: ...
+    def fileno(self) -> int: ...
+    def connect(self) -> Outcome | None: ...
+    def begin(self, request: Request) -> Outcome | None: ...
+    def advance(self) -> Outcome | None: ...
+    def expire(self) -> Outcome: ...
+    def close(self) -> None: ...
+
+
+class Durable(Protocol):
+    """Where results become durable: see CheckpointWriter."""
+
+    @property
+    def write_seconds(self) -> float:
+        """How long the last write took."""
+
+    def request(self, generation: int) -> None:
+        """Asks for a generation to be written."""
+
+    def wait(self, generation: int) -> None:
+        """Returns once it is written; Stopped when it can't be before the end."""
+
+    def listen(self, written: Callable[[int], None]) -> None:
+        """``written`` is called, from any thread, with each generation that is on the disk."""
+
+
+class Work:
+    """What holds one slot: deliveries that go in one request."""
+
+    __slots__ = ("client", "deliveries", "final", "job", "probe", "request", "started")
+
+    def __init__(self, deliveries: list[Delivery], probe: bool) -> None:
+        self.deliveries = deliveries
+        self.probe = probe
+        #: The deliveries that are done with, whatever came of them.
+        self.final: Iterable[Delivery] = ()
+        self.job: Generator[Request, Outcome, list[Outcome]] | None = None
+        self.client: Client | None = None
+        self.request: Request | None = None
+        self.started = 0.0
+
+
+class Queue(Protocol):
+    """Who has the deliveries: see Dispatcher. All but ``before_probe`` are quick."""
+
+    def take(self) -> tuple[list[Work], float]:
+        """What is to be sent now, one for each slot that is free, and the seconds until there may be more."""
+
+    def judge(self, work: Work, outcomes: Sequence[Outcome]) -> int | None:
+        """What came of it; the generation that must be durable before ``release``, None when nothing is final."""
+
+    def release(self, works: Iterable[Work]) -> None:
+        """Their results are durable."""
+
+    def before_probe(self) -> None:
+        """The next one is tried while the index refuses us."""
+
+
+class Senders:
+    """The thread. ``wake`` when ``take`` would give something, from any thread."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        make_client: Callable[[], Client],
+        durable: Durable,
+        on_answer: Callable[[Sequence[Outcome], float], None],
+        *,
+        batches: bool,
+    ) -> None:
+        self.batches = batches
+        self._queue = queue
+        self._durable = durable
+        self._on_answer = on_answer
+        self._make_client = make_client
+        self._version = 0
+        #: Those that rest, the last used last: a quiet index sees one connection.
+        self._idle: list[tuple[int, Client]] = []
+        self._versions: dict[Client, int] = {}
+        self._in_flight: dict[int, Work] = {}
+        #: How many requests wait for a connection to go on with a batch that was sent in part.
+        self._continuing = 0
+        self._finished = False
+        self._connected: deque[tuple[Work, Outcome | None]] = deque()
+        #: (generation, work) whose result isn't durable yet, and the newest of these generations not asked for.
+        self._undurable: deque[tuple[int, Work]] = deque()
+        self._unasked = 0
+        self._written = 0
+        self._answer_times: deque[float] = deque(maxlen=_ANSWER_TIMES_KEPT)
+        self._expires_at = math.inf
+        self._stopping = False
+        self._poll = select.poll()
+        self._waking, self._waker = socket.socketpair()
+        self._waking.setblocking(False)
+        self._wake_lock = threading.Lock()
+        self._woken = False
+        self._poll.register(self._waking, select.POLLIN)
+        self._thread = threading.Thread(target=self._work, name="sender", daemon=True)
+        durable.listen(self._has_written)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Lets what is in flight finish and become durable, and ends the thread."""
+        self._stopping = True
+        self.wake()
+        if self._thread.ident is not None:
+            self._thread.join()
+        with self._wake_lock:
+            self._woken = True
+            self._waker.close()
+            self._waking.close()
+
+    def use(self, make_client: Callable[[], Client]) -> None:
+        """Other clients from the next request on."""
+        self._make_client = make_client
+        self._version += 1
+
+    def wake(self) -> None:
+        """There is something to do."""
+        with self._wake_lock:
+            if not self._woken:
+                self._woken = True
+                self._waker.send(b"\0")
+
+    def _has_written(self, generation: int) -> None:
+        self._written = generation
+        self.wake()
+
+    # --- the thread --------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            while True:
+                works, seconds = self._queue.take()
+                self._finished = False
+                for work in works:
+                    self._begin(work)
+                if self._stopping and not self._in_flight and not self._continuing:
+                    break
+                self._wait(0.0 if self._finished else seconds)
+            with_result = [generation for generation, _ in self._undurable]
+            if with_result:
+                self._durable.wait(max(with_result))
+        except Stopped:
+            pass
+        finally:
+            for client in self._versions:
+                client.close()
+
+    def _wait(self, seconds: float) -> None:
+        """Waits until something happens, at most so long, and deals with it."""
+        if self._unasked and not self._gathers():
+            self._ask()
+        now = time.monotonic()
+        milliseconds: float | None = None
+        if self._unasked:
+            milliseconds = _GATHER_MILLISECONDS
+        elif (least := min(seconds, self._expires_at - now)) != math.inf:
+            milliseconds = max(least, 0.0) * 1000
+        happened = self._poll.poll(milliseconds)
+        if not happened and self._unasked:
+            self._ask()
+        in_flight = self._in_flight
+        for descriptor, _ in happened:
+            work = in_flight.get(descriptor)
+            if work is not None:
+                self._advance(work)
+            else:
+                with self._wake_lock:
+                    self._waking.recv(64)
+                    self._woken = False
+        while self._connected:
+            self._has_connected(*self._connected.popleft())
+        if self._undurable and self._undurable[0][0] <= self._written:
+            self._release()
+        if now >= self._expires_at:
+            self._expire()
+
+    # --- one request -------------------------------------------------------------------------------------
+
+    def _begin(self, work: Work) -> None:
+        if work.probe:
+            self._queue.before_probe()
+        first = work.deliveries[0]
+        if len(work.deliveries) > 1 or (self.batches and first.body is not None):
+            work.job = batch(work.deliveries)
+            work.request = next(work.job)
+        else:
+            work.request = Request(first.body, first.idempotency_key, first.study_iuid)
+        work.client = client = self._client()
+        if client.ready:
+            self._send(work)
+        else:
+            self._connect(work)
+
+    def _connect(self, work: Work) -> None:
+        client = work.client
+        assert client is not None
+
+        def connect() -> None:
+            self._connected.append((work, client.connect()))
+            self.wake()
+
+        if work.started:
+            self._continuing += 1
+        threading.Thread(target=connect, name="connecting", daemon=True).start()
+
+    def _has_connected(self, work: Work, failed: Outcome | None) -> None:
+        if work.started:
+            self._continuing -= 1
+        if failed is not None:
+            self._finish(work, failed)
+        elif work.started or not self._stopping:  # else it stays with us, unsent
+            self._send(work)
+
+    def _send(self, work: Work) -> None:
+        client, request = work.client, work.request
+        assert client is not None
+        assert request is not None
+        failpoints.hit("before_post")
+        work.started = time.monotonic()
+        outcome = client.begin(request)
+        if outcome is not None:
+            self._finish(work, outcome)
+            return
+        descriptor = client.fileno()
+        self._in_flight[descriptor] = work
+        self._poll.register(descriptor, client.events)
+        self._expires_at = min(self._expires_at, client.expires_at)
+
+    def _advance(self, work: Work) -> None:
+        client = work.client
+        assert client is not None
+        descriptor, events = client.fileno(), client.events
+        outcome = client.advance()
+        if outcome is None:
+            if client.events != events:
+                self._poll.modify(descriptor, client.events)
+            return
+        self._poll.unregister(descriptor)
+        del self._in_flight[descriptor]
+        self._finish(work, outcome)
+
+    def _expire(self) -> None:
+        """Gives up the requests whose time is over; what came in the last moment counts."""
+        now = time.monotonic()
+        for descriptor, work in list(self._in_flight.items()):
+            client = work.client
+            assert client is not None
+            if now >= client.expires_at:
+                outcome = client.advance() or client.expire()
+                self._poll.unregister(descriptor)
+                del self._in_flight[descriptor]
+                self._finish(work, outcome)
+        self._expires_at = min(
+            (work.client.expires_at for work in self._in_flight.values() if work.client is not None),
+            default=math.inf,
+        )
+
+    def _finish(self, work: Work, outcome: Outcome) -> None:
+        """A request has its outcome: the next one of the same batch follows, or the slot waits for the disk."""
+        failpoints.hit("after_post")
+        self._finished = True
+        seconds = time.monotonic() - work.started if work.started else 0.0
+        client = work.client
+        assert client is not None
+        if work.job is None:
+            outcomes = [outcome]
+        else:
+            try:
+                work.request = work.job.send(outcome)
+            except StopIteration as ended:
+                outcomes = ended.value
+            else:
+                if client.ready:
+                    self._send(work)
+                else:
+                    self._connect(work)
+                return
+        work.client = None
+        self._rest(client)
+        self._answer_times.append(seconds)
+        self._on_answer(outcomes, seconds)
+        try:
+            generation = self._queue.judge(work, outcomes)
+        except Stopped:
+            return  # it couldn't be stored: it stays with us
+        if generation is not None:
+            self._undurable.append((generation, work))
+            self._unasked = max(self._unasked, generation)
+
+    # --- clients -----------------------------------------------------------------------------------------
+
+    def _client(self) -> Client:
+        version = self._version
+        while self._idle:
+            known, client = self._idle.pop()
+            if known == version:
+                return client
+            del self._versions[client]
+            client.close()
+        client = self._make_client()
+        self._versions[client] = version
+        return client
+
+    def _rest(self, client: Client) -> None:
+        self._idle.append((self._versions[client], client))
+
+    # --- results -----------------------------------------------------------------------------------------
+
+    def _gathers(self) -> bool:
+        """Whether the results of what is in flight are worth waiting for: a write takes longer than an answer."""
+        return bool(self._in_flight) and min(self._answer_times) < self._durable.write_seconds
+
+    def _ask(self) -> None:
+        generation, self._unasked = self._unasked, 0
+        self._durable.request(generation)
+
+    def _release(self) -> None:
+        undurable, written = self._undurable, self._written
+        works = []
+        while undurable and undurable[0][0] <= written:
+            works.append(undurable.popleft()[1])
+        self._queue.release(works)

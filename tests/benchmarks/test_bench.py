@@ -1,0 +1,49 @@
+"""That the benchmarks still run; what they measure is nobody's assertion."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import Bench, Sizes, main
+from benchmarks.measurements import AnyReceiver
+from benchmarks.receiver import Fallback, NginxMissing, Receiver
+from benchmarks.report import Report
+from benchmarks.subjects import Ours, PlainScript
+from tests.servers import Server
+
+TINY = Sizes(1, 5, 30, 30, 10, 30, 5, 0.1, 100, 5, 30, (), (20,))
+
+
+def some_receiver(directory: Path) -> AnyReceiver:
+    try:
+        return Receiver(directory / "nginx")
+    except NginxMissing:
+        return Fallback()
+
+
+@pytest.mark.one_server
+def test_a_small_benchmark_runs(server: Server, tmp_path: Path) -> None:
+    report = Report("a machine", tmp_path / "results")
+    receiver = some_receiver(tmp_path)
+    try:
+        bench = Bench(server, receiver, tmp_path, report, TINY)
+        bench.run("one-row")
+        bench.run("reading")
+    finally:
+        receiver.close()
+    (case, by_subject), *_ = report.runs.items()
+    assert "one-row" in case
+    assert set(by_subject) == {Ours.name, PlainScript.name}
+    for runs in by_subject.values():
+        assert all(figures["studies/s"] > 0 for figures in runs)
+    report.plot()
+    assert "one-row" in (tmp_path / "results/table.md").read_text()
+    assert json.loads((tmp_path / "results/figures.json").read_text())["runs"] == report.runs
+
+
+def test_a_case_that_does_not_exist_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["faster"]) == 2
+    assert "no case faster" in capsys.readouterr().out

@@ -1,0 +1,212 @@
+"""The client of the central index over real sockets: TLS, slow and broken answers, and connections that are used again."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdc_indexer.config import Settings, load_settings
+from cdc_indexer.delivery.webservice import Kind, Outcome, Request, Webservice
+from tests.certificates import make_certificate
+from tests.indexer import KEY
+from tests.receiver import HANG, RESET, Answer, Receiver
+
+BODY = '{"study_iuid": "1.2", "patient_name": "PEÑA^JOSÉ"}'.encode()
+
+
+def settings(directory: Path, url: str, **delivery: Any) -> Settings:
+    (directory / "server.json").write_text('{"server": "000"}')
+    (directory / "config.json").write_text(
+        json.dumps(
+            {
+                "database": {"host": "127.0.0.1", "user": "u", "password": "p", "name": "pacs"},
+                "key": KEY,
+                "webservice_url": url,
+                "delivery": {"timeout_seconds": 0.5, **delivery},
+            }
+        )
+    )
+    return load_settings(directory / "config.json")
+
+
+def client(directory: Path, url: str, **delivery: Any) -> Any:
+    return closing(Webservice(settings(directory, url, **delivery)))
+
+
+@contextmanager
+def scripted(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server whose connections are each given to ``serve``."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                serve(connection)
+
+    thread = threading.Thread(target=accept, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/register"
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(5)
+
+
+def request_of(connection: socket.socket) -> bytes:
+    data = b""
+    while not data.endswith(BODY):
+        part = connection.recv(65536)
+        if not part:
+            break
+        data += part
+    return data
+
+
+def test_what_is_sent(tmp_path: Path, receiver: Receiver) -> None:
+    with client(tmp_path, receiver.url) as webservice:
+        for number in range(3):
+            outcome = webservice.exchange(Request(BODY, f"key-{number}"))
+            assert (outcome.kind, outcome.status) == (Kind.ACCEPTED, 201)
+    entries = receiver.accepted()
+    assert [entry.idempotency_key for entry in entries] == ["key-0", "key-1", "key-2"]
+    assert entries[0].json["patient_name"] == "PEÑA^JOSÉ"
+    assert entries[0].headers["content-type"] == "application/json"
+    assert entries[0].headers["host"] == f"127.0.0.1:{receiver.port}"
+
+
+def test_over_tls_many_requests_share_a_connection(tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path)
+    with (
+        Receiver(KEY, tls=certificate.server_context()) as receiver,
+        client(tmp_path, receiver.url, ca=str(certificate.ca)) as webservice,
+    ):
+        receiver.next(1, Answer(201, b'"' + b"x" * 60_000 + b'"'))
+        sockets = set()
+        for number in range(5):
+            outcome = webservice.exchange(Request(BODY + b" " * 100_000, f"key-{number}"))
+            assert outcome.kind is Kind.ACCEPTED, outcome
+            sockets.add(webservice.fileno())
+        assert len(sockets) == 1
+        assert len(receiver.accepted()) == 5
+
+
+def test_a_certificate_that_cannot_be_trusted_holds(tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path)
+    with (
+        Receiver(KEY, tls=certificate.server_context()) as receiver,
+        client(tmp_path, receiver.url) as webservice,
+    ):
+        outcome = webservice.exchange(Request(BODY, "key"))
+        assert outcome.kind is Kind.HELD
+        assert "certificate" in outcome.reason
+        assert not receiver.entries()
+
+
+def test_no_answer_and_no_server(tmp_path: Path, receiver: Receiver) -> None:
+    with client(tmp_path, receiver.url) as webservice:
+        receiver.next(1, HANG)
+        began = time.monotonic()
+        assert "in time" in webservice.exchange(Request(BODY, "key")).reason
+        assert 0.4 < time.monotonic() - began < 3
+        receiver.next(1, RESET)
+        assert webservice.exchange(Request(BODY, "key")).kind is Kind.RETRY_INDEX
+        receiver.refuse()
+        assert "can't be reached" in webservice.exchange(Request(BODY, "key")).reason
+        receiver.listen()
+        assert webservice.exchange(Request(BODY, "key")).kind is Kind.ACCEPTED
+
+
+def test_an_index_that_answers_a_byte_at_a_time_has_an_end(tmp_path: Path) -> None:
+    def serve(connection: socket.socket) -> None:
+        request_of(connection)
+        try:
+            for byte in b"HTTP/1.1 201 Created\r\nX: " + b"x" * 1000:
+                connection.sendall(bytes([byte]))
+                time.sleep(0.05)
+        except OSError:
+            pass
+
+    with scripted(serve) as url, client(tmp_path, url) as webservice:
+        began = time.monotonic()
+        outcome = webservice.exchange(Request(BODY, "key"))
+        assert "in time" in outcome.reason
+        assert 1.0 < time.monotonic() - began < 5
+
+
+def test_an_answer_that_comes_before_the_body_was_read_counts(tmp_path: Path) -> None:
+    """An index that takes no large bodies answers 413 and hangs up; that isn't a lost connection."""
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(1000)
+        connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        time.sleep(0.3)
+
+    with scripted(serve) as url, client(tmp_path, url) as webservice:
+        outcome = webservice.exchange(Request(b"x" * 20_000_000, "key"))
+        assert (outcome.kind, outcome.status) == (Kind.REJECTED, 413)
+        assert not webservice.ready
+
+
+def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one(tmp_path: Path) -> None:
+    """A second answer on the connection: taken for the next request's, a study would count as accepted unsent."""
+    connections = []
+
+    def serve(connection: socket.socket) -> None:
+        connections.append(connection)
+        answer = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
+        request_of(connection)
+        connection.sendall(answer)
+        if len(connections) == 1:
+            time.sleep(0.1)
+            connection.sendall(answer)
+            time.sleep(0.3)
+
+    with scripted(serve) as url, client(tmp_path, url) as webservice:
+        assert webservice.exchange(Request(BODY, "key-1")).kind is Kind.ACCEPTED
+        time.sleep(0.2)
+        assert webservice.exchange(Request(BODY, "key-2")).kind is Kind.ACCEPTED
+        assert len(connections) == 2
+
+
+def test_a_remembered_answer_is_not_mistaken_for_another(tmp_path: Path, receiver: Receiver) -> None:
+    answers = [Answer(201), Answer(201, {"status": "Error"}), Answer(500, {"status": "Ok"}), Answer(201)]
+    for answer in answers:
+        receiver.next(1, answer)
+    with client(tmp_path, receiver.url) as webservice:
+        outcomes: list[Outcome] = [webservice.exchange(Request(BODY, "key")) for _ in answers]
+        receiver.next(1, Answer(201))
+    assert [outcome.kind for outcome in outcomes] == [
+        Kind.ACCEPTED,
+        Kind.HELD,
+        Kind.RETRY_STUDY,
+        Kind.ACCEPTED,
+    ]
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 201 Created\r\nContent-Length: x\r\n\r\n"]
+)
+def test_what_is_not_http_is_said(tmp_path: Path, garbage: bytes) -> None:
+    def serve(connection: socket.socket) -> None:
+        request_of(connection)
+        connection.sendall(garbage)
+        time.sleep(0.2)
+
+    with scripted(serve) as url, client(tmp_path, url) as webservice:
+        outcome = webservice.exchange(Request(BODY, "key"))
+        assert outcome.kind is Kind.RETRY_INDEX
+        assert "isn't HTTP" in outcome.reason
