@@ -340,6 +340,7 @@ CALL indexer_install_table();
 DROP PROCEDURE indexer_install_table;
 
 GRANT SELECT ON indexer_study TO 'indexer_definer'@'localhost';
+GRANT SELECT ON indexer_study TO 'indexer_trigger'@'localhost';
 GRANT SELECT, INSERT, DELETE ON study_service TO 'indexer_definer'@'localhost';
 GRANT SELECT, INSERT, UPDATE, TRIGGER ON study_service TO 'indexer_trigger'@'localhost';
 
