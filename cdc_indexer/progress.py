@@ -15,6 +15,7 @@ from typing import Any
 
 from cdc_indexer.checkpoint import Checkpoint
 from cdc_indexer.position import Identity, Position
+from cdc_indexer.settled import IntervalSet
 
 #: The outbox's columns: (name, data type, unsigned), in order.
 Columns = tuple[tuple[str, str, bool], ...]
@@ -98,6 +99,12 @@ class Progress:
         """Whether a study was sent before (kept only where the index can't take a second version)."""
         with self._lock:
             return study_pk in self._checkpoint.sent_pks
+
+    def forget_sent(self) -> None:
+        """Every study may be sent again: somebody asked for it."""
+        with self._lock:
+            self._checkpoint.sent_pks = IntervalSet()
+            self._generation += 1
 
     # --- the stream --------------------------------------------------------------------------------------
 
