@@ -35,7 +35,8 @@ class Checkpoint:
     ``columns`` are those of the outbox at ``position``: (name, data type, unsigned), in order; the binlog doesn't
     name them. ``unverified`` are settled ids of first versions whose row in the view hasn't been read since.
     ``sent_pks`` are the study_pks sent so far, kept where the central index can't take a second version.
-    ``initial`` is how far an interrupted ``initial`` came.
+    ``initial`` is how far an interrupted ``initial`` came. ``patients``: how far the studies of a changed patient are sent,
+    by the id of its row: (study_pk up to which all are, those after it that are).
     """
 
     identity: Identity | None
@@ -46,6 +47,7 @@ class Checkpoint:
     unverified: IntervalSet = field(default_factory=IntervalSet)
     sent_pks: IntervalSet = field(default_factory=IntervalSet)
     initial: dict[str, Any] | None = None
+    patients: dict[int, tuple[int, list[tuple[int, int]]]] = field(default_factory=dict)
     time: datetime | None = None
 
     def render(self) -> str:
@@ -76,6 +78,7 @@ class Checkpoint:
             f'  "settled": {self.settled.render()},\n'
             f'  "unverified": {self.unverified.render()},\n'
             f'  "sent_pks": {self.sent_pks.render()},\n'
+            f'  "patients": {json.dumps(self.patients)},\n'
             f'  "initial": {json.dumps(self.initial)}'
         )
         return f'{body}{_SEAL}{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
@@ -103,6 +106,10 @@ class Checkpoint:
                 unverified=IntervalSet(document["unverified"]),
                 sent_pks=IntervalSet(document["sent_pks"]),
                 initial=document["initial"],
+                patients={
+                    int(row_id): (int(after_pk), [(int(first), int(last)) for first, last in ahead])
+                    for row_id, (after_pk, ahead) in document.get("patients", {}).items()
+                },
                 time=datetime.fromisoformat(document["time"].replace("Z", "+00:00")),
             )
         except (KeyError, TypeError, AttributeError) as error:

@@ -169,7 +169,8 @@ class Pipeline:
                 self._patients_changed.wait()
             if self._stopping.is_set():
                 raise Stopped
-            self._patients.append(PatientChange(row.id, row.recorded_at, row.patient_pk))
+            sent = self._progress.patient(row.id)
+            self._patients.append(PatientChange(row.id, row.recorded_at, row.patient_pk, *sent))
         self._versions.wake()
 
     def _take_deleted(self, row: OutboxRow) -> None:
@@ -384,24 +385,26 @@ class Pipeline:
         page = view.studies_of_patient(patient.patient_pk, patient.after_pk, VERIFY_BATCH)
         for values in page:
             uid, study_pk = _names(values)
-            patient.after_pk = study_pk
-            patient.open_studies += 1
-            self._versions.add(
-                study_key(uid, study_pk), study_pk, patient=patient, soon=True, study_iuid=uid, block=False
-            )
+            key = study_key(uid, study_pk)
+            with self._patients_changed:
+                patient.after_pk = study_pk
+                if study_pk in patient.ahead:  # sent before a restart
+                    continue
+                patient.open_pks[key] = study_pk
+            self._versions.add(key, study_pk, patient=patient, soon=True, study_iuid=uid, block=False)
         if len(page) < VERIFY_BATCH:
             with self._patients_changed:
                 self._patients.popleft()
                 self._patients_changed.notify_all()
                 patient.expanded = True
-                if not patient.open_studies:
+                if patient.all_sent:
                     self._progress.settle([(patient.row_id, patient.recorded_at)])
 
     def _close_patients(self, waiting: Waiting) -> None:
         for patient in waiting.patients:
             with self._patients_changed:
-                patient.open_studies -= 1
-                if patient.expanded and not patient.open_studies:
+                self._progress.set_patient(patient.row_id, patient.sent(waiting.key), patient.ahead)
+                if patient.all_sent:
                     self._progress.settle([(patient.row_id, patient.recorded_at)])
 
     # --- results (in a sender thread) --------------------------------------------------------------------

@@ -190,6 +190,8 @@ class Progress:
                     transaction.open_rows -= 1
                 if unverified:
                     self._checkpoint.unverified.add(row_id)
+                if self._checkpoint.patients:
+                    self._checkpoint.patients.pop(row_id, None)
             if sent_pk is not None:
                 self._checkpoint.sent_pks.add(sent_pk)
             if forget_pk is not None:
@@ -203,6 +205,19 @@ class Progress:
         with self._lock:
             for row_id in row_ids:
                 self._checkpoint.unverified.remove(row_id)
+            self._generation += 1
+            return self._generation
+
+    def patient(self, row_id: int) -> tuple[int, IntervalSet]:
+        """How far the studies of a changed patient are sent: all up to a study_pk, and those after it."""
+        with self._lock:
+            after_pk, ahead = self._checkpoint.patients.get(row_id, (0, []))
+            return after_pk, IntervalSet(ahead)
+
+    def set_patient(self, row_id: int, after_pk: int, ahead: IntervalSet) -> int:
+        """How far they are sent now; returns the generation to wait for."""
+        with self._lock:
+            self._checkpoint.patients[row_id] = (after_pk, list(ahead))
             self._generation += 1
             return self._generation
 

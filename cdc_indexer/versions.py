@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cdc_indexer.errors import Stopped
+from cdc_indexer.settled import IntervalSet
 
 #: A study that never is quiet is sent this long after the first of its rows that wait.
 MAX_WAIT_SECONDS = 60.0
@@ -32,17 +33,41 @@ SENT_KEPT = 10_000
 
 
 class PatientChange:
-    """A row of operation 'patient' whose studies are being sent; it settles after the last of them."""
+    """A row of operation 'patient' whose studies are being sent, by study_pk; it settles after the last of them.
 
-    __slots__ = ("after_pk", "expanded", "open_studies", "patient_pk", "recorded_at", "row_id")
+    ``after_pk`` is how far they were read, ``open_pks`` by study key those that are yet to be sent, ``ahead`` the sent
+    ones after the first open one. Who changes these holds a lock.
+    """
 
-    def __init__(self, row_id: int, recorded_at: datetime, patient_pk: int) -> None:
+    __slots__ = ("after_pk", "ahead", "expanded", "open_pks", "patient_pk", "recorded_at", "row_id")
+
+    def __init__(
+        self,
+        row_id: int,
+        recorded_at: datetime,
+        patient_pk: int,
+        after_pk: int = 0,
+        ahead: IntervalSet | None = None,
+    ) -> None:
         self.row_id = row_id
         self.recorded_at = recorded_at
         self.patient_pk = patient_pk
-        self.after_pk = 0
-        self.open_studies = 0
+        self.after_pk = after_pk
+        self.ahead = IntervalSet() if ahead is None else ahead
+        self.open_pks: dict[str, int] = {}
         self.expanded = False
+
+    @property
+    def all_sent(self) -> bool:
+        """Whether there is nothing left of it."""
+        return self.expanded and not self.open_pks
+
+    def sent(self, key: str) -> int:
+        """One of its studies is dealt with; the study_pk up to which all are."""
+        self.ahead.add(self.open_pks.pop(key))
+        until_pk = next(iter(self.open_pks.values())) - 1 if self.open_pks else self.after_pk
+        self.ahead.remove(0, until_pk)
+        return until_pk
 
 
 @dataclass(slots=True)
