@@ -262,6 +262,17 @@ class Versions:
                 found.append(self._take(study))
             return found
 
+    def known(self) -> list[Waiting]:
+        """At the end: studies with waiting rows of which it is known what was last sent; ``done`` gives each back."""
+        with self._changed:
+            found = []
+            for study in self._studies.values():
+                waiting = study.waiting
+                if not study.busy and waiting.digest is not None and (waiting.rows or waiting.patients):
+                    study.busy = True
+                    found.append(self._take(study))
+            return found
+
     def _take(self, study: _Study) -> Waiting:
         taken = study.waiting
         was_full = self.full
