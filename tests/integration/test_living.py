@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.central.conftest import READER, Index
 from tests.indexer import CENTER, KEY, Indexer, wait_until
 from tests.invariant import assert_index_equals_pacs, assert_nothing_lost, parked_uids
 from tests.pacs import Pacs
@@ -110,7 +111,7 @@ def test_after_a_life_at_random_the_index_equals_the_archive(
     live(pacs, receiver, indexer, 240)
 
 
-@pytest.mark.parametrize("flavour", ["mysql"], indirect=True)
+@pytest.mark.one_server
 @pytest.mark.parametrize("schema", ["before 5.31"], indirect=True)
 def test_after_a_life_before_5_31(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
     live(pacs, receiver, indexer, 240)
@@ -123,7 +124,7 @@ def test_after_a_life_before_5_31(pacs: Pacs, receiver: Receiver, indexer: Index
     ("images", "settle_seconds", "posts"),
     [(250, 0.5, 13), pytest.param(3000, 5, 13, marks=pytest.mark.soak)],
 )
-@pytest.mark.parametrize("flavour", ["mysql"], indirect=True)
+@pytest.mark.one_server
 def test_a_ct_stored_image_by_image(
     pacs: Pacs, receiver: Receiver, indexer: Indexer, images: int, settle_seconds: float, posts: int
 ) -> None:
@@ -150,6 +151,33 @@ def test_a_ct_stored_image_by_image(
     assert len([moment for moment in sent if moment <= 60]) <= posts
     assert len(sent) <= posts + 1
     assert_index_equals_pacs(receiver.accepted(), pacs, CENTER)
+
+
+@pytest.mark.one_server
+@pytest.mark.parametrize("schema", ["2.x"], indirect=True)
+def test_a_graceful_stop_forgets_nothing_that_was_found_sent(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer
+) -> None:
+    """Rows that wait for a study that is as it was last sent cost no POST after a restart either."""
+    deliver(indexer, settle_seconds=1)
+    with indexer.running():
+        wait_until(lambda: indexer.caught_up, what="caught up")
+        pk = pacs.store_study("1.1")
+        pacs.edit_study(pk, description="SENT", study_datetime=None)
+        wait_until(lambda: nothing_waits(indexer, pacs), what="all settled")
+        before = indexer.checkpoint()["position"]
+        for description in ("X", "SENT"):
+            pacs.edit_study(pk, description=description, study_datetime=None)
+        # The rows are read, and wait: so say the ones that a later study's arrival overtakes.
+        pacs.store_study("1.2", patient_id="b")
+        wait_until(lambda: documents(receiver, "1.2"), what="the other study")
+        assert indexer.checkpoint()["position"] == before
+    sent = [entry.json["study_iuid"] for entry in receiver.accepted()]
+    assert sent == ["1.1", "1.1", "1.2"]
+    with indexer.running():
+        wait_until(lambda: indexer.caught_up, what="caught up")
+        wait_until(lambda: nothing_waits(indexer, pacs), what="all settled")
+    assert [entry.json["study_iuid"] for entry in receiver.accepted()] == sent
 
 
 # --- one POST for a study --------------------------------------------------------------------------------
@@ -186,7 +214,7 @@ def test_without_updates_nothing_follows_the_first_post(
     nothing_follows(pacs, receiver, indexer, "run")
 
 
-@pytest.mark.parametrize("flavour", ["mysql"], indirect=True)
+@pytest.mark.one_server
 @pytest.mark.parametrize("schema", ["2.x"], indirect=True)
 @pytest.mark.parametrize("began_with", ["initial", "initial --already-sent", "initial beside run"])
 def test_without_updates_nothing_follows_what_initial_sent(
@@ -231,7 +259,7 @@ def nothing_follows(pacs: Pacs, receiver: Receiver, indexer: Indexer, began_with
 
 
 @pytest.mark.parametrize("schema", ["2.x"], indirect=True)
-@pytest.mark.parametrize("flavour", ["mysql"], indirect=True)
+@pytest.mark.one_server
 def test_a_deleted_study_pk_may_be_sent_again(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
     """An accepted DELETE takes the study_pk out of those sent: an archive that gives it again is believed."""
     deliver(indexer, updates=False, deletes="delete")
@@ -292,7 +320,7 @@ def test_corrections_moves_and_merges(pacs: Pacs, receiver: Receiver, indexer: I
         assert len(receiver.accepted()) == sent
 
 
-@pytest.mark.parametrize("flavour", ["mysql"], indirect=True)
+@pytest.mark.one_server
 @pytest.mark.parametrize("schema", ["2.x"], indirect=True)
 def test_a_patient_with_5000_studies_killed_in_the_middle(
     pacs: Pacs, receiver: Receiver, indexer: Indexer
@@ -335,7 +363,7 @@ def test_a_deletion_is_sent_and_what_comes_after_it(pacs: Pacs, receiver: Receiv
     deleted_and_stored_again(pacs, receiver, indexer, Answer())
 
 
-@pytest.mark.parametrize("flavour", ["mysql"], indirect=True)
+@pytest.mark.one_server
 @pytest.mark.parametrize("schema", ["2.x"], indirect=True)
 @pytest.mark.parametrize("status", [404, 410])
 def test_a_deletion_of_what_the_index_does_not_have_is_done(
@@ -380,7 +408,7 @@ def test_deletions_are_not_sent_unless_asked_for(pacs: Pacs, receiver: Receiver,
     assert {entry.method for entry in receiver.entries()} == {"POST"}
 
 
-@pytest.mark.parametrize("flavour", ["mysql"], indirect=True)
+@pytest.mark.one_server
 @pytest.mark.parametrize("schema", ["2.x"], indirect=True)
 def test_a_deletion_that_the_index_rejects_is_parked(
     pacs: Pacs, receiver: Receiver, indexer: Indexer
@@ -394,6 +422,41 @@ def test_a_deletion_that_the_index_rejects_is_parked(
         pacs.delete_study(pk)
         wait_until(lambda: parked_uids(indexer.state_dir) == {"1.1"}, what="parked")
         wait_until(lambda: nothing_waits(indexer, pacs), what="settled")
+
+
+@pytest.mark.one_server
+def test_the_reference_index_deletes_and_takes_it_again(pacs: Pacs, tmp_path: Path, indexer: Indexer) -> None:
+    """extras/central as the index: what it holds follows the archive, and what it doesn't hold is no fault."""
+    (tmp_path / "central").mkdir()
+    index = Index(tmp_path / "central")
+    index.write_keys({"centers": {CENTER: KEY}, "readers": {"radiology": READER}})
+    index.start()
+
+    def holds(*wanted: str) -> bool:
+        return sorted(study["study_iuid"] for study in index.studies()) == sorted(wanted)
+
+    try:
+        indexer.settings["webservice_url"] = f"{index.url}/api/v1/register"
+        deliver(indexer, deletes="delete")
+        never_sent = pacs.store_study("1.0")
+        assert indexer.run("initial", "--already-sent").returncode == 0, indexer.log
+        with indexer.running():
+            wait_until(lambda: indexer.caught_up, what="caught up")
+            pk = pacs.store_study("1.1")
+            pacs.store_study("1.2")
+            wait_until(lambda: holds("1.1", "1.2"), what="both studies")
+            pacs.delete_study(pk)
+            pacs.delete_study(never_sent)
+            wait_until(lambda: holds("1.2"), what="one is gone")
+            pacs.store_study("1.1", description="AGAIN")
+            wait_until(lambda: holds("1.1", "1.2"), what="it is there again")
+            wait_until(lambda: nothing_waits(indexer, pacs), what="all settled")
+        assert parked_uids(indexer.state_dir) == set()
+        (again,) = index.studies(study_iuid="1.1")
+        assert again["study_description"] == "AGAIN"
+    finally:
+        index.stop()
+        index.session.close()
 
 
 # --- more fields -----------------------------------------------------------------------------------------

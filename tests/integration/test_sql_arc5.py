@@ -431,7 +431,7 @@ def test_the_view_is_merged_and_read_by_key(archive: Pacs5) -> None:
         assert not [row for row in plan if row["type"] in ("ALL", "index")], plan
 
 
-@pytest.mark.parametrize("flavour", ["mysql"], indirect=True)
+@pytest.mark.one_server
 @pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.soak)])
 def test_an_interruption_at_any_statement_loses_nothing(server: Server, archive: Pacs5, step: int) -> None:
     """The script ends after its n-th statement; the archive goes on; the script is run again."""
