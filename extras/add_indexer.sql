@@ -434,8 +434,9 @@ DROP TABLE indexer_window;
 -- ---------------------------------------------------------------------------------------------------------------
 -- 9. Try it, and take it back: a trigger would not say what is wrong.
 -- ---------------------------------------------------------------------------------------------------------------
+SELECT MAX(pk) INTO @indexer_newest FROM study;
 START TRANSACTION;
-CALL indexer_process((SELECT MAX(pk) FROM study), 'stored');
+CALL indexer_process(@indexer_newest, 'stored');
 ROLLBACK;
 
 SELECT CONCAT('cdc_indexer is installed in ', DATABASE(), '.') AS ''

@@ -166,6 +166,25 @@ def test_each_image_leaves_one_small_row_and_no_count(archive: Pacs5) -> None:
     assert view(archive, pk)["study_instances"] == 5
 
 
+@pytest.mark.one_server
+def test_ids_that_are_given_twice_lose_no_image(archive: Pacs5) -> None:
+    """Two starts of the server in one second: UUID_SHORT() gives the same numbers again."""
+    pk = archive.store_study()
+    series_pk = archive.store_image(pk)
+    operations(archive)
+    ((now,),) = archive.execute("SELECT UUID_SHORT()")
+    for number in range(now + 1, now + 31):
+        archive.execute(
+            "INSERT INTO study_service (id, operation, study_pk, recorded_at) VALUES (%s, 'x', 0, UTC_TIMESTAMP(6))",
+            (number,),
+        )
+    for _ in range(5):
+        archive.store_image(pk, series_pk)
+    rows = archive.execute("SELECT id, study_pk FROM study_service WHERE operation = 'changed'")
+    assert [row[1] for row in rows] == [pk] * 5
+    assert all(row[0] >> 24 & 0x80000000 and row[0] >> 56 == now >> 56 for row in rows)
+
+
 def test_rejected_images_do_not_count(archive: Pacs5) -> None:
     pk, other = archive.store_study(), archive.store_study()
     series_pk = archive.store_image(pk)
@@ -344,6 +363,54 @@ def test_the_nightly_event_leaves_one_row_of_the_images(archive: Pacs5) -> None:
     assert sum(row[1] == "stored" for row in left) == 2
     archive.execute("CALL indexer_prune(7)")
     assert archive.execute("SELECT COUNT(*) FROM study_service") == [(0,)]
+
+
+@VERSIONS
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+def test_a_trigger_never_waits_for_another_session(
+    server: Server, archive: Pacs5, version: type[Pacs5], isolation: str
+) -> None:
+    """Of the archive's rows nothing is read with a lock: a subquery anywhere but in SELECT ... INTO would take one."""
+    pk = archive.store_study(patient_id="a")
+    series_pk = archive.store_image(pk)
+    doomed = archive.store_image(pk)
+    image, other_image, _ = archive.images(pk)
+    archive.reject(pk, [image])
+    patient_pk = patient_of(archive, pk)
+    operations(archive)
+    session = version(server, archive.name)
+    for each in (archive, session):
+        each.execute("SET SESSION innodb_lock_wait_timeout = 1")
+        each.execute(f"SET SESSION TRANSACTION ISOLATION LEVEL {isolation}")
+    try:
+        # Every row that a trigger could read is changed by another session, and not committed yet.
+        with archive.transaction():
+            for table in ("study", "series", "patient"):
+                archive.execute(f"UPDATE {table} SET updated_time = NOW(6) + INTERVAL 1 DAY")
+            # Not by way of the foreign key, which reads its series with a lock whatever the triggers do.
+            session.execute("SET SESSION foreign_key_checks = 0")
+            assert isinstance(session, Pacs5)
+            session._stored(
+                "instance",
+                series_fk=series_pk,
+                sop_iuid="9.9",
+                sop_cuid="9",
+                availability=0,
+                content_date="*",
+                ext_retrieve_aet="*",
+            )
+            session.execute("DELETE FROM instance WHERE series_fk = %s", (doomed,))
+            session._stored(
+                "rejected_instance", study_iuid=image[1], series_iuid="9", sop_iuid="9", sop_cuid="9"
+            )
+            session.execute("DELETE FROM rejected_instance WHERE sop_iuid = %s", (image[3],))
+            session.execute("UPDATE patient_id SET pat_id = 'b'")
+            session.execute("UPDATE person_name SET alphabetic_name = 'RENAMED'")
+    finally:
+        session.close()
+    rows = operations(archive)
+    assert rows.count(("patient", 0, patient_pk)) == 2
+    assert rows.count(("changed", pk, None)) == 4
 
 
 BROKEN = {
