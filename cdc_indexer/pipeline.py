@@ -389,8 +389,8 @@ class Pipeline:
             key = study_key(uid, study_pk)
             with self._patients_changed:
                 patient.after_pk = study_pk
-                if study_pk in patient.ahead:  # sent before a restart
-                    continue
+                if study_pk in patient.ahead or key in patient.open_pks:
+                    continue  # sent before a restart; or its UID was stored again meanwhile, which has a row of its own
                 patient.open_pks[key] = study_pk
             self._versions.add(key, study_pk, patient=patient, soon=True, study_iuid=uid, block=False)
         if len(page) < VERIFY_BATCH:

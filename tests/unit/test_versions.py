@@ -8,7 +8,7 @@ from datetime import datetime
 import pytest
 
 from cdc_indexer.errors import Stopped
-from cdc_indexer.versions import MAX_WAIT_SECONDS, Versions
+from cdc_indexer.versions import MAX_WAIT_SECONDS, PatientChange, Versions
 
 WHEN = datetime(2026, 3, 1)
 
@@ -165,3 +165,30 @@ def test_a_row_that_comes_after_its_values_were_sent_is_known_by_them(
     assert len(versions) == 0
     versions.add("1.2", 1, (11, WHEN), soon=True)
     assert versions.due(10)[0].digest == known
+
+
+def test_how_far_the_studies_of_a_patient_are_sent() -> None:
+    patient = PatientChange(1, WHEN, 7)
+    for pk in (10, 20, 30, 40):
+        patient.open_pks[f"1.{pk}"] = pk
+    patient.after_pk = 40
+    assert patient.sent("1.30") == 9  # 10 is open, so nothing before it counts
+    assert patient.sent("1.10") == 19
+    assert list(patient.ahead) == [(30, 30)]
+    assert patient.sent("1.20") == 39
+    assert not list(patient.ahead)
+    assert patient.sent("1.40") == 40
+    assert not patient.all_sent  # there may be another page
+    patient.expanded = True
+    assert patient.all_sent
+
+
+def test_at_the_end_only_those_are_asked_for_of_which_it_is_known_what_was_sent(versions: Versions) -> None:
+    versions.begin("1.1", 1)
+    versions.add("1.1", 1, (11, WHEN))
+    versions.add("1.2", 2, (12, WHEN))
+    assert versions.known() == []  # one is being sent, of the other nothing is known
+    versions.done("1.1", digest=7)
+    (known,) = versions.known()
+    assert (known.key, known.rows, known.digest) == ("1.1", [(11, WHEN)], 7)
+    assert versions.known() == []
