@@ -15,7 +15,7 @@ from cdc_indexer.pipeline import Pipeline
 from cdc_indexer.position import Position
 from cdc_indexer.progress import Progress
 from cdc_indexer.settled import minute_of
-from cdc_indexer.study import OutboxRow
+from cdc_indexer.study import Operation, OutboxRow
 
 PAGE = 1000
 
@@ -126,7 +126,9 @@ class Audit:
     def _hand_over(self, rows: list[OutboxRow], first: bool) -> int:
         newest: dict[int, Mark] = {}
         if first:
-            newest = self._outbox.newest_of(sorted({row.study_pk for row in rows if row.study_pk}))
+            # Only a first version is ever sent as it was recorded. Of the others an archive may record one for each image.
+            stored = {row.study_pk for row in rows if row.operation == Operation.STORED}
+            newest = self._outbox.newest_of(sorted(stored))
         found = 0
         try:
             for row in rows:

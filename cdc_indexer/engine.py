@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -36,6 +37,9 @@ _VERIFIER_PAUSE_SECONDS = 5.0
 
 #: How long the central index may be away before a job that somebody waits for fails.
 PATIENCE_SECONDS = 10.0
+
+#: How long the end may take to find out which of the waiting studies are as they were sent.
+_LAST_LOOK_SECONDS = 3.0
 
 #: How many parked studies are sent again at a time.
 _RETRY_PAGE = 50
@@ -135,6 +139,8 @@ class Engine:
         self.dispatcher.stop()
         if self._verifier.ident is not None:
             self._verifier.join()
+            with suppress(SourceError, FatalError):
+                self.pipeline.settle_unchanged(self._outbox, _LAST_LOOK_SECONDS)
         self._outbox.close()
         if self.progress.identity is not None:
             self.writer.request(self.progress.generation)

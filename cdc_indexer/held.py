@@ -122,6 +122,8 @@ class Held:
             self._sent, self._parked = state["sent"], state["parked"]
         else:
             self._run = str(uuid.uuid4())
+            if options.restart:
+                engine.progress.forget_sent()
 
     @property
     def counted(self) -> Counted:
@@ -176,10 +178,11 @@ class Held:
                 raise Stopped
             with self._lock:
                 self._read_pk = pk
-                if pipeline.reserve(values):
+                sent = not pipeline.policy.updates and self._engine.progress.was_sent(pk)
+                if not sent and pipeline.reserve(values):
                     self._open[pk] = None
                     reserved.append(pk)
-                else:  # a live version of it is on its way, which will do
+                else:  # it was sent for good, or a live version of it is on its way, which will do
                     self._ahead.add(pk)
                     self._skipped += 1
         if self._behind and reserved:

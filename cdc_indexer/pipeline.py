@@ -6,8 +6,10 @@ Stream, audit and `initial` bring rows; the dispatcher sends; progress.py rememb
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha1
@@ -484,6 +486,26 @@ class Pipeline:
     def full(self) -> bool:
         """Whether who brings rows waits for room: until the central index is back, or studies are quiet."""
         return self._dispatcher.full or self._versions.full or len(self._patients) >= _MAX_PATIENTS
+
+    def settle_unchanged(self, view: View, seconds: float) -> None:
+        """After the last delivery: settles what waits for studies that are as they were last sent.
+
+        Nothing remembers that after a restart, and they would be sent once more. Raises SourceError.
+        """
+        ends_at = time.monotonic() + seconds
+        known = self._versions.known()
+        for start in range(0, len(known), VERIFY_BATCH):
+            if time.monotonic() > ends_at:
+                return
+            some = known[start : start + VERIFY_BATCH]
+            found = view.studies([waiting.study_pk for waiting in some])
+            for waiting in some:
+                values = found.get(waiting.study_pk)
+                with suppress(InvalidStudy):
+                    if values and waiting.digest == hash(
+                        study_json(values, self.policy.center, self.policy.fields)
+                    ):
+                        self._settle_unsent(waiting, waiting.digest)
 
     def stop(self) -> None:
         """Ends every wait with Stopped."""

@@ -106,6 +106,12 @@ class Progress:
             done = self._checkpoint.patients.get(row_id)
             return done and (done[0], IntervalSet(done[1]))
 
+    def forget_sent(self) -> None:
+        """Every study may be sent again: somebody asked for it."""
+        with self._lock:
+            self._checkpoint.sent_pks = IntervalSet()
+            self._generation += 1
+
     # --- the stream --------------------------------------------------------------------------------------
 
     def claim(self, row_id: int, *, streamed: bool = False) -> bool:
@@ -191,6 +197,8 @@ class Progress:
                     transaction.open_rows -= 1
                 if unverified:
                     self._checkpoint.unverified.add(row_id)
+                if self._checkpoint.patients:
+                    self._checkpoint.patients.pop(row_id, None)
             if sent_pk is not None:
                 self._checkpoint.sent_pks.add(sent_pk)
             if forget_pk is not None:

@@ -56,9 +56,12 @@ class PatientChange:
         self.expanded = False
 
     def begin(self, key: str, study_pk: int) -> bool:
-        """The next of its studies; False when that was sent before a restart."""
+        """The next of its studies; False when that was sent before a restart, or its UID was stored again meanwhile.
+
+        (That has a row of its own.)
+        """
         self.after_pk = study_pk
-        if study_pk in self.ahead:
+        if study_pk in self.ahead or key in self.open:
             return False
         self.open[key] = study_pk
         return True
@@ -277,6 +280,17 @@ class Versions:
                     continue
                 study.busy = True
                 found.append(self._take(study))
+            return found
+
+    def known(self) -> list[Waiting]:
+        """At the end: studies with waiting rows of which it is known what was last sent; ``done`` gives each back."""
+        with self._changed:
+            found = []
+            for study in self._studies.values():
+                waiting = study.waiting
+                if not study.busy and waiting.digest is not None and (waiting.rows or waiting.patients):
+                    study.busy = True
+                    found.append(self._take(study))
             return found
 
     def _take(self, study: _Study) -> Waiting:

@@ -49,6 +49,7 @@
 --
 -- For MySQL 5.6 and later and MariaDB 10.0 and later: that is why it does without IF NOT EXISTS and OR REPLACE in places.
 
+-- any archive, 1 (docs/other-pacs.md takes what lies between these lines)
 SET NAMES utf8mb4;
 SET SESSION autocommit = 1;
 -- Every routine keeps the sql_mode of the moment it is made. Not strict: a value too long is cut, not lost.
@@ -57,6 +58,7 @@ SET SESSION lock_wait_timeout = 2;
 SET SESSION innodb_lock_wait_timeout = 2;
 -- In this level INSERT ... SELECT takes no locks on the rows it reads.
 SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED;
+-- end
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- 1. Is this a DCM4CHEE 2.x archive? If a table or column is missing, the script ends here; nothing is changed yet.
@@ -68,6 +70,7 @@ SELECT s.pk, s.patient_fk, s.study_iuid, s.study_datetime, s.accession_no, s.stu
 -- ---------------------------------------------------------------------------------------------------------------
 -- 2. The two accounts, and their rights on the archive's tables. The other rights follow where the objects are made.
 -- ---------------------------------------------------------------------------------------------------------------
+-- any archive, 1
 DROP PROCEDURE IF EXISTS indexer_install_account;
 DELIMITER //
 CREATE PROCEDURE indexer_install_account(IN account VARCHAR(80) CHARACTER SET utf8mb4)
@@ -89,10 +92,11 @@ DROP PROCEDURE indexer_install_account;
 /*!50706 ALTER USER 'indexer_trigger'@'localhost' ACCOUNT LOCK */;
 /*M!100402 ALTER USER 'indexer_definer'@'localhost' ACCOUNT LOCK */;
 /*M!100402 ALTER USER 'indexer_trigger'@'localhost' ACCOUNT LOCK */;
+GRANT EVENT ON * TO 'indexer_definer'@'localhost';
+-- end
 
 GRANT SELECT ON study TO 'indexer_definer'@'localhost';
 GRANT SELECT ON patient TO 'indexer_definer'@'localhost';
-GRANT EVENT ON * TO 'indexer_definer'@'localhost';
 GRANT SELECT, TRIGGER ON study TO 'indexer_trigger'@'localhost';
 GRANT SELECT, TRIGGER ON patient TO 'indexer_trigger'@'localhost';
 
@@ -158,6 +162,7 @@ SELECT p.pk             AS patient_pk,
        p.pat_id_issuer  AS patient_id_issuer
   FROM study s STRAIGHT_JOIN patient p ON p.pk = s.patient_fk;
 
+-- any archive, 2
 DROP TABLE IF EXISTS study_service_new;
 CREATE TABLE study_service_new (
   id                BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'UUID_SHORT(): never given twice, whatever is restored',
@@ -300,12 +305,14 @@ DELIMITER ;
 GRANT EXECUTE ON PROCEDURE indexer_process TO 'indexer_definer'@'localhost';
 GRANT EXECUTE ON PROCEDURE indexer_prune TO 'indexer_definer'@'localhost';
 GRANT EXECUTE ON PROCEDURE indexer_process TO 'indexer_trigger'@'localhost';
+-- end
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- 7. Triggers on. Each has a handler of its own: an error in or below it never reaches the archive. (A handler in the procedure
 --    could not catch that the procedure itself is missing.)
 --    Texts are compared as bytes: for the column's collation PEÑA and PENA may be the same.
 -- ---------------------------------------------------------------------------------------------------------------
+-- any archive, 2
 DROP TRIGGER IF EXISTS indexer_row;
 DELIMITER //
 CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_row BEFORE INSERT ON study_service FOR EACH ROW
@@ -317,7 +324,10 @@ BEGIN
     SET NEW.recorded_at = UTC_TIMESTAMP(6);
   END IF;
 END//
+DELIMITER ;
+-- end
 
+DELIMITER //
 CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_study_insert AFTER INSERT ON study FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
@@ -424,8 +434,9 @@ DROP TABLE indexer_window;
 -- ---------------------------------------------------------------------------------------------------------------
 -- 9. Try it, and take it back: a trigger would not say what is wrong.
 -- ---------------------------------------------------------------------------------------------------------------
+SELECT MAX(pk) INTO @indexer_newest FROM study;
 START TRANSACTION;
-CALL indexer_process((SELECT MAX(pk) FROM study), 'stored');
+CALL indexer_process(@indexer_newest, 'stored');
 ROLLBACK;
 
 SELECT CONCAT('cdc_indexer is installed in ', DATABASE(), '.') AS ''

@@ -24,6 +24,19 @@ DROP TRIGGER IF EXISTS indexer_study_insert;
 DROP TRIGGER IF EXISTS indexer_study_update;
 DROP TRIGGER IF EXISTS indexer_study_delete;
 DROP TRIGGER IF EXISTS indexer_patient_update;
+DROP TRIGGER IF EXISTS indexer_instance_insert;
+DROP TRIGGER IF EXISTS indexer_instance_delete;
+DROP TRIGGER IF EXISTS indexer_series_insert;
+DROP TRIGGER IF EXISTS indexer_series_update;
+DROP TRIGGER IF EXISTS indexer_series_delete;
+DROP TRIGGER IF EXISTS indexer_rejected_insert;
+DROP TRIGGER IF EXISTS indexer_rejected_delete;
+DROP TRIGGER IF EXISTS indexer_patient_before;
+DROP TRIGGER IF EXISTS indexer_patient_id_insert;
+DROP TRIGGER IF EXISTS indexer_patient_id_before;
+DROP TRIGGER IF EXISTS indexer_patient_id_update;
+DROP TRIGGER IF EXISTS indexer_patient_id_delete;
+DROP TRIGGER IF EXISTS indexer_person_name_update;
 DROP TRIGGER IF EXISTS indexer_row;
 DROP EVENT IF EXISTS indexer_prune;
 DROP PROCEDURE IF EXISTS indexer_prune;
@@ -33,13 +46,23 @@ DROP TABLE IF EXISTS study_service;
 
 -- What an interrupted add_indexer.sql may have left.
 DROP PROCEDURE IF EXISTS indexer_install_account;
+DROP PROCEDURE IF EXISTS indexer_install_rights;
+DROP PROCEDURE IF EXISTS indexer_install_rejected;
 DROP PROCEDURE IF EXISTS indexer_install_window;
 DROP PROCEDURE IF EXISTS indexer_install_table;
 DROP VIEW IF EXISTS indexer_window_now;
 DROP TABLE IF EXISTS indexer_window, indexer_window_new, study_service_new, study_service_old;
 
+DROP PROCEDURE IF EXISTS indexer_remove_rejected;
 DROP PROCEDURE IF EXISTS indexer_remove_account;
 DELIMITER //
+CREATE PROCEDURE indexer_remove_rejected()
+BEGIN
+  IF EXISTS (SELECT 1 FROM information_schema.TABLES
+      WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'rejected_instance' AND TABLE_COMMENT = 'cdc_indexer') THEN
+    DROP TABLE rejected_instance;
+  END IF;
+END//
 CREATE PROCEDURE indexer_remove_account(IN user_name VARCHAR(80) CHARACTER SET utf8mb4)
 BEGIN
   DECLARE account VARCHAR(100) CHARACTER SET utf8mb4 DEFAULT CONCAT('''', user_name, '''@''localhost''');
@@ -76,6 +99,8 @@ BEGIN
   END IF;
 END//
 DELIMITER ;
+CALL indexer_remove_rejected();
+DROP PROCEDURE indexer_remove_rejected;
 CALL indexer_remove_account('indexer_trigger');
 CALL indexer_remove_account('indexer_definer');
 DROP PROCEDURE indexer_remove_account;

@@ -42,6 +42,10 @@ class Pacs:
 
     user = "indexer"
     password = "secret"
+    #: What makes the archive's tables, and what makes ours; another archive has its own.
+    schemas: tuple[Path, ...] = (SCHEMA,)
+    script = ADD_INDEXER
+    charset = "latin1"
 
     def __init__(self, server: Server, name: str) -> None:
         self.server = server
@@ -50,19 +54,20 @@ class Pacs:
         self._in_transaction = False
 
     @classmethod
-    def create(cls, server: Server, name: str | None = None, *, charset: str = "latin1") -> Pacs:
+    def create(cls, server: Server, name: str | None = None, *, charset: str = "") -> Pacs:
         """A new database with the archive's tables, extras/add_indexer.sql applied, and the service's account."""
         pacs = cls.create_bare(server, name, charset=charset)
-        server.run_script(ADD_INDEXER.read_text(), pacs.name)
+        server.run_script(cls.script.read_text(), pacs.name)
         pacs.grant()
         return pacs
 
     @classmethod
-    def create_bare(cls, server: Server, name: str | None = None, *, charset: str = "latin1") -> Pacs:
+    def create_bare(cls, server: Server, name: str | None = None, *, charset: str = "") -> Pacs:
         """A new database with the archive's tables, and nothing of the indexer."""
         name = name or f"pacs_{uuid.uuid4().hex[:12]}"
-        server.create_database(name, charset)
-        server.run_script(SCHEMA.read_text(), name)
+        server.create_database(name, charset or cls.charset)
+        for schema in cls.schemas:
+            server.run_script(schema.read_text(), name)
         return cls(server, name)
 
     def grant(self) -> None:
@@ -216,9 +221,52 @@ class Pacs:
             (series, instances, modality, study_pk),
         )
 
+    def store_image(self, study_pk: int, series_pk: int | None = None, modality: str = "CT") -> int:
+        """One more image, in a new series if none is named; the archive counts it at once. Returns series.pk."""
+        with self.transaction():
+            if series_pk is None:
+                series_pk = self._insert(
+                    "series",
+                    study_fk=study_pk,
+                    series_iuid=new_uid(),
+                    modality=modality,
+                    num_instances=0,
+                    availability=0,
+                    series_status=0,
+                )
+            self._insert(
+                "instance",
+                series_fk=series_pk,
+                sop_iuid=new_uid(),
+                availability=0,
+                inst_status=0,
+                all_attrs=1,
+                commitment=0,
+            )
+            ((series, instances),) = self.execute(
+                "SELECT COUNT(DISTINCT r.pk), COUNT(*) FROM series r JOIN instance o ON o.series_fk = r.pk"
+                " WHERE r.study_fk = %s",
+                (study_pk,),
+            )
+            self.update_counts(study_pk, series, instances, modality)
+        return series_pk
+
     def rename_patient(self, patient_pk: int, name: str | None) -> None:
         privacy.add_patient(name)
         self.execute("UPDATE patient SET pat_name = %s WHERE pk = %s", (name, patient_pk))
+
+    def change_patient_id(self, patient_pk: int, patient_id: str, issuer: str | None = None) -> None:
+        self.execute(
+            "UPDATE patient SET pat_id = %s, pat_id_issuer = %s WHERE pk = %s",
+            (patient_id, issuer, patient_pk),
+        )
+
+    def edit_study(self, study_pk: int, *, description: str, study_datetime: str | None) -> None:
+        """Somebody corrects the description and the date."""
+        self.execute(
+            "UPDATE study SET study_desc = %s, study_datetime = %s WHERE pk = %s",
+            (description, study_datetime, study_pk),
+        )
 
     def move_study(self, study_pk: int, patient_pk: int) -> None:
         """The study goes to another patient, as when two patients are merged."""

@@ -11,6 +11,7 @@ import ssl
 import struct
 import threading
 import time
+import urllib.parse
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -104,14 +105,23 @@ class Entry:
         return [study for study in found if isinstance(study, dict)]
 
     @property
+    def deleted_iuid(self) -> str | None:
+        """The study that a DELETE names, the last part of its path."""
+        if self.method != "DELETE":
+            return None
+        return urllib.parse.unquote(urllib.parse.urlsplit(self.path).path.rpartition("/")[2])
+
+    @property
     def study_iuids(self) -> list[str]:
+        if self.deleted_iuid is not None:
+            return [self.deleted_iuid]
         return [study["study_iuid"] for study in self.studies if "study_iuid" in study]
 
 
 class Receiver:
     """A central index that is what a test wants it to be. Runs in a thread of its own; use as a context manager.
 
-    A good key gets 201 `{"status": "Ok"}` for a POST and `[]` for a GET. What POSTs get instead is told, from any
+    A good key gets 201 `{"status": "Ok"}` for a POST or DELETE and `[]` for a GET. What those get instead is told, from any
     thread, with `always`, `for_studies`, `next` and `answer_with`; `normal` ends all that. `next` comes before
     `answer_with`, that before `for_studies`, that before `always`. A bad key gets `bad_key`, or a fault that was told.
 
@@ -217,9 +227,21 @@ class Receiver:
             return list(self._entries)
 
     def accepted(self) -> list[Entry]:
-        """The requests that it has taken, in order. What it took and could not answer is among them."""
+        """The POSTs that it has taken, in order. What it took and could not answer is among them."""
         with self._changed:
             return list(self._accepted)
+
+    def holds(self) -> dict[str, dict[str, Any]]:
+        """What an index that was sent all this holds: the newest document of each study that wasn't deleted since."""
+        held: dict[str, dict[str, Any]] = {}
+        for entry in self.entries():
+            if not entry.accepted:
+                continue
+            if entry.deleted_iuid is not None:
+                held.pop(entry.deleted_iuid, None)
+            for study in entry.studies:
+                held[study["study_iuid"]] = study
+        return held
 
     def study_iuids(self) -> list[str]:
         """Of all studies that it has taken, in order, repeated ones as often as they came."""
@@ -302,10 +324,10 @@ class Receiver:
         entry.time = time.time()
         with self._changed:
             answer = self._decide(entry)
-            entry.accepted = entry.method == "POST" and answer.accepts
+            entry.accepted = entry.method in ("POST", "DELETE") and answer.accepts
             entry.status = None if answer.fault in ("hang", "reset") else answer.status
             self._entries.append(entry)
-            if entry.accepted:
+            if entry.accepted and entry.method == "POST":
                 self._accepted.append(entry)
             self._changed.notify_all()
         return answer
@@ -316,7 +338,7 @@ class Receiver:
             if self._gets:
                 return self._always
             return Answer(200, []) if good_key else UNAUTHORIZED_WITH_200
-        if entry.method != "POST":
+        if entry.method not in ("POST", "DELETE"):
             return Answer(405, b"")
         answer = self._told(entry)
         return answer if good_key or answer.fault else self.bad_key

@@ -106,18 +106,16 @@ class Outbox:
         return self._rows("id BETWEEN %s AND %s ORDER BY id LIMIT %s", (first_id, last_id, limit))
 
     def newest_of(self, study_pks: Sequence[int]) -> dict[int, Mark]:
-        """(recorded_at, id) of the newest visible row of each of these studies, by study_pk."""
-        newest: dict[int, Mark] = {}
+        """The latest recorded_at and the highest id among the visible rows of each of these studies, by study_pk."""
         if not study_pks:
-            return newest
+            return {}
         with self._cursor() as cursor:
             cursor.execute(
-                f"SELECT study_pk, recorded_at, id FROM {TABLE} WHERE study_pk IN ({_places(study_pks)})",  # noqa: S608
+                f"SELECT study_pk, MAX(recorded_at), MAX(id) FROM {TABLE} "  # noqa: S608
+                f"WHERE study_pk IN ({_places(study_pks)}) GROUP BY study_pk",
                 tuple(study_pks),
             )
-            for study_pk, recorded_at, row_id in cursor.fetchall():
-                newest[study_pk] = max(newest.get(study_pk, (recorded_at, row_id)), (recorded_at, row_id))
-        return newest
+            return {study_pk: (recorded_at, row_id) for study_pk, recorded_at, row_id in cursor.fetchall()}
 
     def _window(
         self, after: Mark, leave_out: Sequence[tuple[int, int]], not_after: datetime | None

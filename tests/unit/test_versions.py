@@ -8,6 +8,7 @@ from datetime import datetime
 import pytest
 
 from cdc_indexer.errors import Stopped
+from cdc_indexer.settled import IntervalSet
 from cdc_indexer.versions import MAX_WAIT_SECONDS, PatientChange, Versions
 
 WHEN = datetime(2026, 3, 1)
@@ -197,3 +198,33 @@ def test_a_first_row_that_comes_after_newer_values_is_not_sent_as_it_was_recorde
     assert versions.due(10)[0].digest == 7
     versions.done("1.2", digest=7, accepted=True)
     assert versions.begin("1.2", 1)
+
+
+def test_how_far_the_studies_of_a_patient_are_sent() -> None:
+    patient = PatientChange(1, WHEN, 7)
+    for pk in (10, 20, 30, 40):
+        assert patient.begin(f"1.{pk}", pk)
+    patient.end("1.30")
+    assert patient.done == (9, IntervalSet([(30, 30)]))  # 10 is open, so nothing before it counts
+    patient.end("1.10")
+    assert patient.done == (19, IntervalSet([(30, 30)]))
+    patient.end("1.20")
+    assert patient.done == (39, IntervalSet())
+    # After a restart it goes on there.
+    again = PatientChange(1, WHEN, 7, (19, IntervalSet([(30, 30)])))
+    assert again.begin("1.20", 20)
+    assert not again.begin("1.30", 30)
+    assert not again.begin("1.20", 35)  # the UID stored again
+    again.end("1.20")
+    assert again.done == (35, IntervalSet())
+
+
+def test_at_the_end_only_those_are_asked_for_of_which_it_is_known_what_was_sent(versions: Versions) -> None:
+    versions.begin("1.1", 1)
+    versions.add("1.1", 1, (11, WHEN))
+    versions.add("1.2", 2, (12, WHEN))
+    assert versions.known() == []  # one is being sent, of the other nothing is known
+    versions.done("1.1", digest=7)
+    (known,) = versions.known()
+    assert (known.key, known.rows, known.digest) == ("1.1", [(11, WHEN)], 7)
+    assert versions.known() == []
