@@ -202,7 +202,7 @@ _HEAD = """\
 # studies.csv.gz: where it comes from
 
 {studies:,} real studies from the index of the [NCI Imaging Data Commons](https://imaging.datacommons.cancer.gov) (IDC), as
-the PyPI package [idc-index-data](https://pypi.org/project/idc-index-data/) {version} holds it (Copyright 2024 Andrey
+the PyPI package `idc-index-data` {version} holds it (Copyright 2024 Andrey
 Fedorov, MIT licence). make_sample.py makes both files anew.
 
 **From IDC**: study_iuid, the date of study_datetime, study_description, study_modality (the modalities of the series,
