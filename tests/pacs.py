@@ -41,7 +41,7 @@ class Pacs:
     """
 
     user = "indexer"
-    password = "secret"
+    password = "the-indexers-password-1"
     #: What makes the archive's tables, and what makes ours; another archive has its own.
     schemas: tuple[Path, ...] = (SCHEMA,)
     script = ADD_INDEXER

@@ -33,7 +33,8 @@ class Privacy:
 
     def add_secret(self, value: str) -> None:
         """A key or a password: searched for until the end."""
-        self._secrets.add(value)
+        if len(value) >= _SHORTEST:
+            self._secrets.add(value)
 
     def add_patient(self, value: str | None) -> None:
         """A name or an id that this test gives to the archive."""

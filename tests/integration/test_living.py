@@ -183,6 +183,7 @@ def test_a_graceful_stop_forgets_nothing_that_was_found_sent(
 # --- one POST for a study --------------------------------------------------------------------------------
 
 
+@pytest.mark.one_server
 def test_stable_sends_a_study_once_it_is_quiet(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
     deliver(indexer, send="stable", settle_seconds=1)
     with indexer.running():
@@ -207,6 +208,7 @@ def view_of(pacs: Pacs, study_pk: int) -> dict[str, object]:
     return dict(zip(columns, row, strict=True))
 
 
+@pytest.mark.one_server
 def test_without_updates_nothing_follows_the_first_post(
     pacs: Pacs, receiver: Receiver, indexer: Indexer
 ) -> None:
@@ -359,6 +361,7 @@ def test_a_patient_with_5000_studies_killed_in_the_middle(
 # --- deletions -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_server
 def test_a_deletion_is_sent_and_what_comes_after_it(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
     deleted_and_stored_again(pacs, receiver, indexer, Answer())
 
@@ -398,6 +401,7 @@ def deleted_and_stored_again(pacs: Pacs, receiver: Receiver, indexer: Indexer, a
     assert_index_equals_pacs(receiver.accepted(), pacs, CENTER)
 
 
+@pytest.mark.one_server
 def test_deletions_are_not_sent_unless_asked_for(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
     with indexer.running():
         wait_until(lambda: indexer.caught_up, what="caught up")
@@ -462,6 +466,7 @@ def test_the_reference_index_deletes_and_takes_it_again(pacs: Pacs, tmp_path: Pa
 # --- more fields -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.one_server
 def test_fields_come_after_the_eleven(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
     patient_pk = pacs.add_patient("a", "A", "HOSPITAL ÑUÑOA")
     pacs.store_study("1.1", patient_pk=patient_pk, accession_no="ACC-1")

@@ -41,11 +41,11 @@ def test_the_list_tells_all_but_patients(parked: Indexer) -> None:
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     assert len(lines) == 2
-    for uid, line in zip(("1.1", "1.2"), lines, strict=True):
-        assert f"  {uid}  422  " in line
-        assert "study_pk " in line
+    # Which of the two was rejected first is chance.
+    for uid in ("1.1", "1.2"):
+        assert sum(f"  {uid}  422  " in line and "study_pk " in line for line in lines) == 1
     assert "NUNEZ" not in done.stdout
-    assert [entry["study_iuid"] for entry in entries(parked)] == ["1.1", "1.2"]
+    assert sorted(entry["study_iuid"] for entry in entries(parked)) == ["1.1", "1.2"]
     assert "NUNEZ^MARIA is unknown here" in parked.run("parked", "list", "--show-answer").stdout
     assert all("NUNEZ" in entry["answer"] for entry in entries(parked, "--show-answer"))
 

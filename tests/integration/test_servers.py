@@ -103,7 +103,7 @@ def test_patients_are_found_again_renamed_and_left(pacs: Pacs) -> None:
 
 def test_the_account_has_the_rights_of_the_contract_and_no_more(pacs: Pacs) -> None:
     pacs.store_study()
-    with contextlib.closing(pacs.connect(user="indexer", password="secret")) as connection:
+    with contextlib.closing(pacs.connect(user="indexer", password=pacs.password)) as connection:
         cursor = connection.cursor()
         cursor.execute("SELECT COUNT(*) FROM study_service UNION ALL SELECT COUNT(*) FROM indexer_study")
         assert cursor.fetchall() == ((1,), (1,))
@@ -113,7 +113,9 @@ def test_the_account_has_the_rights_of_the_contract_and_no_more(pacs: Pacs) -> N
             with pytest.raises(pymysql.err.OperationalError, match="denied"):
                 cursor.execute(refused)
         cursor.execute("SHOW GRANTS")
-        assert all(pacs.name in grant or "ON *.*" in grant for (grant,) in cursor.fetchall())
+        # The account is the whole server's: other archives of this run have their own lines.
+        grants = [grant for (grant,) in cursor.fetchall() if "`pacs_" not in grant or pacs.name in grant]
+        assert all(pacs.name in grant or "ON *.*" in grant for grant in grants)
 
 
 def test_many_rows_are_quick_and_one_transaction_where_asked(pacs: Pacs) -> None:

@@ -17,6 +17,10 @@ ADD = ADD_INDEXER.read_text()
 VERSIONS = pytest.mark.parametrize("version", [Pacs5, Pacs5Before531], ids=["5.31", "before 5.31"])
 
 
+# Written in the same statements as add_indexer.sql, whose tests run on every server.
+pytestmark = pytest.mark.one_server
+
+
 @pytest.fixture
 def version() -> type[Pacs5]:
     return Pacs5
@@ -166,7 +170,6 @@ def test_each_image_leaves_one_small_row_and_no_count(archive: Pacs5) -> None:
     assert view(archive, pk)["study_instances"] == 5
 
 
-@pytest.mark.one_server
 def test_ids_that_are_given_twice_lose_no_image(archive: Pacs5) -> None:
     """Two starts of the server in one second: UUID_SHORT() gives the same numbers again."""
     pk = archive.store_study()
@@ -498,7 +501,6 @@ def test_the_view_is_merged_and_read_by_key(archive: Pacs5) -> None:
         assert not [row for row in plan if row["type"] in ("ALL", "index")], plan
 
 
-@pytest.mark.one_server
 @pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.soak)])
 def test_an_interruption_at_any_statement_loses_nothing(server: Server, archive: Pacs5, step: int) -> None:
     """The script ends after its n-th statement; the archive goes on; the script is run again."""

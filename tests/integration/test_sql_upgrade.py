@@ -88,6 +88,7 @@ def test_an_interruption_at_any_statement_loses_nothing(server: Any, database: s
         assert sorted(routines) == [("indexer_process",), ("indexer_prune",)], at
 
 
+@pytest.mark.one_server
 def test_an_interruption_of_a_second_run_loses_nothing(server: Any, database: str, archive: Session) -> None:
     """The same when the indexer is there already: changes and deletions are found too, and nothing twice."""
     server.run_script(ADD, database)
