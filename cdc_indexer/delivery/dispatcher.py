@@ -55,8 +55,8 @@ class Dispatcher:
     """The queue; _senders.py sends.
 
     ``durable`` makes results durable. ``on_gate`` is told whenever the gate changes, with the reason in one sentence.
-    ``before_probe`` is called before each try while held (so that corrected files are read), from the thread that sends;
-    it may call ``reconfigure``. ``on_answer`` is told the outcomes of each request and the seconds that it took.
+    ``before_probe`` is called before each try while the index is away or refuses us, so that corrected files are read, from the
+    thread that sends; it may call ``reconfigure``. ``on_answer`` is told the outcomes of each request and the seconds that it took.
     """
 
     def __init__(
@@ -205,9 +205,8 @@ class Dispatcher:
         return works, timeout
 
     def before_probe(self) -> None:
-        """The next one is tried: with corrected files, perhaps, if the index refuses us."""
-        if self.gate is Gate.HELD:
-            self._before_probe()
+        """The next one is tried: with corrected files, perhaps. (Nobody answers at a wrong address either.)"""
+        self._before_probe()
 
     def judge(self, work: Work, outcomes: Sequence[Outcome]) -> int | None:
         """What came of it; the generation that must be durable before ``release``, None when nothing is final.

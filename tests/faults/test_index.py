@@ -16,6 +16,7 @@ from tests.faults.case import CONCURRENCY, Case, MakeCase
 from tests.faults.proxy import Proxy
 from tests.indexer import KEY, wait_until
 from tests.pacs import Pacs, new_uid
+from tests.ports import free_port
 from tests.receiver import ACCEPT_AND_RESET, HANG, RESET, UNAUTHORIZED_WITH_200, Answer, Entry, Receiver
 
 #: How long each trouble lasts: the pauses between the tries have grown to seconds by then.
@@ -241,6 +242,22 @@ def test_the_key_never_follows_a_redirect(case: Case, status: int) -> None:
         elsewhere.wait_for(lambda _: set(case.committed) <= set(elsewhere.study_iuids()))
         case.receiver = elsewhere
         case.finish()
+    assert case.parked == set()
+
+
+def test_the_address_is_wrong_until_config_json_is_corrected(case: Case) -> None:
+    """Nobody answers there, which looks as if the index were away."""
+    good = case.receiver.url
+    case.indexer.settings["webservice_url"] = good.replace(str(case.receiver.port), str(free_port()))
+    case.indexer.write_files()
+    case.fault()
+    case.start()
+    case.store(5)
+    case.says(AWAY)
+    case.indexer.settings["webservice_url"] = good
+    case.indexer.write_files()
+    case.says(BACK)
+    case.finish()
     assert case.parked == set()
 
 
