@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.faults.case import CONCURRENCY, Case
@@ -202,7 +202,8 @@ class Storm:
     def _killed_with_a_torn_checkpoint(self) -> Iterator[None]:
         self.case.kill()
         path = self.case.indexer.state_dir / "checkpoint.json"
-        with suppress(FileNotFoundError):
+        # With nothing to fall back to, a person has to decide.
+        if (path.parent / "checkpoint.previous.json").exists():
             path.write_bytes(path.read_bytes()[:-50])
             # The generation before may lack as much again.
             self.case.bound += CONCURRENCY
