@@ -55,8 +55,9 @@ class Dispatcher:
     """The queue; _senders.py sends.
 
     ``durable`` makes results durable. ``on_gate`` is told whenever the gate changes, with the reason in one sentence.
-    ``before_probe`` is called before each try while the index is away or refuses us, so that corrected files are read, from the
-    thread that sends; it may call ``reconfigure``. ``on_answer`` is told the outcomes of each request and the seconds that it took.
+    ``before_probe`` is called before each try while the index is away or refuses us (so that corrected files are read), from
+    the thread that sends; it may call ``reconfigure``. ``on_answer`` is told the outcomes of each request and the seconds
+    that it took.
     """
 
     def __init__(
