@@ -93,8 +93,8 @@ class Indexer:
         return "caught up" in self.log[self._log_start :]
 
     def write_files(self) -> None:
-        privacy.add_secret(self.settings["key"])
-        privacy.add_secret(self.settings["database"]["password"])
+        privacy.add_secret(self.settings.get("key", ""))
+        privacy.add_secret(self.settings["database"].get("password", ""))
         (self.directory / "config.json").write_text(json.dumps(self.settings))
         (self.directory / "server.json").write_text(json.dumps({"server": self.center}))
 
