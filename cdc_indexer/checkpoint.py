@@ -147,6 +147,7 @@ class CheckpointFile:
         self._path, self._previous = str(self.path), str(self.previous_path)
         self._new = str(self.path.with_suffix(".new"))
         self._link = str(self.previous_path.with_suffix(".new"))
+        self._newest_is_good = True
 
     def load(self) -> tuple[Checkpoint | None, str | None]:
         """The newest generation that can be trusted, and a sentence to log when that isn't the newest.
@@ -164,6 +165,7 @@ class CheckpointFile:
                 why = error.strerror if isinstance(error, OSError) else str(error)
                 reasons.append(f"{path.name} can't be used: {why}")
             else:
+                self._newest_is_good = not reasons
                 return checkpoint, "; ".join([*reasons, f"{path.name} is used instead"]) if reasons else None
         if not reasons:
             return None, None
@@ -189,8 +191,11 @@ class CheckpointFile:
             finally:
                 os.close(descriptor)
             failpoints.hit("before_rename")
-            self._keep_previous()
+            # A torn one mustn't take the place of the good one that it was replaced by.
+            if self._newest_is_good:
+                self._keep_previous()
             os.rename(self._new, self._path)  # noqa: PTH104 - Path costs more, and this is done for each few results
+            self._newest_is_good = True
             failpoints.hit("after_rename")
             descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:

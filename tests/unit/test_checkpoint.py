@@ -99,6 +99,24 @@ def test_a_torn_file_falls_back_to_the_previous_generation(tmp_path: Path, lengt
     assert "checkpoint.previous.json is used" in warning
 
 
+def test_a_torn_file_never_takes_the_place_of_the_good_one(tmp_path: Path) -> None:
+    """Killed between the two renames, or torn a second time, there is still something to fall back to."""
+    file = CheckpointFile(tmp_path)
+    file.save(example(1).render())
+    file.save(example(2).render())
+    for number in (3, 4):
+        file.path.write_text(example(number).render()[:-50])
+        again = CheckpointFile(tmp_path)
+        checkpoint, warning = again.load()
+        assert checkpoint is not None
+        assert warning is not None
+        assert_same(checkpoint, example(1))
+        again.save(example(number).render())
+    assert_same(Checkpoint.parse(file.previous_path.read_text()), example(1))
+    again.save(example(5).render())
+    assert_same(Checkpoint.parse(file.previous_path.read_text()), example(4))
+
+
 def test_the_newest_generation_is_used(tmp_path: Path) -> None:
     file = CheckpointFile(tmp_path)
     assert file.load() == (None, None)
