@@ -146,7 +146,8 @@ class Indexer:
         """Asks it to end; its exit status."""
         assert self.process is not None
         self.process.send_signal(number)
-        return self.wait()
+        # A line to the database that stalls while it is connected is given up after 60 s.
+        return self.wait(90)
 
     def kill(self) -> None:
         """As a power cut would."""
