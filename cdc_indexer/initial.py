@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -129,7 +130,7 @@ class Beside:
             raise FatalError(
                 "Another `initial` waits for the running `run` already: let it end, or stop it first."
             )
-        handover.write(state_dir, handover.REQUEST, {"number": number, **self._options.to_json()})
+        _ask(state_dir, number, self._options)
         try:
             while not self._runner.stopping.wait(0.2):
                 answer = handover.read(state_dir, handover.PROGRESS)
@@ -172,8 +173,7 @@ class Feeder:
 
     def request(self, options: InitialOptions) -> None:
         """Asks for one of our own, which a restart doesn't forget; raises StorageError."""
-        content = {"number": str(uuid.uuid4()), **options.to_json()}
-        handover.write(self._engine.settings.state_dir, handover.REQUEST, content)
+        _ask(self._engine.settings.state_dir, str(uuid.uuid4()), options)
 
     @property
     def busy(self) -> bool:
@@ -240,8 +240,7 @@ class Feeder:
     def _begun(self, options: InitialOptions) -> None:
         """After a kill it goes on, instead of beginning once more."""
         if options.restart and not self._cancelled():
-            content = {"number": self._number, **replace(options, restart=False).to_json()}
-            handover.write(self._engine.settings.state_dir, handover.REQUEST, content)
+            _ask(self._engine.settings.state_dir, self._number, replace(options, restart=False))
 
     def _answer(self, *, done: bool = False, error: str = "") -> None:
         counted = self._held.counted if self._held is not None else Counted(0, 0, 0, 0, 0)
@@ -251,6 +250,11 @@ class Feeder:
                 handover.PROGRESS,
                 {"number": self._number, "counted": asdict(counted), "done": done, "error": error},
             )
+
+
+def _ask(state_dir: Path, number: str, options: InitialOptions) -> None:
+    """Leaves a request for the running `run`; raises StorageError."""
+    handover.write(state_dir, handover.REQUEST, {"number": number, **options.to_json()})
 
 
 def initial(settings: Settings, options: InitialOptions, show: Callable[[Counted, bool], None]) -> bool:

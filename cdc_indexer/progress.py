@@ -191,7 +191,6 @@ class Progress:
         with self._lock:
             for row_id, recorded_at in rows:
                 self._settled.add(row_id, recorded_at)
-                self._checkpoint.patients.pop(row_id, None)
                 transaction = self._claimed.pop(row_id, None)
                 if transaction is not None:
                     transaction.open_rows -= 1

@@ -292,7 +292,9 @@ class Service:
                     connection, settings.database.name, identity.table
                 )
                 log.info("fresh position", position=str(position))
-            self._end_of_log = catalogue.binlog_end(connection)
+                self._end_of_log = position
+            else:
+                self._end_of_log = catalogue.binlog_end(connection)
         self._position_lost = False
         progress.restart_stream(position, identity, plain(columns))
         self._sampler.connected(position)
