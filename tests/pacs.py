@@ -195,24 +195,31 @@ class Pacs:
                 study_status=0,
             )
             self.execute("UPDATE study SET patient_fk = %s WHERE pk = %s", (patient_pk, study_pk))
-            series_pk = self._insert(
-                "series",
-                study_fk=study_pk,
-                series_iuid=new_uid(),
-                num_instances=0,
-                availability=0,
-                series_status=0,
-            )
-            self._insert(
-                "instance",
-                series_fk=series_pk,
-                sop_iuid=new_uid(),
-                availability=0,
-                inst_status=0,
-                all_attrs=1,
-                commitment=0,
-            )
+            series_pk = self._insert_series(study_pk)
+            self._insert_instance(series_pk)
         return study_pk
+
+    def _insert_series(self, study_pk: int, **columns: object) -> int:
+        return self._insert(
+            "series",
+            study_fk=study_pk,
+            series_iuid=new_uid(),
+            num_instances=0,
+            availability=0,
+            series_status=0,
+            **columns,
+        )
+
+    def _insert_instance(self, series_pk: int) -> None:
+        self._insert(
+            "instance",
+            series_fk=series_pk,
+            sop_iuid=new_uid(),
+            availability=0,
+            inst_status=0,
+            all_attrs=1,
+            commitment=0,
+        )
 
     def update_counts(self, study_pk: int, series: int, instances: int, modality: str | None) -> None:
         """About a minute later: the archive has counted. `modality` is such as "CT" or "CT\\\\PT"."""
@@ -225,24 +232,8 @@ class Pacs:
         """One more image, in a new series if none is named; the archive counts it at once. Returns series.pk."""
         with self.transaction():
             if series_pk is None:
-                series_pk = self._insert(
-                    "series",
-                    study_fk=study_pk,
-                    series_iuid=new_uid(),
-                    modality=modality,
-                    num_instances=0,
-                    availability=0,
-                    series_status=0,
-                )
-            self._insert(
-                "instance",
-                series_fk=series_pk,
-                sop_iuid=new_uid(),
-                availability=0,
-                inst_status=0,
-                all_attrs=1,
-                commitment=0,
-            )
+                series_pk = self._insert_series(study_pk, modality=modality)
+            self._insert_instance(series_pk)
             ((series, instances),) = self.execute(
                 "SELECT COUNT(DISTINCT r.pk), COUNT(*) FROM series r JOIN instance o ON o.series_fk = r.pk"
                 " WHERE r.study_fk = %s",

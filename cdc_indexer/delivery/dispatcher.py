@@ -79,7 +79,6 @@ class Dispatcher:
         self._batch_size = batch_size
         self._on_gate = on_gate
         self._before_probe = before_probe
-        self._on_answer = on_answer
         self._queue_limit = max(queue_limit, 2 * batch_size)
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret

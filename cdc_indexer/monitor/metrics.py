@@ -204,22 +204,14 @@ class Metrics:
             ]
             requests = (self._requests.cumulated(), self._requests.sum)
 
-        family = CounterMetricFamily(
-            PREFIX + "studies",
-            "Versions of studies that are done with, by what became of them.",
-            labels=["outcome"],
-        )
-        for name, count in studies:
-            family.add_metric([name], count)
-        yield family
-        family = CounterMetricFamily(
-            PREFIX + "attempts",
-            "Times that a study was sent, by the answer of the central index.",
-            labels=["outcome"],
-        )
-        for name, count in outcomes:
-            family.add_metric([name], count)
-        yield family
+        for metric, description, counts in (
+            ("studies", "Versions of studies that are done with, by what became of them.", studies),
+            ("attempts", "Times that a study was sent, by the answer of the central index.", outcomes),
+        ):
+            family = CounterMetricFamily(PREFIX + metric, description, labels=["outcome"])
+            for name, count in counts:
+                family.add_metric([name], count)
+            yield family
         histogram = HistogramMetricFamily(
             PREFIX + "delay_seconds",
             "From the commit of a row to its acceptance by the central index; later versions wait until the study is quiet.",
