@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,6 +31,7 @@ def example(number: int = 1) -> Checkpoint:
         settled=settled,
         unverified=IntervalSet([(2**63 + number, 2**63 + number)]),
         sent_pks=IntervalSet([(1, number)]),
+        patients={17: (3, IntervalSet([(5, 6)]))},
         initial={"run": "x", "after_pk": 3},
     )
 
@@ -269,3 +271,47 @@ def test_there_is_a_newest_generation_at_every_moment(tmp_path: Path) -> None:
     stop.set()
     thread.join()
     assert not missing
+
+
+def test_content_before_name_and_name_before_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut keeps what was synced and may keep anything else: no kill of a process shows this."""
+    happened: list[tuple[str, str]] = []
+    fsync, rename = os.fsync, os.rename
+
+    def watched_fsync(descriptor: int) -> None:
+        happened.append(("fsync", Path(f"/proc/self/fd/{descriptor}").readlink().name))
+        fsync(descriptor)
+
+    def watched_rename(source: str, target: str) -> None:
+        happened.append(("rename", Path(target).name))
+        rename(source, target)
+
+    file = CheckpointFile(tmp_path)
+    file.save(Checkpoint(identity=None, center="007").render())
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "rename", watched_rename)
+    file.save(Checkpoint(identity=None, center="007").render())
+    assert happened == [
+        ("fsync", "checkpoint.new"),
+        ("rename", "checkpoint.previous.json"),
+        ("rename", "checkpoint.json"),
+        ("fsync", tmp_path.name),
+    ]
+
+
+def test_every_field_comes_back(tmp_path: Path) -> None:
+    file = CheckpointFile(tmp_path)
+    file.save(example().render())
+    read, _ = file.load()
+    assert read is not None
+    for name in (
+        "identity",
+        "center",
+        "position",
+        "columns",
+        "unverified",
+        "sent_pks",
+        "patients",
+        "initial",
+    ):
+        assert getattr(read, name) == getattr(example(), name), name
