@@ -39,17 +39,20 @@ class Auditor:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Starts the thread unless it runs."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="auditor", daemon=True)
-            self._thread.start()
+        """Starts the thread unless it runs, or the job is to end."""
+        # The worker starts it and the main thread stops it, perhaps at once: only a thread that has begun can be joined.
+        with self._changed:
+            if self._thread is None and not self._stopping.is_set():
+                self._thread = threading.Thread(target=self._work, name="auditor", daemon=True)
+                self._thread.start()
 
     def stop(self) -> None:
         """Ends the thread; ``stopping`` is set."""
         with self._changed:
+            thread = self._thread
             self._changed.notify_all()
-        if self._thread is not None:
-            self._thread.join()
+        if thread is not None:
+            thread.join()
 
     def request_quick(self) -> None:
         """The binlog showed something that can't be decoded: its rows are in the table, or will be in a moment.

@@ -167,6 +167,7 @@ class Feeder:
     def __init__(self, engine: Engine, runner: Runner) -> None:
         self._engine = engine
         self._runner = runner
+        self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._number = ""
         self._held: Held | None = None
@@ -190,13 +191,21 @@ class Feeder:
         request = handover.read(state_dir, handover.REQUEST)
         if request is not None:
             self._number = str(request.get("number"))
-            self._thread = threading.Thread(target=self._feed, args=[request], name="initial", daemon=True)
-            self._thread.start()
+            # Not always looked for by the thread that joins it: only one that has begun can be joined.
+            with self._lock:
+                if self._runner.stopping.is_set():
+                    return
+                self._thread = threading.Thread(
+                    target=self._feed, args=[request], name="initial", daemon=True
+                )
+                self._thread.start()
 
     def join(self) -> None:
         """Waits for the thread; ``stopping`` is set."""
-        if self._thread is not None:
-            self._thread.join()
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def _cancelled(self) -> bool:
         request = handover.read(self._engine.settings.state_dir, handover.REQUEST)
