@@ -8,30 +8,30 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soak bench lint clean
+.PHONY: help demo test test-all soak bench lint clean compiled
 
 help:  ## shows this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/demo.stamp  ## a private database, 2,000 real studies, a central index and a simulated archive (DEMO_SECONDS=20: ends by itself)
+demo: $(VENV)/demo.stamp compiled  ## a private database, 2,000 real studies, a central index and a simulated archive (DEMO_SECONDS=20: ends by itself)
 	tests/setup_servers.sh any
 	$(BIN)/python -m extras.demo
 
-test: $(VENV)/test.stamp  ## all tests but the longest, on real servers (TESTS=tests/unit: some of them)
+test: $(VENV)/test.stamp compiled  ## all tests but the longest, on real servers (TESTS=tests/unit: some of them)
 	tests/setup_servers.sh
 	$(PYTEST) -m "not soak" $(TESTS)
 
-test-all: $(VENV)/test.stamp  ## all tests
+test-all: $(VENV)/test.stamp compiled  ## all tests
 	tests/setup_servers.sh
 	$(PYTEST) $(TESTS)
 
-soak: $(VENV)/test.stamp  ## idle, then 5 studies a second, then random faults, with memory (MINUTES=30)
+soak: $(VENV)/test.stamp compiled  ## idle, then 5 studies a second, then random faults, with memory (MINUTES=30)
 	tests/setup_servers.sh
 	CDC_INDEXER_TEST_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/faults/test_soak.py -s
 
 MINUTES ?= 30
 
-bench: $(VENV)/bench.stamp  ## measures ours and a plain script side by side (QUICK=1: a minute; CASES="big far": some)
+bench: $(VENV)/bench.stamp compiled  ## measures ours and a plain script side by side (QUICK=1: a minute; CASES="big far": some)
 	tests/setup_servers.sh bench
 	$(BIN)/python -m benchmarks $(CASES)
 
@@ -46,6 +46,10 @@ clean:  ## removes what make made here; servers for the tests: tests/setup_serve
 $(VENV)/bin/python:
 	tests/setup_servers.sh tools
 	$(PYTHON) -m venv $(VENV)
+
+# As pip does it with a package that isn't editable: where PYTHONDONTWRITEBYTECODE is set each start would compile it anew.
+compiled: | $(VENV)/bin/python
+	@$(BIN)/python -m compileall -q cdc_indexer
 
 # Installed anew when pyproject.toml changes: .venv/demo.stamp with the extra [demo], test.stamp with [test], bench.stamp with [bench].
 $(VENV)/%.stamp: pyproject.toml | $(VENV)/bin/python

@@ -153,6 +153,11 @@ class Engine:
         """Whether every row taken is settled and every first version verified."""
         return self.pipeline.idle and not self._retrying
 
+    @property
+    def waits_for_others(self) -> bool:
+        """Whether what doesn't move waits for the index, for quiet or for the disk: starting again wouldn't help."""
+        return self.pipeline.full or self.storage_failing or self.dispatcher.gate is not Gate.OPEN
+
     def restore_unverified(self) -> None:
         """Lets the first versions that were sent before a restart be verified now; raises SourceError."""
         for first_id, last_id in self.progress.unverified():

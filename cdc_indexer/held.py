@@ -135,15 +135,16 @@ class Held:
         """Sends everything; returns when all is settled and durable. Stopped ends it, SourceError as well."""
         engine = self._engine
         self._last_pk = self._outbox.last_study_pk()
-        engine.writer.wait(engine.progress.set_initial(self._state()))
+        engine.writer.wait(engine.progress.follow_initial(self._state))
         self._begun()
         pace = _Pace(self._options.rate)
         for page in self._pages():
-            wanted = {
-                study_pk_of(values): values
-                for values in page.studies
-                if study_pk_of(values) not in self._ahead and self._options.wants(values)
-            }
+            with self._lock:
+                wanted = {
+                    study_pk_of(values): values
+                    for values in page.studies
+                    if study_pk_of(values) not in self._ahead and self._options.wants(values)
+                }
             if self._options.already_sent:
                 self._settle_page(wanted, page)
                 continue
@@ -154,7 +155,7 @@ class Held:
         while self._open:
             if self._cancelled() or engine.stopping.wait(0.01):
                 raise Stopped
-        engine.writer.wait(engine.progress.set_initial(None))
+        engine.writer.wait(engine.progress.follow_initial(None))
 
     def _settle_page(self, wanted: Mapping[int, Mapping[str, object]], page: StudyPage) -> None:
         engine = self._engine
@@ -163,7 +164,7 @@ class Held:
             with self._lock:
                 self._sent += 1
                 self._read_pk = pk
-        engine.writer.wait(engine.progress.set_initial(self._state()))
+        engine.writer.wait(engine.progress.initial_moved())
 
     def _send_chunk(self, chunk: Mapping[int, Mapping[str, object]], page: StudyPage, pace: _Pace) -> None:
         """Sends some studies of a page.
@@ -214,22 +215,24 @@ class Held:
                 self._sent += 1
             else:
                 self._parked += 1
-            return self._engine.progress.set_initial(self._state())
+        return self._engine.progress.initial_moved()
 
     def _after_pk(self) -> int:
         return next(iter(self._open)) - 1 if self._open else self._read_pk
 
     def _state(self) -> dict[str, Any]:
-        after_pk = self._after_pk()
-        self._ahead.remove(0, after_pk)
-        return {
-            "run": self._run,
-            "selection": self._options.selection,
-            "after_pk": after_pk,
-            "ahead": [list(pair) for pair in self._ahead],
-            "sent": self._sent,
-            "parked": self._parked,
-        }
+        """For the checkpoint, asked for when that is written."""
+        with self._lock:
+            after_pk = self._after_pk()
+            self._ahead.remove(0, after_pk)
+            return {
+                "run": self._run,
+                "selection": self._options.selection,
+                "after_pk": after_pk,
+                "ahead": [list(pair) for pair in self._ahead],
+                "sent": self._sent,
+                "parked": self._parked,
+            }
 
     def _pages(self) -> Iterator[StudyPage]:
         if self._options.study_iuids:

@@ -41,9 +41,9 @@ class Sample:
     ``position`` and ``settled_until`` (naive UTC) are those of the checkpoint; ``checkpoint_at`` is when it was last
     written, in seconds since 1970. ``lag_bytes`` is None while that isn't known. ``queued`` are studies in the dispatcher,
     ``waiting`` those that wait for quiet or are being sent. ``parked_reasons``: the most frequent ones of what is parked,
-    with their number. ``idle_seconds``: since when the loop hasn't moved. ``blocked``: it waits for room, which is no fault
-    of its own. ``rows_read`` and ``bytes_read`` count from the start. ``clock_difference_seconds``: the database's clock
-    minus ours.
+    with their number. ``idle_seconds``: since when the loop hasn't moved. ``blocked``: it waits for the index, for quiet or
+    for the disk, which is no fault of its own. ``rows_read`` and ``bytes_read`` count from the start.
+    ``clock_difference_seconds``: the database's clock minus ours.
     """
 
     position: str | None

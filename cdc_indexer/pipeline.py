@@ -257,23 +257,25 @@ class Pipeline:
             self._tell(delivery, outcome, accepted=accepted)
             return finished(accepted)
 
+        invalid: InvalidStudy | None = None
+        try:
+            body = study_json(values, self.policy.center, self.policy.fields)
+        except InvalidStudy as error:
+            body, invalid = b"", error
         delivery = Delivery(
             key=key,
             study_pk=pk,
             study_iuid=uid,
-            idempotency_key=idempotency_key(self.policy.center, seed),
-            body=b"",
+            idempotency_key=idempotency_key(self.policy.center, seed, body or None),
+            body=body,
             rows=claimed,
             first_version=True,
             finished=done,
             behind=behind,
         )
-        try:
-            delivery.body = study_json(values, self.policy.center, self.policy.fields)
-        except InvalidStudy as error:
-            done(delivery, _invalid(error))
+        if invalid is not None:
+            done(delivery, _invalid(invalid))
         else:
-            delivery.idempotency_key = idempotency_key(self.policy.center, seed, delivery.body)
             self._dispatcher.submit(delivery)
 
     def settle_unsent(self, values: Mapping[str, object], rows: Iterable[tuple[int, datetime]]) -> int:

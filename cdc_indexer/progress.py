@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -42,6 +42,7 @@ class Progress:
         self._reading = _Transaction()
         self._advance: tuple[datetime, Position | None] | None = None
         self._generation = 1
+        self._initial: Callable[[], dict[str, Any]] | None = None
 
     # --- what is known -----------------------------------------------------------------------------------
 
@@ -73,7 +74,7 @@ class Progress:
     @property
     def initial(self) -> dict[str, Any] | None:
         """How far an unfinished `initial` came."""
-        return self._checkpoint.initial
+        return self._initial() if self._initial is not None else self._checkpoint.initial
 
     def known(self, row_id: int) -> bool:
         """Whether a row is settled, in flight or waiting."""
@@ -220,10 +221,17 @@ class Progress:
             self._checkpoint.patients[row_id] = done
             self._generation += 1
 
-    def set_initial(self, initial: dict[str, Any] | None) -> int:
-        """How far `initial` came; returns the generation to wait for."""
+    def follow_initial(self, initial: Callable[[], dict[str, Any]] | None) -> int:
+        """An `initial` begins, and tells when asked how far it came; None: it is done. The generation to wait for."""
         with self._lock:
-            self._checkpoint.initial = initial
+            self._initial = initial
+            self._checkpoint.initial = None
+            self._generation += 1
+            return self._generation
+
+    def initial_moved(self) -> int:
+        """What `initial` tells is further than it was; returns the generation to wait for."""
+        with self._lock:
             self._generation += 1
             return self._generation
 
@@ -256,8 +264,14 @@ class Progress:
 
     def render(self) -> tuple[int, str]:
         """The generation and the text of the checkpoint file."""
+        # In this order: what is later than the generation may be in the text, what is earlier must be. And `initial` is
+        # asked without our lock, since it has one of its own that it holds when it comes to us.
+        generation, initial = self._generation, self._initial
+        told = initial() if initial is not None else None
         with self._lock:
-            return self._generation, self._checkpoint.render()
+            if initial is not None and initial == self._initial:
+                self._checkpoint.initial = told
+            return generation, self._checkpoint.render()
 
     # --- inside (the lock is held) -----------------------------------------------------------------------
 

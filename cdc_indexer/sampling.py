@@ -12,7 +12,6 @@ from typing import Any
 import pymysql
 
 from cdc_indexer.audit import Audit
-from cdc_indexer.delivery.gate import Gate
 from cdc_indexer.engine import Engine
 from cdc_indexer.errors import IndexerError
 from cdc_indexer.lag import Lag
@@ -131,7 +130,6 @@ class Sampler:
             self._parked_seen = engine.parked_count
             self._ask_now.set()
         position, identity = progress.position, progress.identity
-        full = engine.versions.full
         engine.observer.sampled(
             Sample(
                 position=str(position) if position is not None else None,
@@ -148,7 +146,7 @@ class Sampler:
                 bytes_read=self._bytes_read,
                 clock_difference_seconds=self._audit.clock_difference_seconds,
                 idle_seconds=self.idle_seconds,
-                blocked=full or engine.dispatcher.gate is not Gate.OPEN,
+                blocked=engine.waits_for_others,
             )
         )
 

@@ -161,9 +161,8 @@ class Service:
 
     @property
     def _moves(self) -> bool:
-        """Whether the worker comes round, or waits for somebody who has to come back: the index, the disk."""
-        engine = self.engine
-        waits = engine.pipeline.full or engine.storage_failing or self._once
+        """Whether the worker comes round, or waits for somebody who has to come back."""
+        waits = self._once or self.engine.waits_for_others
         return waits or self._sampler.idle_seconds < _PATIENCE_SECONDS
 
     # --- once through the table --------------------------------------------------------------------------

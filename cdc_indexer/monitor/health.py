@@ -134,12 +134,7 @@ class Health:
         if self._monotonic() - self._told_at > _TICK_STUCK_SECONDS:
             return False
         sample = self._sample
-        return (
-            sample is None
-            or sample.idle_seconds < STUCK_SECONDS
-            or sample.blocked
-            or "storage" in self._problems
-        )
+        return sample is None or sample.idle_seconds < STUCK_SECONDS or sample.blocked
 
     @property
     def connected(self) -> bool:

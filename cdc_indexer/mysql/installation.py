@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import pymysql
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from cdc_indexer.config import DatabaseSettings
     from cdc_indexer.mysql.connection import Connection
 
-__all__ = ["NEWEST", "TRIGGERS", "Check", "objects", "outbox"]
+__all__ = ["NEWEST", "TRIGGERS", "TRIGGERS_ARC5", "Check", "objects", "outbox"]
 
 #: The name of a check, and what makes its findings.
 Check = tuple[str, Callable[[], Iterable[Finding]]]
@@ -31,8 +32,12 @@ Check = tuple[str, Callable[[], Iterable[Finding]]]
 NEWEST = 500
 _RECENT = timedelta(days=7)
 
-_SCRIPT = "mysql {name} < extras/add_indexer.sql"
-_AGAIN = f"Run the script (again; it may run while the archive is in use):\n{_SCRIPT}"
+_AGAIN = "Run the script (again; it may run while the archive is in use):\nmysql {name} < extras/{script}"
+_SCRIPT, _SCRIPT_ARC5 = "add_indexer.sql", "add_indexer_arc5.sql"
+#: The service's account doesn't see which archive it is.
+_EITHER = f"\n(for dcm4chee-arc 5: extras/{_SCRIPT_ARC5})"
+#: A table that dcm4chee-arc 5 has and DCM4CHEE 2 hasn't.
+_ARC5_TABLE = "study_query_attrs"
 
 #: The ten columns of the contract; the centre isn't the database's.
 _VIEW_COLUMNS = tuple(KEYS)[:10]
@@ -45,6 +50,22 @@ TRIGGERS = (
     "indexer_study_delete",
     "indexer_patient_update",
     "indexer_row",
+)
+TRIGGERS_ARC5 = (
+    *TRIGGERS,
+    "indexer_instance_insert",
+    "indexer_instance_delete",
+    "indexer_series_insert",
+    "indexer_series_update",
+    "indexer_series_delete",
+    "indexer_rejected_insert",
+    "indexer_rejected_delete",
+    "indexer_patient_before",
+    "indexer_patient_id_insert",
+    "indexer_patient_id_before",
+    "indexer_patient_id_update",
+    "indexer_patient_id_delete",
+    "indexer_person_name_update",
 )
 #: The old client's: on the new table it would make every study fail (error 1136).
 _OLD_TRIGGER = "indexer_process"
@@ -73,7 +94,11 @@ class _Session:
     def __init__(self, connection: Connection, name: str) -> None:
         self._connection = connection
         self._name = name
-        self._again = _AGAIN.format(name=name)
+
+    @property
+    def _again(self) -> str:
+        """What to do where something of the script's is missing or broken."""
+        return _AGAIN.format(name=self._name, script=_SCRIPT) + _EITHER
 
     def _rows(self, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
         with self._connection.cursor() as cursor:
@@ -198,6 +223,24 @@ class _Outbox(_Session):
 
 
 class _Objects(_Session):
+    @cached_property
+    def _arc5(self) -> bool:
+        return bool(
+            self._rows(
+                "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
+                self._name,
+                _ARC5_TABLE,
+            )
+        )
+
+    @property
+    def _again(self) -> str:
+        return _AGAIN.format(name=self._name, script=_SCRIPT_ARC5 if self._arc5 else _SCRIPT)
+
+    @property
+    def _triggers(self) -> tuple[str, ...]:
+        return TRIGGERS_ARC5 if self._arc5 else TRIGGERS
+
     def triggers(self) -> Iterator[Finding]:
         if not self._sees_triggers():
             yield failed(
@@ -220,7 +263,7 @@ class _Objects(_Session):
                 f"The old client's trigger {_OLD_TRIGGER} is still there: with the new table, no study can be stored.",
                 f"At once, as an administrator:\nDROP TRIGGER {_OLD_TRIGGER};\n{self._again}",
             )
-        missing = [name for name in TRIGGERS if name not in found]
+        missing = [name for name in self._triggers if name not in found]
         if missing:
             yield failed(
                 "triggers", f"Missing: {', '.join(missing)}. What they would record isn't sent.", self._again
@@ -234,8 +277,8 @@ class _Objects(_Session):
                 self._again,
             )
         if not missing and not gone and _OLD_TRIGGER not in found:
-            definers = ", ".join(sorted({found[name] for name in TRIGGERS}))
-            yield ok("triggers", f"All {len(TRIGGERS)} are there, with the rights of {definers}.")
+            definers = ", ".join(sorted({found[name] for name in self._triggers}))
+            yield ok("triggers", f"All {len(self._triggers)} are there, with the rights of {definers}.")
 
     def procedures(self) -> Iterator[Finding]:
         found = {

@@ -9,6 +9,10 @@ from typing import Any
 import pymysql
 import pytest
 
+from cdc_indexer.finding import Status
+from cdc_indexer.mysql import installation
+from cdc_indexer.mysql.connection import connect
+from tests import following
 from tests.pacs5 import ADD_INDEXER, Pacs5, Pacs5Before531
 from tests.servers import Server
 from tests.sql_archive import REMOVE, VIEW_COLUMNS, prefixes
@@ -535,3 +539,22 @@ def test_written_for_mysql_5_6_and_for_any_database_name() -> None:
     )
 
     check(ADD)
+
+
+@VERSIONS
+def test_check_knows_its_triggers(archive: Pacs5) -> None:
+    """And names the script that makes them."""
+    database = following.settings(archive.server, archive.name)
+    connection = connect(database)
+    try:
+        (check,) = [make for name, make in installation.objects(connection, database) if name == "triggers"]
+        assert [finding.status for finding in check()] == [Status.OK]
+        there = {row[0] for row in archive.execute("SHOW TRIGGERS") if row[0].startswith("indexer_")}
+        assert set(installation.TRIGGERS_ARC5) == there
+        archive.execute("DROP TRIGGER indexer_instance_insert")
+        (finding,) = check()
+        assert finding.status is Status.FAILED
+        assert "indexer_instance_insert" in finding.message
+        assert f"mysql {archive.name} < extras/add_indexer_arc5.sql" in finding.remedy
+    finally:
+        connection.close()

@@ -1,0 +1,33 @@
+"""What the engine says of itself."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cdc_indexer.delivery.gate import Gate
+from cdc_indexer.engine import Engine
+
+
+@pytest.mark.parametrize(
+    ("full", "storage_failing", "gate", "waits"),
+    [
+        (False, False, Gate.OPEN, False),
+        (True, False, Gate.OPEN, True),
+        (False, True, Gate.OPEN, True),
+        (False, False, Gate.AWAY, True),
+        (False, False, Gate.HELD, True),
+    ],
+)
+def test_who_waits_for_others_is_not_stuck(
+    full: bool, storage_failing: bool, gate: Gate, waits: bool
+) -> None:
+    """systemd's watchdog and /healthz ask: what starting again would mend is only what waits for nobody."""
+    engine: Any = SimpleNamespace(
+        pipeline=SimpleNamespace(full=full),
+        storage_failing=storage_failing,
+        dispatcher=SimpleNamespace(gate=gate),
+    )
+    assert Engine.waits_for_others.fget(engine) is waits  # type: ignore[attr-defined]
