@@ -202,9 +202,13 @@ class Storm:
     def _killed_with_a_torn_checkpoint(self) -> Iterator[None]:
         self.case.kill()
         path = self.case.indexer.state_dir / "checkpoint.json"
+        previous = path.with_name("checkpoint.previous.json")
         # With nothing to fall back to, a person has to decide.
-        if (path.parent / "checkpoint.previous.json").exists():
-            path.write_bytes(path.read_bytes()[:-50])
+        if previous.exists():
+            torn = path.with_name("torn")
+            # Not written in place: killed between a link and a rename, both names are one file.
+            torn.write_bytes(path.read_bytes()[:-50])
+            torn.rename(path)
             # The generation before may lack as much again.
             self.case.bound += CONCURRENCY
         yield
