@@ -1,7 +1,7 @@
 """The events of the binary log as bytes, and what we need to know of them (private to mysql/).
 
-Rows and tables are decoded by mysql-replication. Headers, queries and GTIDs are read here: a few fixed bytes,
-and its classes raise on the status variables that newer servers add.
+Tables, and rows that are out of the ordinary, are decoded by mysql-replication; the usual rows in _images.py. Headers,
+queries and GTIDs are read here: a few fixed bytes, and its classes raise on the status variables that newer servers add.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 from pymysql.protocol import MysqlPacket
 from pymysqlreplication.packet import BinLogPacketWrapper
 from pymysqlreplication.row_event import TableMapEvent, WriteRowsEvent
+
+from cdc_indexer.mysql import _images
 
 QUERY = 2
 ROTATE = 4
@@ -81,6 +83,9 @@ header = struct.Struct("<xIBIIIH").unpack_from
 HEADER_BYTES = 20
 
 _CRC32 = 1
+
+#: A number below this is one byte where MySQL codes the length of numbers.
+_LENGTH_CODED = 251
 
 LOW_32 = 0xFFFFFFFF
 _HALF = 1 << 31
@@ -266,11 +271,26 @@ class Decoder:
         event = self._event(packet, {}, self._checksum)
         return event.get_table(), bool(event.optional_metadata.column_name_list)
 
-    def rows(self, packet: bytes, table: Any) -> tuple[list[dict[str, Any]], bool]:
-        """The inserted rows of a WRITE_ROWS event by column, and whether every column was logged."""
+    def rows(
+        self, packet: bytes, table: Any, usual: _images.Columns | None = None
+    ) -> tuple[list[dict[str, Any]], bool]:
+        """The inserted rows of a WRITE_ROWS event by column, and whether every column was logged.
+
+        ``usual`` are the table's columns, where :mod:`_images` can read them.
+        """
         checksum = self._checksum
         if packet[5] >= MARIADB_QUERY_COMPRESSED:
             packet, checksum = self._plain(packet), False
+        if usual is not None:
+            at = HEADER_BYTES + WRITE_ROWS[packet[5]]
+            if packet[5] == WRITE_ROWS_V2:
+                # What a server may add is counted with the two bytes that count it.
+                at += int.from_bytes(packet[at - 2 : at], "little") - 2
+            count, images = len(usual), at + 1 + (len(usual) + 7) // 8
+            everything = (1 << count) - 1
+            present = int.from_bytes(packet[at + 1 : images], "little") & everything
+            if packet[at] == count < _LENGTH_CODED and present == everything:
+                return _images.read(usual, packet, images, len(packet) - 4 if checksum else len(packet)), True
         event = self._event(packet, {table.table_id: table}, checksum)
         count = event.number_of_columns
         present = int.from_bytes(event.columns_present_bitmap, "little") & ((1 << count) - 1)

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cdc_indexer.errors import IndexerError, SchemaError
+from cdc_indexer.mysql import _images
 from cdc_indexer.mysql._events import Decoder
 from cdc_indexer.mysql.catalogue import Column, binlog_end, columns
 from cdc_indexer.mysql.connection import reading
@@ -51,6 +52,7 @@ class _Map(NamedTuple):
 
     table: Any
     named: bool
+    usual: _images.Columns | None = None
 
 
 #: Rows whose table wasn't announced before them: nothing is known of them (FACTS 1.2).
@@ -125,7 +127,7 @@ class OutboxTable:
                 described.name = column.name
                 # Without metadata the library takes every number for signed.
                 described.unsigned = column.unsigned
-        return _Map(table, named)
+        return _Map(table, named, _images.columns_of(table))
 
     def concerns(self, packet: bytes) -> bool:
         """Whether a rows event may be the outbox's."""
@@ -142,7 +144,7 @@ class OutboxTable:
         if announced.table is None or not (announced.named or self.columns_at(place) is not None):
             raise UndecodableError("the columns that the outbox had aren't known for certain")
         try:
-            rows, complete = self._decoder.rows(packet, announced.table)
+            rows, complete = self._decoder.rows(packet, announced.table, announced.usual)
             if complete:
                 return [_outbox_row(row) for row in rows]
         except Exception:  # whatever the library may stumble over

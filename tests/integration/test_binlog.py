@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cdc_indexer.errors import NoBinlog, SourceError, Stopped
-from cdc_indexer.mysql import catalogue
+from cdc_indexer.mysql import _images, catalogue
 from cdc_indexer.mysql.binlog import Event, Heartbeat, Rows, TransactionEnd
 from cdc_indexer.mysql.connection import reading
 from cdc_indexer.position import Position
@@ -100,6 +100,77 @@ def test_a_column_of_somebodys_own_is_among_the_values(outbox: Outbox) -> None:
     outbox.insert(1, ward="Urgencias", beds=200)
     (row,) = outbox.follow(start).rows
     assert (row.id, row.values["ward"], row.values["beds"]) == (1, "Urgencias", 200)
+
+
+def test_rows_that_we_read_ourselves_and_the_library_agree(
+    outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every usual type, with random values: ours, mysql-replication's and the table's own are the same."""
+    kinds = ("TINYINT", "SMALLINT", "MEDIUMINT", "INT", "BIGINT")
+    numbers = [
+        (f"{kind}{sign}", 8 * size, sign)
+        for kind, size in zip(kinds, (1, 2, 3, 4, 8), strict=True)
+        for sign in ("", " UNSIGNED")
+    ]
+    texts = [
+        ("VARCHAR(63)", 63),
+        ("VARCHAR(64)", 64),
+        ("VARCHAR(250)", 250),
+        ("CHAR(20)", 20),
+        ("CHAR(70)", 70),
+    ]
+    times = [f"DATETIME({digits})" for digits in range(7)]
+    types = [kind for kind, _, _ in numbers] + [kind for kind, _ in texts] + times
+    added = [f"ADD COLUMN c{number} {kind} NULL" for number, kind in enumerate(types)]
+    outbox("SET SESSION sql_mode = ''")
+    outbox(f"ALTER TABLE study_service {', '.join(added)}")
+    rng = random.Random(20261125)
+
+    def value(number: int) -> object:
+        if rng.random() < 0.2:
+            return None
+        if number < len(numbers):
+            _, bits, sign = numbers[number]
+            low, high = (0, 2**bits - 1) if sign else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+            return rng.choice([low, high, 0, 1, rng.randint(low, high)])
+        number -= len(numbers)
+        if number < len(texts):
+            return "".join(rng.choice("aÑ胸😀^\\'\"") for _ in range(rng.choice([0, 1, texts[number][1]])))
+        if rng.random() < 0.1:
+            return rng.choice(["0000-00-00 00:00:00", "2024-00-00 00:00:00", "9999-12-31 23:59:59"])
+        return datetime(
+            rng.randint(1000, 9999),
+            rng.randint(1, 12),
+            rng.randint(1, 28),
+            rng.randint(0, 23),
+            rng.randint(0, 59),
+            rng.randint(0, 59),
+            rng.randint(0, 999_999),
+        )
+
+    columns = outbox.columns()
+    start = outbox.end()
+    for first in range(1, 200, 20):
+        outbox("BEGIN")
+        for row_id in range(first, first + 20):
+            given: dict[str, Any] = {f"c{number}": value(number) for number in range(len(types))}
+            outbox.insert(row_id, **given)
+        outbox("COMMIT")
+    ours = outbox.follow(start, columns).rows
+    assert len(ours) == 200
+    names = list(ours[0].values)
+    stored = outbox(f"SELECT id, operation, recorded_at, {', '.join(names)} FROM study_service ORDER BY id")
+    for row, (row_id, operation, recorded_at, *values) in zip(ours, stored, strict=True):
+        assert (row.id, row.operation, row.recorded_at) == (row_id, operation, recorded_at)
+        # What Python can't hold comes from the log as None, and from PyMySQL as its text.
+        assert list(row.values.values()) == [
+            None if isinstance(one, str) and one.startswith(("0000-", "2024-00")) else one for one in values
+        ]
+
+    asked: list[object] = []
+    monkeypatch.setattr(_images, "columns_of", lambda table: asked.append(table))
+    assert outbox.follow(start, columns).rows == ours
+    assert asked
 
 
 # Which rows
