@@ -79,10 +79,10 @@ class Checkpoint:
 
     def render(self) -> str:
         """The file's text, sealed with its checksum."""
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")[:-6]
         body = (
             f'{{\n  "format": {FORMAT},\n'
-            f'  "time": "{now}",\n'
+            f'  "time": "{now}Z",\n'
             f'  "source": {_source_text(self.identity)},\n'
             f'  "center": {json.dumps(self.center)},\n'
             f'  "position": {_position_text(self.position)},\n'
@@ -91,11 +91,13 @@ class Checkpoint:
             f'  "unverified": {self.unverified.render()},\n'
             f'  "sent_pks": {self.sent_pks.render()},\n'
             f'  "patients": {self._patients_text()},\n'
-            f'  "initial": {json.dumps(self.initial)}'
+            f'  "initial": {"null" if self.initial is None else json.dumps(self.initial)}'
         )
         return f'{body}{_SEAL}{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n'
 
     def _patients_text(self) -> str:
+        if not self.patients:
+            return "{}"
         return json.dumps(
             {
                 row_id: {"up_to": up_to, "ahead": list(ahead)}

@@ -21,7 +21,7 @@ from cdc_indexer.delivery.webservice import Outcome, Webservice
 from cdc_indexer.errors import ConfigError, FatalError, SourceError, Stopped, StorageError
 from cdc_indexer.mysql.outbox import Outbox
 from cdc_indexer.observer import Observer
-from cdc_indexer.pipeline import Pipeline, Policy
+from cdc_indexer.pipeline import VERIFY_BATCH, Pipeline, Policy
 from cdc_indexer.progress import Progress
 from cdc_indexer.runner import Runner
 from cdc_indexer.settled import IntervalSet
@@ -34,6 +34,9 @@ log = structlog.get_logger("cdc_indexer")
 
 #: How long the verifier sleeps when nothing is due, and between tries when the database is away.
 _VERIFIER_PAUSE_SECONDS = 5.0
+
+#: And how long after a look at the view, for more studies to become due.
+_GATHER_SECONDS = 0.05
 
 #: How long the central index may be away before a job that somebody waits for fails.
 PATIENCE_SECONDS = 10.0
@@ -230,6 +233,9 @@ class Engine:
                         self._retrying = due
                         self.pipeline.verify(due, outbox)
                         self._retrying = []
+                        if len(due) < VERIFY_BATCH:
+                            # Under load one becomes due every millisecond: the view is read for some together.
+                            self._stopping.wait(_GATHER_SECONDS)
                     elif self.pipeline.patients_waiting and not self.versions.full:
                         self.pipeline.expand_patient(outbox)
                     else:

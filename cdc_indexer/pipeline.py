@@ -338,38 +338,39 @@ class Pipeline:
 
     def _verify_one(self, waiting: Waiting, values: Mapping[str, object] | None) -> None:
         policy = self.policy
+        body: bytes | None = None
+        invalid: InvalidStudy | None = None
         if values is None:
             if not (waiting.deleted and policy.deletes):
                 # Left to its 'deleted' row, which comes or has come.
                 self._settle_unsent(waiting, None, forget_pk=waiting.study_pk if waiting.deleted else None)
                 return
-            body = None
         elif not policy.updates and self._progress.was_sent(waiting.study_pk):
             self._settle_unsent(waiting, waiting.digest)
             return
+        else:
+            try:
+                body = study_json(values, policy.center, policy.fields)
+            except InvalidStudy as error:
+                body, invalid = b"", error
+            else:
+                if hash(body) == waiting.digest:
+                    self._settle_unsent(waiting, waiting.digest)
+                    return
         delivery = Delivery(
             key=waiting.key,
             study_pk=waiting.study_pk,
             study_iuid=waiting.study_iuid or waiting.key,
-            idempotency_key=idempotency_key(policy.center, _seed(waiting)),
-            body=None,
+            idempotency_key=idempotency_key(policy.center, _seed(waiting), body or None),
+            body=body,
             rows=tuple(waiting.rows),
             first_version=False,
             finished=lambda delivery, outcome: self._later_finished(delivery, outcome, waiting),
         )
-        if values is not None:
-            try:
-                body = study_json(values, policy.center, policy.fields)
-            except InvalidStudy as error:
-                delivery.body = b""
-                self._later_finished(delivery, _invalid(error), waiting)
-                return
-            if hash(body) == waiting.digest:
-                self._settle_unsent(waiting, waiting.digest)
-                return
-            delivery.body = body
-            delivery.idempotency_key = idempotency_key(policy.center, _seed(waiting), body)
-        self._dispatcher.submit(delivery)
+        if invalid is not None:
+            self._later_finished(delivery, _invalid(invalid), waiting)
+        else:
+            self._dispatcher.submit(delivery)
 
     def _settle_unsent(self, waiting: Waiting, digest: int | None, forget_pk: int | None = None) -> None:
         """Settles what stands for no POST: nothing differs, or there is nothing to send."""

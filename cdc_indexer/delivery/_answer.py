@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
+from functools import lru_cache
 from http.client import HTTPException
 from typing import NamedTuple
 
@@ -96,51 +97,15 @@ class AnswerReader:
             if len(data) >= MAX_HEAD_BYTES or data[:7] != b"HTTP/1."[: len(data)]:
                 raise HTTPException("no head of an answer")
             return False
-        line, *fields = data[: end.start()].split(b"\n")
-        status_line = _STATUS_LINE.fullmatch(line.rstrip(b"\r"))
-        if status_line is None:
-            raise HTTPException("no status line")
+        head = data[: end.start()]
+        framing = _framing if len(head) <= _REMEMBERED_BYTES else _framing.__wrapped__
+        status, keep, kind, length, retry_after = framing(head, self._method == "HEAD")
         self._data = data[end.end() :]
-        self._status = status = int(status_line[2])
+        self._status = status
         if 100 <= status < 200 and status != 101:
             return bool(self._data)
-        self._keep = status_line[1] != b"0"
-        self._frame(fields)
+        self._keep, self._kind, self._left, self._retry_after = keep, kind, length, retry_after
         return True
-
-    def _frame(self, fields: list[bytes]) -> None:
-        """What follows the head, by its header fields (RFC 9112, 6.3)."""
-        length: int | None = None
-        chunked = coded = False
-        for field in fields:
-            name, colon, value = field.partition(b":")
-            name = name.lower()
-            if not colon or name not in _FIELDS:
-                continue
-            value = value.strip()
-            if name == b"content-length":
-                if not value.isdigit() or length not in (None, int(value)):
-                    raise HTTPException("no length")
-                length = int(value)
-            elif name == b"transfer-encoding":
-                coded = True
-                chunked = value.lower().rpartition(b",")[2].strip() == b"chunked"
-            elif name == b"connection":
-                options = [option.strip() for option in value.lower().split(b",")]
-                self._keep = b"close" not in options and (self._keep or b"keep-alive" in options)
-            else:
-                self._retry_after = value.decode("latin-1")
-        if self._method == "HEAD" or self._status in (101, 204, 304):
-            self._kind = _NOTHING
-            self._keep = self._keep and self._status != 101
-        elif coded:
-            self._kind = _CHUNKED if chunked else _UNTIL_CLOSE
-            # Both at once is how requests are smuggled: what is left on the connection isn't trusted.
-            self._keep = self._keep and length is None
-        elif length is not None:
-            self._kind, self._left = _LENGTH, length
-        else:
-            self._kind = _UNTIL_CLOSE
 
     # --- chunks ------------------------------------------------------------------------------------------
 
@@ -193,3 +158,52 @@ class AnswerReader:
 
 
 _FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"retry-after"})
+
+#: Status, whether the connection may be used again, what follows, its length, Retry-After.
+_Framing = tuple[int, bool, int, int, "str | None"]
+
+#: Heads that are longer aren't kept.
+_REMEMBERED_BYTES = 1024
+
+
+# Under load the answers of a second have the same head, to the Date.
+@lru_cache(maxsize=16)
+def _framing(head: bytes, no_body: bool) -> _Framing:
+    """What the head says, and what follows it (RFC 9112, 6.3); raises HTTPException."""
+    line, *fields = head.split(b"\n")
+    status_line = _STATUS_LINE.fullmatch(line.rstrip(b"\r"))
+    if status_line is None:
+        raise HTTPException("no status line")
+    status = int(status_line[2])
+    if 100 <= status < 200 and status != 101:
+        return status, False, _NOTHING, 0, None
+    keep = status_line[1] != b"0"
+    length: int | None = None
+    retry_after: str | None = None
+    chunked = coded = False
+    for field in fields:
+        name, colon, value = field.partition(b":")
+        name = name.lower()
+        if not colon or name not in _FIELDS:
+            continue
+        value = value.strip()
+        if name == b"content-length":
+            if not value.isdigit() or length not in (None, int(value)):
+                raise HTTPException("no length")
+            length = int(value)
+        elif name == b"transfer-encoding":
+            coded = True
+            chunked = value.lower().rpartition(b",")[2].strip() == b"chunked"
+        elif name == b"connection":
+            options = [option.strip() for option in value.lower().split(b",")]
+            keep = b"close" not in options and (keep or b"keep-alive" in options)
+        else:
+            retry_after = value.decode("latin-1")
+    if no_body or status in (101, 204, 304):
+        return status, keep and status != 101, _NOTHING, 0, retry_after
+    if coded:
+        # Both at once is how requests are smuggled: what is left on the connection isn't trusted.
+        return status, keep and length is None, _CHUNKED if chunked else _UNTIL_CLOSE, 0, retry_after
+    if length is not None:
+        return status, keep, _LENGTH, length, retry_after
+    return status, keep, _UNTIL_CLOSE, 0, retry_after
