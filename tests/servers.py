@@ -30,6 +30,7 @@ FLAVOURS = ("mariadb-10.11", "mariadb-11.8", "mysql")
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 60.0
+_PURGE_SECONDS = 10.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: sun_path holds 107 characters.
 _LONGEST_SOCKET_PATH = 100
@@ -368,6 +369,27 @@ class Server:
         if answer.returncode != 0:
             raise ScriptFailed(answer.stderr.strip())
         return answer.stdout
+
+    def purge_binlogs(self) -> bool:
+        """Deletes every binary log but a new one; False when the server kept some, because they are being read."""
+        self.execute("FLUSH BINARY LOGS")
+        variable = "slave_connections_needed_for_purge"  # MariaDB else keeps what no replica has read
+        before = self.execute(f"SHOW GLOBAL VARIABLES LIKE '{variable}'")
+        if before:
+            self.execute(f"SET GLOBAL {variable} = 0")
+        try:
+            deadline = time.monotonic() + _PURGE_SECONDS
+            # MariaDB lets go of a log that was read, and of one that it would need after a crash, a moment later.
+            while time.monotonic() < deadline:
+                newest = self.execute("SHOW BINARY LOGS")[-1][0]
+                self.execute(f"PURGE BINARY LOGS TO '{newest}'")
+                if self.execute("SHOW BINARY LOGS")[0][0] == newest:
+                    return True
+                time.sleep(0.02)
+            return False
+        finally:
+            if before:
+                self.execute(f"SET GLOBAL {variable} = %s", (int(before[0][1]),))
 
     def create_database(self, name: str, charset: str = "latin1") -> None:
         self.execute(f"CREATE DATABASE `{name}` CHARACTER SET {charset}")

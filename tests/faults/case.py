@@ -20,6 +20,13 @@ from tests.servers import Server
 CONCURRENCY = 8
 
 
+def tear(path: Path, lost_bytes: int) -> None:
+    """A file whose end is lost. Another file: killed between a link and a rename, two generations are one for a moment."""
+    torn = path.with_name("torn")
+    torn.write_bytes(path.read_bytes()[:-lost_bytes])
+    torn.rename(path)
+
+
 @dataclass
 class Figures:
     """What the fault suite adds up for its report."""

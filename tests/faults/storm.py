@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.faults.case import CONCURRENCY, Case
+from tests.faults.case import CONCURRENCY, Case, tear
 from tests.faults.proxy import Proxy
-from tests.faults.test_server import purge, reset, throw_out
+from tests.faults.test_server import reset, throw_out
 from tests.indexer import wait_until
 from tests.receiver import ACCEPT_AND_RESET, HANG, RESET, UNAUTHORIZED, UNAUTHORIZED_WITH_200, Answer
 
@@ -92,7 +92,7 @@ class Storm:
         yield
 
     def _log_purged(self) -> Iterator[None]:
-        purge(self.case.server)
+        self.case.server.purge_binlogs()
         yield
 
     def _log_reset(self) -> Iterator[None]:
@@ -205,10 +205,7 @@ class Storm:
         previous = path.with_name("checkpoint.previous.json")
         # With nothing to fall back to, a person has to decide.
         if previous.exists():
-            torn = path.with_name("torn")
-            # Not written in place: killed between a link and a rename, both names are one file.
-            torn.write_bytes(path.read_bytes()[:-50])
-            torn.rename(path)
+            tear(path, 50)
             # The generation before may lack as much again.
             self.case.bound += CONCURRENCY
         yield

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.case import CONCURRENCY, Case
+from tests.faults.case import CONCURRENCY, Case, tear
 from tests.indexer import wait_until
 from tests.receiver import Answer
 
@@ -150,9 +150,7 @@ def test_killed_with_a_torn_checkpoint(case: Case) -> None:
     previous = case.indexer.state_dir / "checkpoint.previous.json"
     wait_until(previous.exists, what="a second generation")
     case.kill()
-    torn = path.with_name("torn")
-    torn.write_bytes(path.read_bytes()[:-40])
-    torn.rename(path)  # not in place: killed between a link and a rename, both names are one file
+    tear(path, 40)
     case.fault(repeats=CONCURRENCY)
     case.start()
     case.store(5)

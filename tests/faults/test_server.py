@@ -22,20 +22,6 @@ from tests.servers import Server
 QUICK = {"stream": {"heartbeat_seconds": 1, "audit_seconds": 1}}
 
 
-def purge(server: Server) -> None:
-    """Every binary log but the newest is gone."""
-    server.execute("FLUSH BINARY LOGS")
-    if server.execute("SHOW GLOBAL VARIABLES LIKE 'slave_connections_needed_for_purge'"):
-        server.execute("SET GLOBAL slave_connections_needed_for_purge = 0")
-    newest = server.execute("SHOW BINARY LOGS")[-1][0]
-    # MariaDB lets go of a file that was being read a moment later.
-    for _ in range(50):
-        server.execute(f"PURGE BINARY LOGS TO '{newest}'")
-        if server.execute("SHOW BINARY LOGS")[0][0] == newest:
-            return
-        time.sleep(0.1)
-
-
 def reset(server: Server) -> None:
     server.execute("RESET MASTER" if server.is_mariadb else "RESET BINARY LOGS AND GTIDS")
 
@@ -108,7 +94,7 @@ def test_rotated_and_purged_under_load(hurt_case: Case) -> None:
     with case.load() as load:
         for _ in range(8):
             time.sleep(0.2)
-            purge(case.server)
+            case.server.purge_binlogs()
             case.fault()
     case.loaded(load)
     case.finish()
@@ -123,7 +109,7 @@ def test_purged_while_the_service_was_away(hurt_case: Case) -> None:
     case.arrives(case.committed)
     case.indexer.stop()
     case.store(30)
-    purge(case.server)
+    assert case.server.purge_binlogs()
     case.fault()
     case.start()
     case.says("position lost")
@@ -401,7 +387,7 @@ def test_the_clock_goes_back_an_hour_and_the_log_is_purged(hurt_case: Case) -> N
         case.pacs.execute("SET timestamp = UNIX_TIMESTAMP() - 3600")
         case.fault()
         case.store(10)
-        purge(case.server)
+        assert case.server.purge_binlogs()
         case.start()
         case.arrives(case.committed)
         case.store(5)

@@ -185,8 +185,7 @@ def test_a_place_in_the_log_that_will_be_purged_and_one_that_is(shared: Pacs, in
         # A `run` that is active moves on by itself, also where nothing was written for long.
         running = found(indexer, position=position, written=days_ago, running=True)
         assert only(running, "binlog retention").status is OK
-        ((newest, *_),) = shared.server.execute("SHOW BINARY LOGS")[-1:]
-        shared.server.execute(f"PURGE BINARY LOGS TO '{newest}'")
+        assert shared.server.purge_binlogs()
         finding = only(found(indexer, position=position, written=now), "binlog retention")
         assert finding.status is WARNING
         assert f"no binary log {position.file}" in finding.message
