@@ -22,7 +22,9 @@ from cdc_indexer.errors import CheckpointError, Stopped, StorageError
 from cdc_indexer.position import Identity, Position
 from cdc_indexer.settled import IntervalSet, Settled
 
-FORMAT = 1
+FORMAT = 2
+#: Sets of ids were lists of pairs in the first one.
+_READABLE_FORMATS = (1, FORMAT)
 FILE_NAME = "checkpoint.json"
 PREVIOUS_FILE_NAME = "checkpoint.previous.json"
 
@@ -115,7 +117,7 @@ class Checkpoint:
             raise ValueError("its checksum doesn't match its content")
         try:
             document = json.loads(text)
-            if document["format"] != FORMAT:
+            if document["format"] not in _READABLE_FORMATS:
                 raise ValueError(f"its format is {document['format']}, this version knows {FORMAT}")
             position = document["position"]
             columns = document["columns"]
@@ -125,8 +127,8 @@ class Checkpoint:
                 position=Position(**position) if position else None,
                 columns=tuple((str(n), str(t), bool(u)) for n, t, u in columns) if columns else None,
                 settled=Settled.parse(document["settled"]),
-                unverified=IntervalSet(document["unverified"]),
-                sent_pks=IntervalSet(document["sent_pks"]),
+                unverified=IntervalSet.parse(document["unverified"]),
+                sent_pks=IntervalSet.parse(document["sent_pks"]),
                 patients={
                     int(row_id): (int(done["up_to"]), IntervalSet(done["ahead"]))
                     for row_id, done in document.get("patients", {}).items()

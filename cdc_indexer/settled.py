@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 EPOCH = datetime(1970, 1, 1)
 _MINUTE = timedelta(minutes=1)
@@ -96,8 +97,31 @@ class IntervalSet:
         return sorted(self, key=lambda pair: pair[0] - pair[1])[:count]
 
     def render(self) -> str:
-        """As JSON: ``[[start, end], ...]``."""
-        return f"[{','.join([f'[{start},{end}]' for start, end in self])}]"
+        """As JSON: ``[first, in, out, in, ...]``, the first number, then by turns how many belong to it and how many don't.
+
+        Two sessions draw their ids in turn: while one's transaction is settled and the other's isn't, each of its ids is
+        an interval of its own.
+        """
+        runs = []
+        after = None
+        for start, end in self:
+            runs.append(start if after is None else start - after)
+            after = end + 1
+            runs.append(after - start)
+        return f"[{','.join(map(str, runs))}]"
+
+    @classmethod
+    def parse(cls, document: Sequence[Any]) -> IntervalSet:
+        """The set that ``render`` wrote, or one of ``[[start, end], ...]``; ValueError or TypeError when it is neither."""
+        if not document or not isinstance(document[0], int):
+            return cls(document)
+        parsed = cls()
+        at = 0
+        for outside, inside in zip(document[::2], document[1::2], strict=True):
+            start = at + outside
+            at = start + inside
+            parsed.add(start, at - 1)
+        return parsed
 
 
 def minute_of(moment: datetime) -> datetime:
@@ -232,7 +256,7 @@ class Settled:
             first, _, last = name.partition("/")
             start = datetime.fromisoformat(first)
             end = datetime.fromisoformat(last) if last else start + _MINUTE
-            buckets.append(_Bucket(start, end, IntervalSet(intervals)))
+            buckets.append(_Bucket(start, end, IntervalSet.parse(intervals)))
         settled._buckets = sorted(buckets, key=lambda bucket: bucket.start)
         settled._starts = [bucket.start for bucket in settled._buckets]
         for bucket in settled._buckets:

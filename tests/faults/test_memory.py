@@ -19,9 +19,7 @@ from tests.servers import Server
 PEAK_MB = 100
 #: Once that room is filled.
 GROWTH_MB = 6
-#: Two sessions draw their ids in turn: while one's transaction is settled and the other's isn't, each id of its 5,000 rows
-#: is an interval of its own (40 bytes). Once both are, they are one.
-CHECKPOINT_KB = 256
+CHECKPOINT_KB = 64
 
 _ROWS_AT_A_TIME = 5_000
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cdc_indexer.settled import Settled
 from tests.central.conftest import READER, Index
 from tests.indexer import CENTER, KEY, Indexer, wait_until
 from tests.invariant import assert_index_equals_pacs, assert_nothing_lost, parked_uids
@@ -56,11 +57,9 @@ def nothing_waits(indexer: Indexer, pacs: Pacs) -> bool:
     if not (indexer.state_dir / "checkpoint.json").exists():
         return False
     checkpoint = indexer.checkpoint()
-    intervals = [pair for minute in checkpoint["settled"]["minutes"].values() for pair in minute]
+    settled = Settled.parse(checkpoint["settled"])
     ids = [row[0] for row in pacs.execute("SELECT id FROM study_service")]
-    return not checkpoint["unverified"] and all(
-        any(first <= row_id <= last for first, last in intervals) for row_id in ids
-    )
+    return not checkpoint["unverified"] and all(row_id in settled for row_id in ids)
 
 
 def live(pacs: Pacs, receiver: Receiver, indexer: Indexer, steps: int) -> None:

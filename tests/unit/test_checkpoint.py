@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -70,6 +71,32 @@ def test_any_checkpoint_survives_its_file(
     assert_same(again, checkpoint)
     assert again.position == position
     assert all(row_id in again.settled for row_id, _ in rows)
+
+
+def test_the_first_format_is_still_read() -> None:
+    """It had the ids as pairs: first and last."""
+    checkpoint = example()
+    document = json.loads(checkpoint.render())
+    row_id = 2**63 + 1
+    document["format"] = 1
+    document["settled"]["minutes"] = {"2026-03-01T12:00": [[row_id, row_id]]}
+    document["unverified"] = [[row_id, row_id]]
+    document["sent_pks"] = [[1, 1]]
+    del document["checksum"]
+    body = json.dumps(document, indent=2).removesuffix("\n}")
+    seal = hashlib.sha256(body.encode()).hexdigest()
+    assert_same(Checkpoint.parse(f'{body},\n  "checksum": "sha256:{seal}"\n}}\n'), checkpoint)
+
+
+def test_ids_drawn_in_turn_by_two_sessions_take_little_room() -> None:
+    """While one's transaction of 5,000 rows is settled and the other's isn't, each of its ids is an interval of its own."""
+    checkpoint = Checkpoint(identity=None, center="007")
+    for number in range(0, 10_000, 2):
+        checkpoint.settled.add(2**63 + number, WHEN)
+        checkpoint.unverified.add(2**63 + number)
+    text = checkpoint.render()
+    assert len(text) < 64 * 1024
+    assert_same(Checkpoint.parse(text), checkpoint)
 
 
 @given(st.data())

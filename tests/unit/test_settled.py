@@ -37,7 +37,8 @@ def test_interval_set_is_a_set_of_numbers(actions: list[tuple[str, int, int]]) -
     pairs = list(ours)
     # Sorted, disjoint and never adjacent: the fewest intervals there can be.
     assert all(left[1] + 1 < right[0] for left, right in itertools.pairwise(pairs))
-    assert IntervalSet(json.loads(ours.render())) == ours
+    assert IntervalSet.parse(json.loads(ours.render())) == ours
+    assert IntervalSet.parse(json.loads(json.dumps(pairs))) == ours  # as the first format had it
 
 
 def test_interval_set_refuses_a_backward_interval() -> None:
