@@ -192,23 +192,32 @@ class Pipeline:
             self._versions.add(key, row.study_pk, mark, deleted=True, study_iuid=row.study_iuid)
 
     def _send_first(self, row: OutboxRow, key: str) -> None:
-        mark = (row.id, row.recorded_at)
+        body, invalid = self._document(row.values)
         delivery = Delivery(
             key=key,
             study_pk=row.study_pk,
             study_iuid=row.study_iuid,
             idempotency_key=idempotency_key(self.policy.center, row.id),
-            body=b"",
-            rows=(mark,),
+            body=body,
+            rows=((row.id, row.recorded_at),),
             first_version=True,
             finished=self._first_finished,
         )
+        self._send(delivery, invalid)
+
+    def _document(self, values: Mapping[str, object]) -> tuple[bytes, InvalidStudy | None]:
+        """A study's JSON; or none, and why its values can't become one."""
         try:
-            delivery.body = study_json(row.values, self.policy.center, self.policy.fields)
+            return study_json(values, self.policy.center, self.policy.fields), None
         except InvalidStudy as error:
-            self._first_finished(delivery, _invalid(error))
-            return
-        self._dispatcher.submit(delivery)
+            return b"", error
+
+    def _send(self, delivery: Delivery, invalid: InvalidStudy | None) -> None:
+        """Queues a delivery; one without a document is parked as if the index had rejected it."""
+        if invalid is not None:
+            delivery.finished(delivery, _invalid(invalid))
+        else:
+            self._dispatcher.submit(delivery)
 
     def restore_unverified(self, rows: Iterable[OutboxRow]) -> None:
         """First versions sent before a restart, whose row in the view is yet to be read."""
@@ -257,11 +266,7 @@ class Pipeline:
             self._tell(delivery, outcome, accepted=accepted)
             return finished(accepted)
 
-        invalid: InvalidStudy | None = None
-        try:
-            body = study_json(values, self.policy.center, self.policy.fields)
-        except InvalidStudy as error:
-            body, invalid = b"", error
+        body, invalid = self._document(values)
         delivery = Delivery(
             key=key,
             study_pk=pk,
@@ -273,10 +278,7 @@ class Pipeline:
             finished=done,
             behind=behind,
         )
-        if invalid is not None:
-            done(delivery, _invalid(invalid))
-        else:
-            self._dispatcher.submit(delivery)
+        self._send(delivery, invalid)
 
     def settle_unsent(self, values: Mapping[str, object], rows: Iterable[tuple[int, datetime]]) -> int:
         """Settles a study's rows without sending it: the central index has it from the old client."""
@@ -349,14 +351,10 @@ class Pipeline:
             self._settle_unsent(waiting, waiting.digest)
             return
         else:
-            try:
-                body = study_json(values, policy.center, policy.fields)
-            except InvalidStudy as error:
-                body, invalid = b"", error
-            else:
-                if hash(body) == waiting.digest:
-                    self._settle_unsent(waiting, waiting.digest)
-                    return
+            body, invalid = self._document(values)
+            if invalid is None and hash(body) == waiting.digest:
+                self._settle_unsent(waiting, waiting.digest)
+                return
         delivery = Delivery(
             key=waiting.key,
             study_pk=waiting.study_pk,
@@ -367,10 +365,7 @@ class Pipeline:
             first_version=False,
             finished=lambda delivery, outcome: self._later_finished(delivery, outcome, waiting),
         )
-        if invalid is not None:
-            self._later_finished(delivery, _invalid(invalid), waiting)
-        else:
-            self._dispatcher.submit(delivery)
+        self._send(delivery, invalid)
 
     def _settle_unsent(self, waiting: Waiting, digest: int | None, forget_pk: int | None = None) -> None:
         """Settles what stands for no POST: nothing differs, or there is nothing to send."""

@@ -101,10 +101,10 @@ class AnswerReader:
         framing = _framing if len(head) <= _REMEMBERED_BYTES else _framing.__wrapped__
         status, keep, kind, length, retry_after = framing(head, self._method == "HEAD")
         self._data = data[end.end() :]
-        self._status = status
-        if 100 <= status < 200 and status != 101:
+        if kind is None:
             return bool(self._data)
-        self._keep, self._kind, self._left, self._retry_after = keep, kind, length, retry_after
+        self._status, self._keep, self._kind, self._left = status, keep, kind, length
+        self._retry_after = retry_after
         return True
 
     # --- chunks ------------------------------------------------------------------------------------------
@@ -159,8 +159,8 @@ class AnswerReader:
 
 _FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"retry-after"})
 
-#: Status, whether the connection may be used again, what follows, its length, Retry-After.
-_Framing = tuple[int, bool, int, int, "str | None"]
+#: Status, whether the connection may be used again, what follows (None: another head), its length, Retry-After.
+_Framing = tuple[int, bool, "int | None", int, "str | None"]
 
 #: Heads that are longer aren't kept.
 _REMEMBERED_BYTES = 1024
@@ -176,7 +176,7 @@ def _framing(head: bytes, no_body: bool) -> _Framing:
         raise HTTPException("no status line")
     status = int(status_line[2])
     if 100 <= status < 200 and status != 101:
-        return status, False, _NOTHING, 0, None
+        return status, False, None, 0, None
     keep = status_line[1] != b"0"
     length: int | None = None
     retry_after: str | None = None

@@ -122,9 +122,9 @@ class Senders:
         self._continuing = 0
         self._finished = False
         self._connected: deque[tuple[Work, Outcome | None]] = deque()
-        #: (generation, work) whose result isn't durable yet; the newest of these generations not asked for, and asked for.
+        #: (generation, work) whose result isn't durable yet, and the newest of these generations not asked for.
         self._undurable: deque[tuple[int, Work]] = deque()
-        self._unasked = self._asked = 0
+        self._unasked = 0
         self._written = 0
         self._answer_times: deque[float] = deque(maxlen=_ANSWER_TIMES_KEPT)
         self._expires_at = math.inf
@@ -192,18 +192,16 @@ class Senders:
 
     def _wait(self, seconds: float) -> None:
         """Waits until something happens, at most so long, and deals with it."""
-        if self._unasked <= self._written:
-            self._unasked = 0  # it was in time for the write before
         if self._unasked and not self._gathers():
             self._ask()
         now = time.monotonic()
         milliseconds: float | None = None
-        if self._unasked and not self._writing:
+        if self._unasked:
             milliseconds = _GATHER_MILLISECONDS
         elif (least := min(seconds, self._expires_at - now)) != math.inf:
             milliseconds = max(least, 0.0) * 1000
         happened = self._poll.poll(milliseconds)
-        if not happened and self._unasked and not self._writing:
+        if not happened and self._unasked:
             self._ask()
         in_flight = self._in_flight
         for descriptor, _ in happened:
@@ -353,24 +351,13 @@ class Senders:
 
     # --- results -----------------------------------------------------------------------------------------
 
-    @property
-    def _writing(self) -> bool:
-        """Whether results that were asked for aren't on the disk yet."""
-        return self._asked > self._written
-
     def _gathers(self) -> bool:
-        """Whether results wait for those of others, because a write takes longer than an answer.
-
-        For what is in flight; and for the write under way, whose slots then send and are answered while nothing is written:
-        so that all slots share each write, instead of one half of them after the other.
-        """
-        if not (self._in_flight or self._writing):
-            return False
-        return min(self._answer_times) < self._durable.write_seconds
+        """Whether the results of what is in flight are worth waiting for: a write takes longer than an answer."""
+        return bool(self._in_flight) and min(self._answer_times) < self._durable.write_seconds
 
     def _ask(self) -> None:
-        self._asked, self._unasked = max(self._asked, self._unasked), 0
-        self._durable.request(self._asked)
+        generation, self._unasked = self._unasked, 0
+        self._durable.request(generation)
 
     def _release(self) -> None:
         undurable, written = self._undurable, self._written

@@ -238,6 +238,15 @@ def xa_of(packet: bytes) -> tuple[bool, str]:
     return one_phase, f"x'{name.hex()}',x'{branch.hex()}',{form}"
 
 
+def _columns_at(packet: bytes, kind: int) -> int:
+    """Where a rows event of this (uncompressed) kind says how many columns there are."""
+    at = HEADER_BYTES + WRITE_ROWS[kind]
+    if kind == WRITE_ROWS_V2:
+        # What a server may add is counted with the two bytes that count it.
+        at += int.from_bytes(packet[at - 2 : at], "little") - 2
+    return at
+
+
 class _Server:
     """What mysql-replication wants to know from its control connection: we have none, it would idle out."""
 
@@ -282,10 +291,7 @@ class Decoder:
         if packet[5] >= MARIADB_QUERY_COMPRESSED:
             packet, checksum = self._plain(packet), False
         if usual is not None:
-            at = HEADER_BYTES + WRITE_ROWS[packet[5]]
-            if packet[5] == WRITE_ROWS_V2:
-                # What a server may add is counted with the two bytes that count it.
-                at += int.from_bytes(packet[at - 2 : at], "little") - 2
+            at = _columns_at(packet, packet[5])
             count, images = len(usual), at + 1 + (len(usual) + 7) // 8
             everything = (1 << count) - 1
             present = int.from_bytes(packet[at + 1 : images], "little") & everything
@@ -319,9 +325,7 @@ class Decoder:
     def _plain(self, packet: bytes) -> bytes:
         """A compressed rows event of MariaDB as the plain one that the library knows."""
         kind = WRITE_ROWS_V1 if packet[5] == MARIADB_WRITE_ROWS_COMPRESSED_V1 else WRITE_ROWS_V2
-        at = HEADER_BYTES + WRITE_ROWS[kind]
-        if kind == WRITE_ROWS_V2:
-            at += int.from_bytes(packet[at - 2 : at], "little") - 2
+        at = _columns_at(packet, kind)
         columns = packet[at]
         at += 1 + (columns + 7) // 8
         body = packet[HEADER_BYTES:at] + _inflated(packet[at : self.end(packet)])

@@ -9,10 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pymysql.constants import FIELD_TYPE
-
-#: MySQL 5.6's DATETIME, which the constants don't name.
-_DATETIME2 = 18
+from pymysqlreplication.constants import FIELD_TYPE
 
 _INT_BYTES = {
     FIELD_TYPE.TINY: 1,
@@ -41,7 +38,7 @@ def columns_of(table: Any) -> Columns | None:
             found.append((column.name, _UNSIGNED if column.unsigned else _SIGNED, _INT_BYTES[column.type]))
         elif column.type in (FIELD_TYPE.VARCHAR, FIELD_TYPE.STRING) and column.character_set_name in _UTF8:
             found.append((column.name, _TEXT, 2 if column.max_length > 255 else 1))
-        elif column.type == _DATETIME2:
+        elif column.type == FIELD_TYPE.DATETIME2:
             found.append((column.name, _MOMENT, (column.fsp + 1) // 2))
         else:
             return None
