@@ -14,7 +14,9 @@ from cdc_indexer.delivery.gate import Gate
 from cdc_indexer.monitor.report import Report
 from cdc_indexer.monitor.texts import TEXTS
 from cdc_indexer.observer import Source
+from tests.indexer import wait_until
 from tests.monitor.conftest import Site, sample
+from tests.monitor.keyboard import Keyboard
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CSS = (ROOT / "cdc_indexer/monitor/static/page.css").read_text()
@@ -111,6 +113,25 @@ def test_it_renews_itself_and_says_when_nobody_answers(busy: Site, tmp_path: Pat
     assert re.search(r'<p id="offline" role="alert">' + re.escape(TEXTS["en"]["offline"]), dom)
     # Whatever the report's error, the service goes on.
     busy.watch.sampled(sample(parked=0))
+
+
+@in_a_browser
+def test_everything_is_reached_and_used_by_keyboard(busy: Site, tmp_path: Path) -> None:
+    assert BROWSER is not None
+    active = "document.activeElement.getAttribute('href') || document.activeElement.tagName"
+    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    with Keyboard(BROWSER, f"{busy.url}/?lang=es", tmp_path) as page:
+        stops = []
+        for _ in range(5):
+            page.press("Tab")
+            stops.append(page.value(active))
+            assert page.value(outline) == "solid", stops
+            if stops[-1] == "SUMMARY":
+                page.press("Enter")
+                assert page.value("document.querySelector('details').open")
+        assert stops == ["?lang=en", "?lang=es", "SUMMARY", "/metrics", "/status.json"]
+        page.press("Enter")
+        wait_until(lambda: bool(page.value("location.pathname") == "/status.json"), what="the link's target")
 
 
 # --- what needs no browser -------------------------------------------------------------------------------
