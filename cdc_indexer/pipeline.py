@@ -342,6 +342,12 @@ class Pipeline:
         policy = self.policy
         body: bytes | None = None
         invalid: InvalidStudy | None = None
+        if values is not None and study_key(*_names(values)) != waiting.key:
+            # Its primary key is that of another study now, or it got another UID.
+            if not (waiting.deleted and waiting.study_iuid):
+                self._hand_over(waiting, values)
+                return
+            values = None
         if values is None:
             if not (waiting.deleted and policy.deletes):
                 # Left to its 'deleted' row, which comes or has come.
@@ -366,6 +372,18 @@ class Pipeline:
             finished=lambda delivery, outcome: self._later_finished(delivery, outcome, waiting),
         )
         self._send(delivery, invalid)
+
+    def _hand_over(self, waiting: Waiting, values: Mapping[str, object]) -> None:
+        """Lets the rows wait with those of the study that the view has at their primary key."""
+        uid, study_pk = _names(values)
+        for row in waiting.rows:
+            self._versions.add(
+                study_key(uid, study_pk), study_pk, row, deleted=None, soon=True, study_iuid=uid, block=False
+            )
+        if waiting.verify_ids:
+            self._progress.verified(waiting.verify_ids)
+        self._close_patients(waiting)
+        self._versions.done(waiting.key, None)
 
     def _settle_unsent(self, waiting: Waiting, digest: int | None, forget_pk: int | None = None) -> None:
         """Settles what stands for no POST: nothing differs, or there is nothing to send."""
@@ -395,7 +413,9 @@ class Pipeline:
             with self._patients_changed:
                 if not patient.begin(key, study_pk):
                     continue
-            self._versions.add(key, study_pk, patient=patient, soon=True, study_iuid=uid, block=False)
+            self._versions.add(
+                key, study_pk, patient=patient, deleted=None, soon=True, study_iuid=uid, block=False
+            )
         if len(page) < VERIFY_BATCH:
             with self._patients_changed:
                 self._patients.popleft()

@@ -189,13 +189,14 @@ class Versions:
         row: tuple[int, datetime] | None = None,
         *,
         patient: PatientChange | None = None,
-        deleted: bool = False,
+        deleted: bool | None = False,
         soon: bool = False,
         study_iuid: str = "",
         block: bool = True,
     ) -> None:
         """Lets a row (id, recorded_at) or a patient's change wait.
 
+        ``deleted``: whether it says that the PACS deleted the study; None: it says nothing about that.
         ``soon``: without waiting for quiet. Blocks while too many wait (Stopped ends that), but for who empties the queue
         itself and asks ``full`` before.
         """
@@ -213,7 +214,8 @@ class Versions:
             study.last_at = now
             waiting.study_pk = study_pk
             waiting.study_iuid = study_iuid or waiting.study_iuid
-            waiting.deleted = deleted
+            if deleted is not None:
+                waiting.deleted = deleted
             if row is not None:
                 if isinstance(waiting.rows, tuple):
                     waiting.rows = []

@@ -268,13 +268,39 @@ def test_a_deleted_study_pk_may_be_sent_again(pacs: Pacs, receiver: Receiver, in
         wait_until(lambda: indexer.caught_up, what="caught up")
         pk = pacs.store_study("1.1")
         wait_until(lambda: nothing_waits(indexer, pacs), what="settled")
-        assert indexer.checkpoint()["sent_pks"] == [[pk, pk]]
+        assert indexer.checkpoint()["sent_pks"] == [pk, 1]
         receiver.next(1, Answer(503, b""))
         pacs.delete_study(pk)
         wait_until(lambda: indexer.checkpoint()["sent_pks"] == [], what="forgotten")
         pacs.execute("ALTER TABLE study AUTO_INCREMENT = 1")
         assert pacs.store_study("1.1") == pk
         wait_until(lambda: receiver.study_iuids() == ["1.1", "1.1"], what="sent again")
+
+
+@pytest.mark.parametrize("schema", ["2.x"], indirect=True)
+def test_a_primary_key_that_belongs_to_another_study_now(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer
+) -> None:
+    """Given to it by an archive that counts from its largest one, after a restart; or the study got another UID."""
+    deliver(indexer, deletes="delete", settle_seconds=1)
+    with indexer.running():
+        wait_until(lambda: indexer.caught_up, what="caught up")
+        pk = pacs.store_study("1.1")
+        receiver.wait_for(1)
+        pacs.execute("UPDATE study SET study_iuid = '1.2' WHERE pk = %s", (pk,))
+        wait_until(lambda: nothing_waits(indexer, pacs), what="settled")
+        assert receiver.study_iuids() == ["1.1", "1.2"]
+        pacs.execute("UPDATE study SET study_desc = 'old' WHERE pk = %s", (pk,))
+        pacs.execute("UPDATE study SET study_iuid = '1.3' WHERE pk = %s", (pk,))
+        wait_until(lambda: nothing_waits(indexer, pacs), what="settled")
+        assert receiver.study_iuids() == ["1.1", "1.2", "1.3"]
+    pacs.delete_study(pk)
+    pacs.execute("ALTER TABLE study AUTO_INCREMENT = 1")
+    assert pacs.store_study("1.4") == pk
+    with indexer.running():
+        wait_until(lambda: nothing_waits(indexer, pacs), what="settled")
+    last = [(entry.method, entry.study_iuids) for entry in receiver.entries()[3:]]
+    assert sorted(last) == [("DELETE", ["1.3"]), ("POST", ["1.4"])]
 
 
 # --- corrections -----------------------------------------------------------------------------------------

@@ -150,6 +150,14 @@ def test_a_deletion_is_due_at_once_and_a_later_row_takes_it_back(versions: Versi
     assert versions.due(10) == []
 
 
+def test_what_says_nothing_of_a_deletion_does_not_take_it_back(versions: Versions) -> None:
+    """A patient's change whose studies were read just before one of them was deleted: the deletion would be lost."""
+    versions.add("1.2", 1, (1, WHEN), deleted=True)
+    versions.add("1.2", 1, patient=PatientChange(2, WHEN, 7), deleted=None, soon=True)
+    (waiting,) = versions.due(10)
+    assert waiting.deleted
+
+
 def test_what_a_restart_restores_waits_for_the_rows_that_were_not_settled(
     versions: Versions, clock: Clock
 ) -> None:
