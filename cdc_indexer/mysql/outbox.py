@@ -106,13 +106,13 @@ class Outbox:
         return self._rows("id BETWEEN %s AND %s ORDER BY id LIMIT %s", (first_id, last_id, limit))
 
     def newest_of(self, study_pks: Sequence[int]) -> dict[int, Mark]:
-        """The latest recorded_at and the highest id among the visible rows of each of these studies, by study_pk."""
+        """The latest recorded_at and the highest id of each of these studies that has several visible rows, by study_pk."""
         if not study_pks:
             return {}
         with self._cursor() as cursor:
             cursor.execute(
                 f"SELECT study_pk, MAX(recorded_at), MAX(id) FROM {TABLE} "  # noqa: S608
-                f"WHERE study_pk IN ({_places(study_pks)}) GROUP BY study_pk",
+                f"WHERE study_pk IN ({_places(study_pks)}) GROUP BY study_pk HAVING COUNT(*) > 1",
                 tuple(study_pks),
             )
             return {study_pk: (recorded_at, row_id) for study_pk, recorded_at, row_id in cursor.fetchall()}
