@@ -31,6 +31,8 @@ class Proxy:
         self._delay_seconds = 0.0
         self._flowing = asyncio.Event()
         self._truncate_after: int | None = None
+        #: Answers of the target that came and weren't passed on whole.
+        self.undelivered = 0
         self._lines: set[_Line] = set()
         self._listening: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
@@ -154,6 +156,7 @@ class _Line:
         proxy = self._proxy
         with contextlib.suppress(OSError):
             while data := await reader.read(_CHUNK):
+                proxy.undelivered += from_target
                 if proxy._delay_seconds:
                     await asyncio.sleep(proxy._delay_seconds)
                 await proxy._flowing.wait()
@@ -163,6 +166,7 @@ class _Line:
                     return
                 writer.write(data)
                 await writer.drain()
+                proxy.undelivered -= from_target
 
     def reset(self) -> None:
         """Ends both sides with RST instead of FIN."""
