@@ -23,7 +23,7 @@ from cdc_indexer.position import Identity, Position
 from cdc_indexer.settled import IntervalSet, Settled
 
 FORMAT = 2
-#: Sets of ids were lists of pairs in the first one.
+#: In the first one `settled`, `unverified` and `sent_pks` were lists of pairs.
 _READABLE_FORMATS = (1, FORMAT)
 FILE_NAME = "checkpoint.json"
 PREVIOUS_FILE_NAME = "checkpoint.previous.json"

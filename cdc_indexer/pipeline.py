@@ -380,10 +380,8 @@ class Pipeline:
             self._versions.add(
                 study_key(uid, study_pk), study_pk, row, deleted=None, soon=True, study_iuid=uid, block=False
             )
-        if waiting.verify_ids:
-            self._progress.verified(waiting.verify_ids)
-        self._close_patients(waiting)
-        self._versions.done(waiting.key, None)
+        waiting.rows = ()
+        self._settle_unsent(waiting, None)
 
     def _settle_unsent(self, waiting: Waiting, digest: int | None, forget_pk: int | None = None) -> None:
         """Settles what stands for no POST: nothing differs, or there is nothing to send."""

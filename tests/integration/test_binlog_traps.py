@@ -497,16 +497,7 @@ def test_fact_1_14_a_purged_position(own_outbox: Outbox) -> None:
     outbox = own_outbox
     start, columns = outbox.end(), outbox.columns()
     outbox.insert(1)
-    outbox("FLUSH BINARY LOGS")
-    outbox("FLUSH BINARY LOGS")
-    if outbox("SHOW GLOBAL VARIABLES LIKE 'slave_connections_needed_for_purge'"):
-        outbox(
-            "SET GLOBAL slave_connections_needed_for_purge = 0"
-        )  # MariaDB else keeps what no replica has read
-    deadline = time.monotonic() + 10
-    while outbox("SHOW BINARY LOGS")[0][0] == start.file:  # MariaDB lets go of a file a moment later
-        assert time.monotonic() < deadline
-        outbox(f"PURGE BINARY LOGS TO '{outbox.end().file}'")
+    assert outbox.server.purge_binlogs()
     with pytest.raises(PositionLost):
         outbox.follow(start, columns)
     with reading(outbox.settings) as connection, pytest.raises(PositionLost):

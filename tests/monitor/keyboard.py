@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from tests.indexer import wait_until
@@ -13,61 +13,44 @@ from tests.indexer import wait_until
 _KEYS = {"Tab": 9, "Enter": 13}
 
 
-class Keyboard:
-    """One page; ``press`` keys on it, and ask it by ``value`` what it shows."""
+@contextmanager
+def open_page(browser: Sequence[str], url: str) -> Iterator[Keyboard]:
+    """The page that ``browser``, a command line without an address, shows at ``url``."""
+    # Where it wants its pipe: 3 to read, 4 to write.
+    command = ["/bin/sh", "-c", 'exec "$@" 3<&0 4>&1 </dev/null >/dev/null', "sh", *browser]
+    with subprocess.Popen(
+        [*command, "--remote-debugging-pipe", "about:blank"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+    ) as process:
+        try:
+            page = Keyboard(process)
+            page.open(url)
+            yield page
+        finally:
+            process.terminate()
 
-    def __init__(self, browser: str, url: str, directory: Path) -> None:
-        self._process = subprocess.Popen(
-            [
-                "/bin/sh",
-                "-c",
-                'exec "$@" 3<&0 4>&1 </dev/null >/dev/null',  # where it wants its pipe
-                "sh",
-                browser,
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-dev-shm-usage",
-                "--remote-debugging-pipe",
-                f"--user-data-dir={directory / 'keyboard'}",
-                "about:blank",
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-        )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._commands, self._answers = self._process.stdin, self._process.stdout
+
+class Keyboard:
+    """``press`` keys on a page, and ask it by ``value`` what it shows."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._commands, self._answers = process.stdin, process.stdout
         self._unread = b""
         self._number = 0
         self._session: dict[str, str] = {}
-        self._url = url
 
-    def __enter__(self) -> Keyboard:
-        try:
-            target = self._call("Target.createTarget", url=self._url)["targetId"]
-            session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-            self._session = {"sessionId": session}
-            loaded = "document.readyState === 'complete' && location.href !== 'about:blank'"
-            wait_until(lambda: bool(self.value(loaded)), what="the page")
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the browser."""
-        self._commands.close()
-        self._answers.close()
-        self._process.terminate()
-        self._process.wait(30)
+    def open(self, url: str) -> None:
+        """Shows the page there, and waits until it is complete."""
+        target = self._call("Target.createTarget", url=url)["targetId"]
+        session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._session = {"sessionId": session}
+        loaded = "document.readyState === 'complete' && location.href !== 'about:blank'"
+        wait_until(lambda: bool(self.value(loaded)), what="the page")
 
     def press(self, key: str) -> None:
         """Presses and lets go of "Tab" or "Enter"."""
@@ -78,8 +61,7 @@ class Keyboard:
 
     def value(self, script: str) -> Any:
         """What the script's expression is on the page."""
-        answer = self._call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        return answer["result"].get("value")
+        return self._call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1

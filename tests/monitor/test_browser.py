@@ -16,7 +16,7 @@ from cdc_indexer.monitor.texts import TEXTS
 from cdc_indexer.observer import Source
 from tests.indexer import wait_until
 from tests.monitor.conftest import Site, sample
-from tests.monitor.keyboard import Keyboard
+from tests.monitor.keyboard import open_page
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CSS = (ROOT / "cdc_indexer/monitor/static/page.css").read_text()
@@ -31,22 +31,23 @@ BROWSER = next(
 in_a_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium here: tests/setup_servers.sh browser")
 
 
+def headless(directory: Path) -> list[str]:
+    """The browser's command line, with a profile of its own in ``directory``."""
+    assert BROWSER is not None
+    return [
+        BROWSER,
+        "--headless",
+        "--no-sandbox",  # root has none
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={directory / 'profile'}",
+    ]
+
+
 def browse(url: str, directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """The browser's DOM on stdout, what it complains of on stderr."""
-    assert BROWSER is not None
     done = subprocess.run(
-        [
-            BROWSER,
-            "--headless",
-            "--no-sandbox",  # root has none
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--hide-scrollbars",
-            "--enable-logging=stderr",
-            f"--user-data-dir={directory / 'profile'}",
-            *options,
-            url,
-        ],
+        [*headless(directory), "--hide-scrollbars", "--enable-logging=stderr", *options, url],
         capture_output=True,
         text=True,
         timeout=90,
@@ -117,10 +118,9 @@ def test_it_renews_itself_and_says_when_nobody_answers(busy: Site, tmp_path: Pat
 
 @in_a_browser
 def test_everything_is_reached_and_used_by_keyboard(busy: Site, tmp_path: Path) -> None:
-    assert BROWSER is not None
     active = "document.activeElement.getAttribute('href') || document.activeElement.tagName"
     outline = "getComputedStyle(document.activeElement).outlineStyle"
-    with Keyboard(BROWSER, f"{busy.url}/?lang=es", tmp_path) as page:
+    with open_page(headless(tmp_path), f"{busy.url}/?lang=es") as page:
         stops = []
         for _ in range(5):
             page.press("Tab")
