@@ -13,7 +13,7 @@ JOBS ?= 2
 help:  ## shows this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/demo.stamp compiled  ## a private database, 2,000 real studies, a central index and a simulated archive (DEMO_SECONDS=20: ends by itself)
+demo: $(VENV)/demo.stamp compiled  ## a private database, 2,500 real studies, a central index and a simulated archive (DEMO_SECONDS=20: ends by itself)
 	tests/setup_servers.sh any
 	$(BIN)/python -m extras.demo
 
