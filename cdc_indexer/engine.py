@@ -123,6 +123,7 @@ class Engine:
         )
         self._outbox = Outbox(settings.database)
         self._verifier = threading.Thread(target=self._verify_all, name="verifier", daemon=True)
+        #: Due already, but the view couldn't be read, or doesn't show their rows yet.
         self._retrying: list[Waiting] = []
 
     # --- life --------------------------------------------------------------------------------------------
@@ -227,20 +228,22 @@ class Engine:
         failing = False
         try:
             while not self._stopping.is_set():
-                due = self._retrying or self.pipeline.due()
+                due = self._retrying
+                if len(due) < VERIFY_BATCH:
+                    due = [*due, *self.pipeline.due()]
                 try:
                     if due:
                         self._retrying = due
-                        self.pipeline.verify(due, outbox)
-                        self._retrying = []
-                        if len(due) < VERIFY_BATCH:
-                            # Under load one becomes due every millisecond: the view is read for some together.
-                            self._stopping.wait(_GATHER_SECONDS)
-                    elif self.pipeline.patients_waiting and not self.versions.full:
-                        self.pipeline.expand_patient(outbox)
-                    else:
+                        self._retrying = self.pipeline.verify(due, outbox)
+                    more = len(due) - len(self._retrying) >= VERIFY_BATCH
+                    if self.pipeline.patients_waiting and not self.versions.full:
+                        more = self.pipeline.expand_patient(outbox) or more
+                    elif not due:
                         self.versions.wait(_VERIFIER_PAUSE_SECONDS)
                         continue
+                    if not more:
+                        # Under load one becomes due every millisecond: the view is read for some together.
+                        self._stopping.wait(_GATHER_SECONDS)
                     if failing:
                         failing = False
                         self.observer.verification(None)

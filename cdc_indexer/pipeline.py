@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ from hashlib import sha1
 from typing import Protocol
 from uuid import UUID
 
+from cdc_indexer import patients
 from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
 from cdc_indexer.delivery.webservice import Kind, Outcome
 from cdc_indexer.errors import InvalidStudy, Stopped, StorageError
 from cdc_indexer.progress import Progress
-from cdc_indexer.study import Operation, OutboxRow, study_json
-from cdc_indexer.versions import PatientChange, Versions, Waiting
+from cdc_indexer.study import Operation, OutboxRow, names, study_json, study_key
+from cdc_indexer.versions import Versions, Waiting
 
 #: Namespace of the Idempotency-Keys; changing it would make every repeated POST look new.
 _NAMESPACE = UUID("5d0c3f5e-9d5b-5f0e-8f0c-2f6a3e7c1b54")
@@ -34,18 +34,12 @@ VERIFY_BATCH = 200
 #: A parked store that can't be written is tried again after this.
 _STORE_AGAIN_SECONDS = 5.0
 
-#: How many changed patients may wait to be expanded.
-_MAX_PATIENTS = 10_000
 
-
-class View(Protocol):
-    """What the pipeline reads from the PACS's view."""
+class View(patients.View, Protocol):
+    """What the pipeline reads from the PACS."""
 
     def studies(self, study_pks: Sequence[int]) -> dict[int, Mapping[str, object]]:
-        """The rows of these studies by study_pk; those that the view doesn't hold are absent."""
-
-    def studies_of_patient(self, patient_pk: int, after_pk: int, limit: int) -> list[Mapping[str, object]]:
-        """A page of a patient's studies with study_pk > ``after_pk``, in order."""
+        """The view's rows of these studies by study_pk; those that it doesn't hold are absent."""
 
 
 class ParkedStore(Protocol):
@@ -115,11 +109,6 @@ def idempotency_key(center: str, seed: object, read: bytes | None = None) -> str
     return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
 
-def study_key(study_iuid: str, study_pk: int) -> str:
-    """What orders versions: the UID, since a study stored again gets another primary key."""
-    return study_iuid or f"#{study_pk}"
-
-
 class Pipeline:
     """See the module. Thread-safe; ``take`` blocks when too much is under way (Stopped ends that)."""
 
@@ -138,8 +127,7 @@ class Pipeline:
         self._dispatcher = dispatcher
         self._parked = parked
         self._observer = observer
-        self._patients: deque[PatientChange] = deque()
-        self._patients_changed = threading.Condition()
+        self._patients = patients.Patients(progress)
         self._stopping = threading.Event()
 
     # --- rows come in ------------------------------------------------------------------------------------
@@ -172,13 +160,7 @@ class Pipeline:
         if not self.policy.updates:
             self._progress.settle([(row.id, row.recorded_at)])
             return
-        with self._patients_changed:
-            while len(self._patients) >= _MAX_PATIENTS and not self._stopping.is_set():
-                self._patients_changed.wait()
-            if self._stopping.is_set():
-                raise Stopped
-            done = self._progress.patient(row.id)
-            self._patients.append(PatientChange(row.id, row.recorded_at, row.patient_pk, done))
+        self._patients.add(row)
         self._versions.wake()
 
     def _take_deleted(self, row: OutboxRow) -> None:
@@ -232,12 +214,12 @@ class Pipeline:
 
     def reserve(self, values: Mapping[str, object]) -> bool:
         """Takes a study for ``send_held``; False when a live version of it is under way. Later ones wait for it."""
-        uid, pk = _names(values)
+        uid, pk = names(values)
         return self._versions.begin(study_key(uid, pk), pk, block=False)
 
     def unreserve(self, values: Mapping[str, object]) -> None:
         """Gives a reserved study back unsent."""
-        self._versions.done(study_key(*_names(values)), None)
+        self._versions.done(study_key(*names(values)), None)
 
     def send_held(
         self,
@@ -253,7 +235,7 @@ class Pipeline:
         ``rows`` are its outbox rows that the same snapshot held; those that nobody has settle with it. ``finished`` is
         called with whether it was accepted, and gives the generation of the checkpoint that holds that.
         """
-        uid, pk = _names(values)
+        uid, pk = names(values)
         key = study_key(uid, pk)
         claimed = tuple(row for row in rows if self._progress.claim(row[0]))
 
@@ -262,7 +244,7 @@ class Pipeline:
             if not accepted:
                 self._store(self._parked.park, delivery, outcome)
             self._progress.settle(claimed, sent_pk=pk if accepted and not self.policy.updates else None)
-            self._versions.done(key, hash(delivery.body), accepted=accepted)
+            self._versions.done(key, hash(delivery.body), at_index=accepted)
             self._tell(delivery, outcome, accepted=accepted)
             return finished(accepted)
 
@@ -329,25 +311,44 @@ class Pipeline:
         """Studies to be verified now; each must be given to ``verify``."""
         return self._versions.due(VERIFY_BATCH)
 
-    def verify(self, due: Sequence[Waiting], view: View) -> None:
+    def verify(self, due: Sequence[Waiting], view: View) -> list[Waiting]:
         """Reads the studies' rows in the view and sends those that differ from what was last sent.
 
-        Raises SourceError, with nothing done, when the view can't be read.
+        Returns those whose rows the view doesn't show yet, for another try. Raises SourceError, with nothing done, when
+        the view can't be read.
         """
-        found = view.studies([waiting.study_pk for waiting in due])
-        for waiting in due:
+        shown, unseen = self._shown(due, view)
+        found = view.studies([waiting.study_pk for waiting in shown])
+        for waiting in shown:
             self._verify_one(waiting, found.get(waiting.study_pk))
+        return unseen
+
+    def _shown(self, due: Iterable[Waiting], view: View) -> tuple[list[Waiting], list[Waiting]]:
+        """Those whose rows are in what is read from the view now, and those whose aren't."""
+        self._patients.look(view)
+        newest = {
+            waiting.key: waiting.rows[-1][0] if waiting.rows else waiting.verify_ids[-1]
+            for waiting in due
+            if waiting.rows or waiting.verify_ids
+        }
+        unseen = view.unseen(list(newest.values()))
+        halves: tuple[list[Waiting], list[Waiting]] = ([], [])
+        for waiting in due:
+            halves[newest.get(waiting.key) in unseen].append(waiting)
+        return halves
 
     def _verify_one(self, waiting: Waiting, values: Mapping[str, object] | None) -> None:
         policy = self.policy
         body: bytes | None = None
         invalid: InvalidStudy | None = None
-        if values is not None and study_key(*_names(values)) != waiting.key:
+        if values is not None and study_key(*names(values)) != waiting.key:
             # Its primary key is that of another study now, or it got another UID.
             if not (waiting.deleted and waiting.study_iuid):
                 self._hand_over(waiting, values)
                 return
             values = None
+        if values is not None:
+            waiting.patients += self._patients.join(waiting.key, waiting.study_pk, values.get("patient_pk"))
         if values is None:
             if not (waiting.deleted and policy.deletes):
                 # Left to its 'deleted' row, which comes or has come.
@@ -375,7 +376,7 @@ class Pipeline:
 
     def _hand_over(self, waiting: Waiting, values: Mapping[str, object]) -> None:
         """Lets the rows wait with those of the study that the view has at their primary key."""
-        uid, study_pk = _names(values)
+        uid, study_pk = names(values)
         for row in waiting.rows:
             self._versions.add(
                 study_key(uid, study_pk), study_pk, row, deleted=None, soon=True, study_iuid=uid, block=False
@@ -389,47 +390,32 @@ class Pipeline:
             self._progress.settle(waiting.rows, forget_pk=forget_pk)
         if waiting.verify_ids:
             self._progress.verified(waiting.verify_ids)
-        self._close_patients(waiting)
-        self._versions.done(waiting.key, digest)
+        self._patients.end(waiting.key, waiting.patients)
+        self._versions.done(waiting.key, digest, at_index=True)
 
     # --- patients ----------------------------------------------------------------------------------------
 
     @property
     def patients_waiting(self) -> bool:
         """Whether changed patients are still to be expanded into their studies."""
-        return bool(self._patients)
+        return self._patients.waiting
 
-    def expand_patient(self, view: View) -> None:
-        """Lets the next page of the oldest changed patient's studies wait for verification, if there is room."""
-        if self._versions.full:
-            return
-        patient = self._patients[0]
-        page = view.studies_of_patient(patient.patient_pk, patient.after_pk, VERIFY_BATCH)
-        for values in page:
-            uid, study_pk = _names(values)
-            key = study_key(uid, study_pk)
-            with self._patients_changed:
-                if not patient.begin(key, study_pk):
-                    continue
-            self._versions.add(
-                key, study_pk, patient=patient, deleted=None, soon=True, study_iuid=uid, block=False
-            )
-        if len(page) < VERIFY_BATCH:
-            with self._patients_changed:
-                self._patients.popleft()
-                self._patients_changed.notify_all()
-                patient.expanded = True
-                if not patient.open:
-                    self._progress.settle([(patient.row_id, patient.recorded_at)])
-
-    def _close_patients(self, waiting: Waiting) -> None:
-        for patient in waiting.patients:
-            with self._patients_changed:
-                patient.end(waiting.key)
-                if patient.expanded and not patient.open:
-                    self._progress.settle([(patient.row_id, patient.recorded_at)])
-                else:
-                    self._progress.set_patient(patient.row_id, patient.done)
+    def expand_patient(self, view: View) -> bool:
+        """Lets the next page of the oldest changed patient's studies wait for verification; whether there was one."""
+        page = self._patients.page(view, VERIFY_BATCH)
+        for values, changes in page:
+            uid, study_pk = names(values)
+            for change in changes:
+                self._versions.add(
+                    study_key(uid, study_pk),
+                    study_pk,
+                    patient=change,
+                    deleted=None,
+                    soon=True,
+                    study_iuid=uid,
+                    block=False,
+                )
+        return bool(page)
 
     # --- results (in a sender thread) --------------------------------------------------------------------
 
@@ -442,7 +428,7 @@ class Pipeline:
             delivery.rows, unverified=updates, sent_pk=delivery.study_pk if accepted and not updates else None
         )
         ids = tuple(row_id for row_id, _ in delivery.rows)
-        self._versions.done(delivery.key, hash(delivery.body), ids if updates else (), accepted=accepted)
+        self._versions.done(delivery.key, hash(delivery.body), ids if updates else (), at_index=accepted)
         self._tell(delivery, outcome, accepted=accepted)
         return generation
 
@@ -462,8 +448,8 @@ class Pipeline:
         )
         if waiting.verify_ids:
             generation = self._progress.verified(waiting.verify_ids)
-        self._close_patients(waiting)
-        self._versions.done(delivery.key, None if deleted else hash(delivery.body), accepted=accepted)
+        self._patients.end(waiting.key, waiting.patients)
+        self._versions.done(delivery.key, None if deleted else hash(delivery.body), at_index=accepted)
         self._tell(delivery, outcome, accepted=accepted)
         return max(generation, self._progress.generation) if waiting.patients else generation
 
@@ -496,12 +482,12 @@ class Pipeline:
     @property
     def idle(self) -> bool:
         """Whether nothing is under way: every row taken is settled, every first version verified."""
-        return not (self._patients or len(self._versions) or self._dispatcher.pending)
+        return not (self._patients.waiting or len(self._versions) or self._dispatcher.pending)
 
     @property
     def full(self) -> bool:
         """Whether who brings rows waits for room: until the central index is back, or studies are quiet."""
-        return self._dispatcher.full or self._versions.full or len(self._patients) >= _MAX_PATIENTS
+        return self._dispatcher.full or self._versions.full or self._patients.full
 
     def settle_unchanged(self, view: View, seconds: float) -> None:
         """After the last delivery: settles what waits for studies that are as they were last sent.
@@ -513,7 +499,7 @@ class Pipeline:
         for start in range(0, len(known), VERIFY_BATCH):
             if time.monotonic() > ends_at:
                 return
-            some = known[start : start + VERIFY_BATCH]
+            some, _ = self._shown(known[start : start + VERIFY_BATCH], view)
             found = view.studies([waiting.study_pk for waiting in some])
             for waiting in some:
                 values = found.get(waiting.study_pk)
@@ -525,16 +511,9 @@ class Pipeline:
 
     def stop(self) -> None:
         """Ends every wait with Stopped."""
-        with self._patients_changed:
-            self._stopping.set()
-            self._patients_changed.notify_all()
+        self._stopping.set()
+        self._patients.stop()
         self._versions.stop()
-
-
-def _names(values: Mapping[str, object]) -> tuple[str, int]:
-    """study_iuid and study_pk of a row of the view."""
-    uid, pk = values.get("study_iuid"), values.get("study_pk")
-    return uid if isinstance(uid, str) else "", pk if isinstance(pk, int) else 0
 
 
 def _invalid(error: InvalidStudy) -> Outcome:
@@ -551,4 +530,4 @@ def _seed(waiting: Waiting) -> str:
         return f"{min(waiting.verify_ids)}:verified"
     if waiting.rows:
         return str(min(waiting.rows)[0])
-    return f"{waiting.patients[0].row_id}:{waiting.study_pk}"
+    return f"{min(change.row_id for change in waiting.patients)}:{waiting.study_pk}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -215,10 +215,10 @@ class Progress:
             self._generation += 1
             return self._generation
 
-    def set_patient(self, row_id: int, done: tuple[int, IntervalSet]) -> None:
-        """How many studies of a changed patient are sent."""
+    def set_patients(self, done: Mapping[int, tuple[int, IntervalSet]]) -> None:
+        """Which studies of changed patients are sent, by the id of the change's row."""
         with self._lock:
-            self._checkpoint.patients[row_id] = done
+            self._checkpoint.patients.update(done)
             self._generation += 1
 
     def follow_initial(self, initial: Callable[[], dict[str, Any]] | None) -> int:

@@ -72,6 +72,17 @@ def _as_int(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
+def study_key(study_iuid: str, study_pk: int) -> str:
+    """What orders versions: the UID, since a study stored again gets another primary key."""
+    return study_iuid or f"#{study_pk}"
+
+
+def names(values: Mapping[str, object]) -> tuple[str, int]:
+    """study_iuid and study_pk of a row of the view; empty and 0 where they are none."""
+    uid, pk = values.get("study_iuid"), values.get("study_pk")
+    return uid if isinstance(uid, str) else "", pk if isinstance(pk, int) else 0
+
+
 def study_json(values: Mapping[str, object], center: str, fields: Mapping[str, str] | None = None) -> bytes:
     """The JSON document of one study, UTF-8, keys in the order of the contract.
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cdc_indexer.errors import Stopped
-from cdc_indexer.settled import IntervalSet
+from cdc_indexer.patients import PatientChange
 
 #: A study that never is quiet is sent this long after the first of its rows that wait.
 MAX_WAIT_SECONDS = 60.0
@@ -27,56 +27,9 @@ MAX_WAIT_SECONDS = 60.0
 MAX_STUDIES = 10_000
 MAX_ROWS = 50_000
 
-#: Of so many studies that were sent lately the digest is kept: the view is ahead of the binary log, and a row that comes
-#: after its values were read and sent mustn't send them again.
+#: Of so many studies that were sent or verified lately the digest is kept: the view is ahead of the binary log, and a row
+#: that comes after its values were read mustn't send them again.
 SENT_KEPT = 10_000
-
-
-class PatientChange:
-    """A row of operation 'patient' whose studies are being sent; it settles after the last of them.
-
-    ``done`` is how far that is, for who goes on after a restart: all studies up to that study_pk, and these later ones.
-    """
-
-    __slots__ = ("after_pk", "ahead", "expanded", "open", "patient_pk", "recorded_at", "row_id")
-
-    def __init__(
-        self,
-        row_id: int,
-        recorded_at: datetime,
-        patient_pk: int,
-        done: tuple[int, IntervalSet] | None = None,
-    ) -> None:
-        self.row_id = row_id
-        self.recorded_at = recorded_at
-        self.patient_pk = patient_pk
-        self.after_pk, self.ahead = done or (0, IntervalSet())
-        #: The study_pks that wait or are being sent, by key, in order.
-        self.open: dict[str, int] = {}
-        self.expanded = False
-
-    def begin(self, key: str, study_pk: int) -> bool:
-        """The next of its studies; False when that was sent before a restart, or its UID was stored again meanwhile.
-
-        (That has a row of its own.)
-        """
-        self.after_pk = study_pk
-        if study_pk in self.ahead or key in self.open:
-            return False
-        self.open[key] = study_pk
-        return True
-
-    def end(self, key: str) -> None:
-        """That study is sent."""
-        study_pk = self.open.pop(key, None)
-        if study_pk is not None:
-            self.ahead.add(study_pk)
-
-    @property
-    def done(self) -> tuple[int, IntervalSet]:
-        up_to = next(iter(self.open.values())) - 1 if self.open else self.after_pk
-        self.ahead.remove(0, up_to)
-        return up_to, IntervalSet(self.ahead)
 
 
 @dataclass(slots=True)
@@ -136,6 +89,7 @@ class Versions:
         self._rows = 0
         self._idle_studies = 0
         self._stopped = False
+        self._woken = False
         self._hurry = False
         self._changed = threading.Condition()
 
@@ -155,8 +109,9 @@ class Versions:
             self._changed.notify_all()
 
     def wake(self) -> None:
-        """Ends ``wait``: there is something else to do."""
+        """Ends ``wait``, this or the next: there is something else to do."""
         with self._changed:
+            self._woken = True
             self._changed.notify_all()
 
     def hurry(self) -> None:
@@ -306,12 +261,12 @@ class Versions:
         return taken
 
     def done(
-        self, key: str, digest: int | None, verify_ids: tuple[int, ...] = (), *, accepted: bool = False
+        self, key: str, digest: int | None, verify_ids: tuple[int, ...] = (), *, at_index: bool = False
     ) -> None:
         """What was begun or due has been dealt with; ``digest`` is that of what was sent last.
 
         ``verify_ids``: it was sent as recorded, and is to be compared with the view when the study is quiet.
-        ``accepted``: the central index has just taken it.
+        ``at_index``: the central index has what that is of.
         """
         with self._changed:
             study = self._studies[key]
@@ -324,7 +279,7 @@ class Versions:
                 self._schedule(study, self._clock() if waiting.deleted else None)
             else:
                 del self._studies[key]
-                if accepted and digest is not None:
+                if at_index and digest is not None:
                     self._sent[key] = digest
                     if len(self._sent) > SENT_KEPT:
                         self._sent.popitem(last=False)
@@ -334,12 +289,15 @@ class Versions:
         with self._changed:
             if self._stopped:
                 return
-            if self._heap and not (self._hurry or self.full):
+            if self._woken:
+                timeout_seconds = 0.0
+            elif self._heap and not (self._hurry or self.full):
                 timeout_seconds = min(timeout_seconds, self._heap[0][0] - self._clock())
             elif self._heap:
                 timeout_seconds = 0.0
             if timeout_seconds > 0:
                 self._changed.wait(timeout_seconds)
+            self._woken = False
 
     def _schedule(self, study: _Study, at: float | None) -> None:
         if at is None:

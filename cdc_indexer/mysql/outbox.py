@@ -5,7 +5,7 @@ Every query is on its own, takes no lock, and is bounded by a page. One object b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -104,6 +104,30 @@ class Outbox:
     def rows_between(self, first_id: int, last_id: int, limit: int) -> list[OutboxRow]:
         """Up to ``limit`` rows with ids in that closed interval, by id."""
         return self._rows("id BETWEEN %s AND %s ORDER BY id LIMIT %s", (first_id, last_id, limit))
+
+    def unseen(self, ids: Sequence[int]) -> set[int]:
+        """Those among ``ids`` whose transaction can't be seen yet, though the binary log has it.
+
+        A server logs a transaction before it ends it: an instant before, or, with semi-synchronous replication, until
+        another server has it. Rows that aren't there any more are not among them.
+        """
+        if not ids:
+            return set()
+        with self._cursor() as cursor:
+            among = f"FROM {TABLE} WHERE id IN ({_places(ids)})"
+            cursor.execute(f"SELECT COUNT(*) {among}", tuple(ids))
+            if cursor.fetchone() == (len(ids),):
+                return set()
+            cursor.execute(f"SELECT id {among}", tuple(ids))
+            missing = set(ids).difference(row_id for (row_id,) in cursor.fetchall())
+            if not missing:
+                return missing
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
+            cursor.execute(
+                f"SELECT id FROM {TABLE} WHERE id IN ({_places(missing)})",  # noqa: S608
+                tuple(missing),
+            )
+            return {row_id for (row_id,) in cursor.fetchall()}
 
     def newest_of(self, study_pks: Sequence[int]) -> dict[int, Mark]:
         """The latest recorded_at and the highest id of each of these studies that has several visible rows, by study_pk."""
@@ -214,5 +238,5 @@ class Outbox:
             raise translate(error, self._database) from None
 
 
-def _places(values: Sequence[object]) -> str:
+def _places(values: Collection[object]) -> str:
     return ", ".join(["%s"] * len(values))

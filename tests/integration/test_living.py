@@ -340,11 +340,18 @@ def test_corrections_moves_and_merges(pacs: Pacs, receiver: Receiver, indexer: I
             pacs.execute("UPDATE study SET patient_fk = %s WHERE patient_fk = %s", (b, a))
             pacs.execute("UPDATE patient SET merge_fk = %s WHERE pk = %s", (b, a))
         sends("1.1.1", "1.1.2")
-        # Values as they were last sent are not sent again.
-        pacs.execute("UPDATE study SET study_desc = 'X' WHERE pk = %s", (other,))
-        pacs.execute("UPDATE study SET study_desc = 'CORRECTED' WHERE pk = %s", (other,))
-        wait_until(lambda: nothing_waits(indexer, pacs), what="all settled")
+        # Values as they were last sent are not sent again, however often they are touched.
+        for _ in range(3):
+            with pacs.transaction():
+                pacs.execute("UPDATE study SET study_desc = 'X' WHERE pk = %s", (other,))
+                pacs.execute("UPDATE study SET study_desc = 'CORRECTED' WHERE pk = %s", (other,))
+            wait_until(lambda: nothing_waits(indexer, pacs), what="all settled")
         assert len(receiver.accepted()) == sent
+    # Nor are those of a patient that was renamed several times: the first time the view has the last name.
+    for name in ("A", "B", "C", "D"):
+        pacs.rename_patient(b, name)
+    with indexer.running():
+        sends("1.1.0", "1.1.1", "1.1.2", "1.2")
 
 
 @pytest.mark.one_server

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import datetime
 
 import pytest
 
 from cdc_indexer.errors import Stopped
-from cdc_indexer.settled import IntervalSet
-from cdc_indexer.versions import MAX_WAIT_SECONDS, PatientChange, Versions
+from cdc_indexer.patients import PatientChange
+from cdc_indexer.versions import MAX_WAIT_SECONDS, Versions
 
 WHEN = datetime(2026, 3, 1)
 
@@ -184,15 +185,19 @@ def test_too_many_restored_ones_do_not_wait(clock: Clock) -> None:
     assert versions.due(10) != []
 
 
-@pytest.mark.parametrize(("accepted", "known"), [(True, 7), (False, None)])
+@pytest.mark.parametrize(("at_index", "known"), [(True, 7), (False, None)])
 def test_a_row_that_comes_after_its_values_were_sent_is_known_by_them(
-    versions: Versions, accepted: bool, known: int | None
+    versions: Versions, at_index: bool, known: int | None
 ) -> None:
     versions.add("1.2", 1, (10, WHEN), soon=True)
     versions.due(10)
-    versions.done("1.2", digest=7, accepted=accepted)
+    versions.done("1.2", digest=7, at_index=at_index)
     assert len(versions) == 0
     versions.add("1.2", 1, (11, WHEN), soon=True)
+    assert versions.due(10)[0].digest == known
+    # Nothing differs, and that is remembered as well.
+    versions.done("1.2", digest=known, at_index=True)
+    versions.add("1.2", 1, (12, WHEN), soon=True)
     assert versions.due(10)[0].digest == known
 
 
@@ -200,31 +205,12 @@ def test_a_first_row_that_comes_after_newer_values_is_not_sent_as_it_was_recorde
     """A renamed patient's study is read from the view, which is ahead of the log: its own first row comes later."""
     versions.add("1.2", 1, patient=PatientChange(5, WHEN, 3), soon=True)
     versions.due(10)
-    versions.done("1.2", digest=7, accepted=True)
+    versions.done("1.2", digest=7, at_index=True)
     assert not versions.begin("1.2", 1, as_recorded=True)
     versions.add("1.2", 1, (10, WHEN), soon=True)
     assert versions.due(10)[0].digest == 7
-    versions.done("1.2", digest=7, accepted=True)
+    versions.done("1.2", digest=7, at_index=True)
     assert versions.begin("1.2", 1)
-
-
-def test_how_far_the_studies_of_a_patient_are_sent() -> None:
-    patient = PatientChange(1, WHEN, 7)
-    for pk in (10, 20, 30, 40):
-        assert patient.begin(f"1.{pk}", pk)
-    patient.end("1.30")
-    assert patient.done == (9, IntervalSet([(30, 30)]))  # 10 is open, so nothing before it counts
-    patient.end("1.10")
-    assert patient.done == (19, IntervalSet([(30, 30)]))
-    patient.end("1.20")
-    assert patient.done == (39, IntervalSet())
-    # After a restart it goes on there.
-    again = PatientChange(1, WHEN, 7, (19, IntervalSet([(30, 30)])))
-    assert again.begin("1.20", 20)
-    assert not again.begin("1.30", 30)
-    assert not again.begin("1.20", 35)  # the UID stored again
-    again.end("1.20")
-    assert again.done == (35, IntervalSet())
 
 
 def test_at_the_end_only_those_are_asked_for_of_which_it_is_known_what_was_sent(versions: Versions) -> None:
@@ -236,3 +222,11 @@ def test_at_the_end_only_those_are_asked_for_of_which_it_is_known_what_was_sent(
     (known,) = versions.known()
     assert (known.key, known.rows, known.digest) == ("1.1", [(11, WHEN)], 7)
     assert versions.known() == []
+
+
+def test_who_is_woken_before_it_waits_does_not_wait(versions: Versions) -> None:
+    versions.wake()
+    began = time.monotonic()
+    versions.wait(30)
+    assert time.monotonic() - began < 10
+    versions.wait(0.01)
