@@ -38,6 +38,9 @@ _VERIFIER_PAUSE_SECONDS = 5.0
 #: And how long after a look at the view, for more studies to become due.
 _GATHER_SECONDS = 0.05
 
+#: With so many studies whose rows the view doesn't show yet no more are looked at.
+_MAX_RETRYING = 10 * VERIFY_BATCH
+
 #: How long the central index may be away before a job that somebody waits for fails.
 PATIENCE_SECONDS = 10.0
 
@@ -155,7 +158,7 @@ class Engine:
     @property
     def idle(self) -> bool:
         """Whether every row taken is settled and every first version verified."""
-        return self.pipeline.idle and not self._retrying
+        return self.pipeline.idle
 
     @property
     def waits_for_others(self) -> bool:
@@ -229,7 +232,7 @@ class Engine:
         try:
             while not self._stopping.is_set():
                 due = self._retrying
-                if len(due) < VERIFY_BATCH:
+                if len(due) < _MAX_RETRYING:
                     due = [*due, *self.pipeline.due()]
                 try:
                     if due:

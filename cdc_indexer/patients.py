@@ -23,6 +23,9 @@ MAX_WAITING = 10_000
 #: Of so many changes at a time it is asked whether the view shows them.
 _LOOK_BATCH = 200
 
+#: So many changes of one patient are read together; a study keeps a reference to each.
+_TOGETHER = 100
+
 
 class View(Protocol):
     """What is read from the PACS."""
@@ -91,7 +94,9 @@ class PatientChange:
 
     def join(self, key: str, study_pk: int) -> bool:
         """A study that is read from the view for another reason; False when its turn is over."""
-        if self.expanded or study_pk <= self.after_pk or study_pk in self.ahead or key in self.joined:
+        if self.expanded or study_pk <= self.after_pk or study_pk in self.ahead:
+            return False
+        if key in self.open or key in self.joined:
             return False
         self.joined[key] = study_pk
         return True
@@ -126,6 +131,11 @@ class Patients:
         return bool(self._unread)
 
     @property
+    def idle(self) -> bool:
+        """Whether all studies of all changed patients are sent."""
+        return not self._open
+
+    @property
     def full(self) -> bool:
         """Whether ``add`` would wait."""
         return len(self._unread) >= MAX_WAITING
@@ -155,22 +165,22 @@ class Patients:
         for change in new:
             change.seen = change.row_id not in unseen
 
-    def page(self, view: View, limit: int) -> list[tuple[Mapping[str, object], list[PatientChange]]]:
+    def page(self, view: View, limit: int) -> list[tuple[Mapping[str, object], list[PatientChange]]] | None:
         """The next of the studies that the oldest change stands for, with that and those that follow it step by step.
 
-        Nothing while the view doesn't show the change. Raises SourceError.
+        None while the view doesn't show the change. Raises SourceError.
         """
         self.look(view)
         first = self._unread[0]
         if not first.seen:
-            return []
+            return None
         with self._changed:
             # A patient that changed again meanwhile is read once for all of its changes.
             together = [
                 change
                 for change in self._open[first.patient_pk]
                 if change.seen and not change.expanded and change.after_pk == first.after_pk
-            ]
+            ][:_TOGETHER]
         studies = view.studies_of_patient(first.patient_pk, first.after_pk, limit)
         found = []
         with self._changed:
@@ -209,6 +219,7 @@ class Patients:
             of_patient.remove(change)
             if not of_patient:
                 del self._open[change.patient_pk]
-        self._progress.set_patients({change.row_id: change.done for change in changes if not change.ended})
+        if going_on := {change.row_id: change.done for change in changes if not change.ended}:
+            self._progress.set_patients(going_on)
         if ended:
             self._progress.settle([(change.row_id, change.recorded_at) for change in ended])

@@ -323,19 +323,25 @@ class Pipeline:
             self._verify_one(waiting, found.get(waiting.study_pk))
         return unseen
 
-    def _shown(self, due: Iterable[Waiting], view: View) -> tuple[list[Waiting], list[Waiting]]:
+    def _shown(self, due: Sequence[Waiting], view: View) -> tuple[list[Waiting], list[Waiting]]:
         """Those whose rows are in what is read from the view now, and those whose aren't."""
         self._patients.look(view)
-        newest = {
-            waiting.key: waiting.rows[-1][0] if waiting.rows else waiting.verify_ids[-1]
-            for waiting in due
-            if waiting.rows or waiting.verify_ids
-        }
-        unseen = view.unseen(list(newest.values()))
-        halves: tuple[list[Waiting], list[Waiting]] = ([], [])
+        # Of all of them: they don't wait in the order in which their transactions end.
+        unseen = view.unseen(
+            [
+                row_id
+                for waiting in due
+                for row_id in (*(row_id for row_id, _ in waiting.rows), *waiting.verify_ids)
+            ]
+        )
+        if not unseen:
+            return list(due), []
+        shown: list[Waiting] = []
+        later: list[Waiting] = []
         for waiting in due:
-            halves[newest.get(waiting.key) in unseen].append(waiting)
-        return halves
+            ids = {row_id for row_id, _ in waiting.rows}.union(waiting.verify_ids)
+            (shown if unseen.isdisjoint(ids) else later).append(waiting)
+        return shown, later
 
     def _verify_one(self, waiting: Waiting, values: Mapping[str, object] | None) -> None:
         policy = self.policy
@@ -391,7 +397,7 @@ class Pipeline:
         if waiting.verify_ids:
             self._progress.verified(waiting.verify_ids)
         self._patients.end(waiting.key, waiting.patients)
-        self._versions.done(waiting.key, digest, at_index=True)
+        self._versions.done(waiting.key, digest)
 
     # --- patients ----------------------------------------------------------------------------------------
 
@@ -401,9 +407,12 @@ class Pipeline:
         return self._patients.waiting
 
     def expand_patient(self, view: View) -> bool:
-        """Lets the next page of the oldest changed patient's studies wait for verification; whether there was one."""
+        """Lets the next page of the oldest changed patient's studies wait for verification.
+
+        False while the view doesn't show its change yet.
+        """
         page = self._patients.page(view, VERIFY_BATCH)
-        for values, changes in page:
+        for values, changes in page or ():
             uid, study_pk = names(values)
             for change in changes:
                 self._versions.add(
@@ -415,7 +424,7 @@ class Pipeline:
                     study_iuid=uid,
                     block=False,
                 )
-        return bool(page)
+        return page is not None
 
     # --- results (in a sender thread) --------------------------------------------------------------------
 
@@ -482,7 +491,7 @@ class Pipeline:
     @property
     def idle(self) -> bool:
         """Whether nothing is under way: every row taken is settled, every first version verified."""
-        return not (self._patients.waiting or len(self._versions) or self._dispatcher.pending)
+        return self._patients.idle and not (len(self._versions) or self._dispatcher.pending)
 
     @property
     def full(self) -> bool:

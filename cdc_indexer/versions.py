@@ -55,11 +55,13 @@ class Waiting:
 class _Study:
     """One study that is being sent, or waits."""
 
-    __slots__ = ("busy", "due_at", "first_at", "last_at", "queued_at", "waiting")
+    __slots__ = ("at_index", "busy", "due_at", "first_at", "last_at", "queued_at", "waiting")
 
     def __init__(self, key: str, study_pk: int, now: float) -> None:
         self.waiting = Waiting(key, study_pk)
         self.busy = False
+        #: Whether the central index has what the digest is of; not, if it rejected that.
+        self.at_index = True
         self.first_at = now
         self.last_at = now
         self.due_at = now
@@ -261,16 +263,18 @@ class Versions:
         return taken
 
     def done(
-        self, key: str, digest: int | None, verify_ids: tuple[int, ...] = (), *, at_index: bool = False
+        self, key: str, digest: int | None, verify_ids: tuple[int, ...] = (), *, at_index: bool | None = None
     ) -> None:
         """What was begun or due has been dealt with; ``digest`` is that of what was sent last.
 
         ``verify_ids``: it was sent as recorded, and is to be compared with the view when the study is quiet.
-        ``at_index``: the central index has what that is of.
+        ``at_index``: whether the central index has taken that; None: nothing was sent.
         """
         with self._changed:
             study = self._studies[key]
             study.busy = False
+            if at_index is not None:
+                study.at_index = at_index
             waiting = study.waiting
             waiting.digest = digest
             waiting.verify_ids += verify_ids
@@ -279,7 +283,7 @@ class Versions:
                 self._schedule(study, self._clock() if waiting.deleted else None)
             else:
                 del self._studies[key]
-                if at_index and digest is not None:
+                if study.at_index and digest is not None:
                     self._sent[key] = digest
                     if len(self._sent) > SENT_KEPT:
                         self._sent.popitem(last=False)

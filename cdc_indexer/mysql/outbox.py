@@ -5,7 +5,7 @@ Every query is on its own, takes no lock, and is bounded by a page. One object b
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 TABLE = "study_service"
 VIEW = "indexer_study"
+
+#: So many ids are asked for in one statement.
+_IDS = 1000
 
 #: A place in the order of recording: (recorded_at, id).
 Mark = tuple[datetime, int]
@@ -111,23 +114,20 @@ class Outbox:
         A server logs a transaction before it ends it: an instant before, or, with semi-synchronous replication, until
         another server has it. Rows that aren't there any more are not among them.
         """
-        if not ids:
-            return set()
+        unseen: set[int] = set()
+        for start in range(0, len(ids), _IDS):
+            some = ids[start : start + _IDS]
+            unseen |= set(some).difference(self._ids_among(some))
+        if unseen:
+            unseen.intersection_update(self._ids_among(list(unseen), uncommitted=True))
+        return unseen
+
+    def _ids_among(self, ids: Sequence[int], *, uncommitted: bool = False) -> list[int]:
         with self._cursor() as cursor:
-            among = f"FROM {TABLE} WHERE id IN ({_places(ids)})"
-            cursor.execute(f"SELECT COUNT(*) {among}", tuple(ids))
-            if cursor.fetchone() == (len(ids),):
-                return set()
-            cursor.execute(f"SELECT id {among}", tuple(ids))
-            missing = set(ids).difference(row_id for (row_id,) in cursor.fetchall())
-            if not missing:
-                return missing
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
-            cursor.execute(
-                f"SELECT id FROM {TABLE} WHERE id IN ({_places(missing)})",  # noqa: S608
-                tuple(missing),
-            )
-            return {row_id for (row_id,) in cursor.fetchall()}
+            if uncommitted:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
+            cursor.execute(f"SELECT id FROM {TABLE} WHERE id IN ({_places(ids)})", tuple(ids))  # noqa: S608
+            return [row_id for (row_id,) in cursor.fetchall()]
 
     def newest_of(self, study_pks: Sequence[int]) -> dict[int, Mark]:
         """The latest recorded_at and the highest id of each of these studies that has several visible rows, by study_pk."""
@@ -238,5 +238,5 @@ class Outbox:
             raise translate(error, self._database) from None
 
 
-def _places(values: Collection[object]) -> str:
+def _places(values: Sequence[object]) -> str:
     return ", ".join(["%s"] * len(values))

@@ -345,7 +345,8 @@ def test_corrections_moves_and_merges(pacs: Pacs, receiver: Receiver, indexer: I
             with pacs.transaction():
                 pacs.execute("UPDATE study SET study_desc = 'X' WHERE pk = %s", (other,))
                 pacs.execute("UPDATE study SET study_desc = 'CORRECTED' WHERE pk = %s", (other,))
-            wait_until(lambda: nothing_waits(indexer, pacs), what="all settled")
+            time.sleep(0.8)  # so that each is verified by itself
+        wait_until(lambda: nothing_waits(indexer, pacs), what="all settled")
         assert len(receiver.accepted()) == sent
     # Nor are those of a patient that was renamed several times: the first time the view has the last name.
     for name in ("A", "B", "C", "D"):

@@ -71,6 +71,7 @@ def test_a_study_that_was_sent_before_its_turn_is_not_sent_for_it_again() -> Non
     assert not patient.begin("1.30", 30)
     assert not patient.join("1.20", 20)
     assert not patient.begin("1.40", 40)  # on its way
+    assert not patient.join("1.40", 50)  # the UID stored again
     patient.expanded = True
     assert not patient.join("1.50", 50)
     patient.end("1.20")
@@ -83,25 +84,27 @@ def test_a_study_that_was_sent_before_its_turn_is_not_sent_for_it_again() -> Non
 def test_a_patient_that_changed_again_is_read_once() -> None:
     progress, view = Progress(Checkpoint(identity=None, center="007")), View(10, 20, 30)
     patients = taken(progress, 1, 2)
-    first, second = patients.page(view, 2), patients.page(view, 2)
+    first, second = patients.page(view, 2) or [], patients.page(view, 2) or []
     assert [values["study_pk"] for values, _ in (*first, *second)] == [10, 20, 30]
     assert {tuple(change.row_id for change in changes) for _, changes in (*first, *second)} == {(1, 2)}
     assert not patients.waiting
     assert view.asked == [0, 20]
     for values, changes in (*first, *second):
+        assert not patients.idle
         assert not progress.is_settled(1)
         patients.end(f"1.{values['study_pk']}", changes)
     assert progress.is_settled(1)
     assert progress.is_settled(2)
+    assert patients.idle
 
 
 def test_nothing_is_read_for_a_change_that_the_view_does_not_show_yet() -> None:
     progress, view = Progress(Checkpoint(identity=None, center="007")), View(10)
     patients = taken(progress, 1, 2)
     view.hidden = {1, 2}
-    assert patients.page(view, 2) == []
+    assert patients.page(view, 2) is None
     assert view.asked == []
     view.hidden = {2}
-    ((_, changes),) = patients.page(view, 2)
+    ((_, changes),) = patients.page(view, 2) or []
     assert [change.row_id for change in changes] == [1]
     assert patients.waiting

@@ -196,9 +196,19 @@ def test_a_row_that_comes_after_its_values_were_sent_is_known_by_them(
     versions.add("1.2", 1, (11, WHEN), soon=True)
     assert versions.due(10)[0].digest == known
     # Nothing differs, and that is remembered as well.
-    versions.done("1.2", digest=known, at_index=True)
+    versions.done("1.2", digest=known)
     versions.add("1.2", 1, (12, WHEN), soon=True)
     assert versions.due(10)[0].digest == known
+
+
+def test_what_the_index_rejected_is_not_known_after_its_verification(versions: Versions) -> None:
+    versions.begin("1.2", 1)
+    versions.done("1.2", digest=7, verify_ids=(10,), at_index=False)
+    versions.hurry()
+    (verified,) = versions.due(10)
+    versions.done("1.2", digest=verified.digest)
+    versions.add("1.2", 1, (12, WHEN), soon=True)
+    assert versions.due(10)[0].digest is None
 
 
 def test_a_first_row_that_comes_after_newer_values_is_not_sent_as_it_was_recorded(versions: Versions) -> None:
