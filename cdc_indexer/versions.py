@@ -12,7 +12,6 @@ import heapq
 import math
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -86,7 +85,8 @@ class Versions:
         self._clock = clock
         self._studies: dict[str, _Study] = {}
         self._heap: list[tuple[float, int, str]] = []
-        self._sent: OrderedDict[str, int] = OrderedDict()
+        #: By the key's hash: ten thousand strings would take a megabyte more.
+        self._sent: dict[int, int] = {}
         self._sequence = 0
         self._rows = 0
         self._idle_studies = 0
@@ -132,9 +132,9 @@ class Versions:
         """
         with self._changed:
             self._wait_for_room(block)
-            if key in self._studies or (as_recorded and key in self._sent):
+            if key in self._studies or (as_recorded and hash(key) in self._sent):
                 return False
-            self._sent.pop(key, None)
+            self._sent.pop(hash(key), None)
             study = self._studies[key] = _Study(key, study_pk, self._clock())
             study.busy = True
             return True
@@ -163,7 +163,7 @@ class Versions:
             study = self._studies.get(key)
             if study is None:
                 study = self._studies[key] = _Study(key, study_pk, now)
-                study.waiting.digest = self._sent.pop(key, None)
+                study.waiting.digest = self._sent.pop(hash(key), None)
                 self._idle_studies += 1
             waiting = study.waiting
             if not (waiting.rows or waiting.patients):
@@ -284,9 +284,9 @@ class Versions:
             else:
                 del self._studies[key]
                 if study.at_index and digest is not None:
-                    self._sent[key] = digest
+                    self._sent[hash(key)] = digest
                     if len(self._sent) > SENT_KEPT:
-                        self._sent.popitem(last=False)
+                        del self._sent[next(iter(self._sent))]
 
     def wait(self, timeout_seconds: float) -> None:
         """Waits until a study may be due, something changed, or the time is over."""
