@@ -19,6 +19,7 @@ from cdc_indexer.delivery.gate import Gate
 from cdc_indexer.delivery.parked import Parked
 from cdc_indexer.delivery.webservice import Outcome, Webservice
 from cdc_indexer.errors import ConfigError, FatalError, SourceError, Stopped, StorageError
+from cdc_indexer.mysql.connection import impatient
 from cdc_indexer.mysql.outbox import Outbox
 from cdc_indexer.observer import Observer
 from cdc_indexer.pipeline import VERIFY_BATCH, Pipeline, Policy
@@ -145,9 +146,10 @@ class Engine:
         self.pipeline.stop()
         self.dispatcher.stop()
         if self._verifier.ident is not None:
-            self._verifier.join()
-            with suppress(SourceError, FatalError):
-                self.pipeline.settle_unchanged(self._outbox, _LAST_LOOK_SECONDS)
+            with impatient():
+                self._verifier.join()
+                with suppress(SourceError, FatalError):
+                    self.pipeline.settle_unchanged(self._outbox, _LAST_LOOK_SECONDS)
         self._outbox.close()
         if self.progress.identity is not None:
             self.writer.request(self.progress.generation)

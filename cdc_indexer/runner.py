@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 
 from cdc_indexer.errors import IndexerError, Stopped
+from cdc_indexer.mysql.connection import impatient
 
 #: What ends the program (status 0), and what makes it read its files again.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -84,7 +85,8 @@ class Runner:
         finally:
             self.stopping.set()
             clean_up()
-            worker.join()
+            with impatient():
+                worker.join()
             tick()
             threading.excepthook = excepthook
             if listener.is_alive() and listener.ident is not None:

@@ -32,7 +32,7 @@ from cdc_indexer.initial import Feeder, InitialOptions
 from cdc_indexer.lock import StateLock
 from cdc_indexer.mysql import catalogue
 from cdc_indexer.mysql.binlog import BinlogReader, Heartbeat, Rows, TableChanged, TableRead, TransactionEnd
-from cdc_indexer.mysql.connection import reading
+from cdc_indexer.mysql.connection import impatient, reading
 from cdc_indexer.mysql.outbox import Outbox
 from cdc_indexer.notify import Notifier
 from cdc_indexer.observer import Observer, Source
@@ -136,10 +136,12 @@ class Service:
         with self._reader_lock:
             if self._reader is not None:
                 self._reader.interrupt()
-        self._auditor.stop()
-        self._sampler.stop()
+        with impatient():
+            self._auditor.stop()
+            self._sampler.stop()
         self.engine.stop()
-        self._feeder.join()
+        with impatient():
+            self._feeder.join()
 
     def _tick(self) -> None:
         """Writes a position that moved without any row of ours, and looks for what other commands ask for."""

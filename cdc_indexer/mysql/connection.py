@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -38,6 +40,9 @@ __all__ = ["connect", "is_mariadb", "reading", "server_version", "translate"]
 
 CONNECT_TIMEOUT_SECONDS = 10
 READ_TIMEOUT_SECONDS = 60
+
+#: So long a program that is to end waits for the database.
+PATIENCE_SECONDS = 5.0
 
 #: No query of ours waits longer for a metadata lock (an ALTER that waits in front of us), in seconds.
 LOCK_WAIT_TIMEOUT_SECONDS = 5
@@ -127,6 +132,14 @@ _MEANING: dict[int, tuple[type[IndexerError], str]] = {
 }
 
 
+#: Every session of this process that isn't forgotten, also one that is being opened.
+_sessions: weakref.WeakSet[Any] = weakref.WeakSet()
+_sessions_lock = threading.Lock()
+
+#: Who has lost a session may open another one.
+_GIVE_UP_AGAIN_SECONDS = 0.2
+
+
 def _moment(text: str) -> Any:
     """As PyMySQL's own converter, in a fifth of its time; it also knows what to do with what isn't a date."""
     try:
@@ -175,6 +188,8 @@ def connect(
             defer_connect=True,
             **_tls(database),
         )
+        with _sessions_lock:
+            _sessions.add(connection)
         if database.unix_socket:
             connection.connect(_unix_socket(database.unix_socket))
         else:
@@ -218,6 +233,34 @@ def reading(database: DatabaseSettings, **options: Any) -> Iterator[Connection]:
     finally:
         with suppress(pymysql.Error):  # closed already
             connection.close()
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """For the end of the program: after PATIENCE_SECONDS in the block whatever waits for the database fails, in any thread.
+
+    Over a dead line it would wait for READ_TIMEOUT_SECONDS, and then once more.
+    """
+    over = threading.Event()
+
+    def give_up() -> None:
+        wait = PATIENCE_SECONDS
+        while not over.wait(wait):
+            wait = _GIVE_UP_AGAIN_SECONDS
+            with _sessions_lock:
+                sessions = list(_sessions)
+            for session in sessions:
+                sock = session._sock
+                if sock is not None:
+                    # Not SSLSocket.shutdown, which takes the TLS object away from under the reading thread.
+                    with suppress(OSError):  # closed meanwhile
+                        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    threading.Thread(target=give_up, name="giving up", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def is_mariadb(connection: Connection) -> bool:

@@ -457,6 +457,29 @@ def test_the_connection_stalls_half_open(
         case.finish()
 
 
+@pytest.mark.parametrize("when", ["connected", "connecting"])
+def test_it_ends_soon_though_the_line_is_dead(
+    pacs: Pacs, make_case: MakeCase, proxied: Callable[[int], Proxy], when: str
+) -> None:
+    """A SIGTERM that takes longer than systemd waits is a SIGKILL."""
+    with on_a_line(pacs, make_case, proxied) as (case, line):
+        with case.load(renames=0.05) as load:
+            case.at_work(load)
+            line.stall()
+            case.fault()
+            if when == "connecting":
+                line.cut()
+            time.sleep(2)
+            began = time.monotonic()
+            assert case.indexer.stop() == 0
+            assert time.monotonic() - began < 25
+            line.cut()
+            line.normal()
+            case.indexer.start()
+        case.loaded(load)
+        case.finish()
+
+
 def test_a_slow_line(pacs: Pacs, make_case: MakeCase, proxied: Callable[[int], Proxy]) -> None:
     with on_a_line(pacs, make_case, proxied) as (case, line):
         line.delay(0.1)

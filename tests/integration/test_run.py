@@ -138,6 +138,7 @@ def test_median_delay_is_milliseconds(pacs: Pacs, receiver: Receiver, indexer: I
     assert statistics.median(delays) < 0.1
 
 
+@pytest.mark.one_server
 def test_one_transaction_of_50000_rows_killed_in_the_middle(
     pacs: Pacs, receiver: Receiver, indexer: Indexer
 ) -> None:
@@ -331,6 +332,7 @@ def test_old_rows_of_the_same_study_are_superseded_after_a_start(
     assert only.json["study_instances"] == 5
 
 
+@pytest.mark.one_server
 def test_memory_stays_flat_with_a_large_transaction(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
     stored = pacs.insert_outbox_rows(30_000)
     peak = 0
