@@ -327,20 +327,11 @@ class Pipeline:
         """Those whose rows are in what is read from the view now, and those whose aren't."""
         self._patients.look(view)
         # Of all of them: they don't wait in the order in which their transactions end.
-        unseen = view.unseen(
-            [
-                row_id
-                for waiting in due
-                for row_id in (*(row_id for row_id, _ in waiting.rows), *waiting.verify_ids)
-            ]
-        )
-        if not unseen:
-            return list(due), []
+        unseen = view.unseen([row_id for waiting in due for row_id in waiting.ids])
         shown: list[Waiting] = []
         later: list[Waiting] = []
         for waiting in due:
-            ids = {row_id for row_id, _ in waiting.rows}.union(waiting.verify_ids)
-            (shown if unseen.isdisjoint(ids) else later).append(waiting)
+            (shown if unseen.isdisjoint(waiting.ids) else later).append(waiting)
         return shown, later
 
     def _verify_one(self, waiting: Waiting, values: Mapping[str, object] | None) -> None:
@@ -353,17 +344,16 @@ class Pipeline:
                 self._hand_over(waiting, values)
                 return
             values = None
-        if values is not None:
-            waiting.patients += self._patients.join(waiting.key, waiting.study_pk, values.get("patient_pk"))
         if values is None:
             if not (waiting.deleted and policy.deletes):
                 # Left to its 'deleted' row, which comes or has come.
                 self._settle_unsent(waiting, None, forget_pk=waiting.study_pk if waiting.deleted else None)
                 return
-        elif not policy.updates and self._progress.was_sent(waiting.study_pk):
-            self._settle_unsent(waiting, waiting.digest)
-            return
         else:
+            waiting.patients += self._patients.join(waiting.key, waiting.study_pk, values.get("patient_pk"))
+            if not policy.updates and self._progress.was_sent(waiting.study_pk):
+                self._settle_unsent(waiting, waiting.digest)
+                return
             body, invalid = self._document(values)
             if invalid is None and hash(body) == waiting.digest:
                 self._settle_unsent(waiting, waiting.digest)

@@ -64,12 +64,15 @@ class OutboxRow:
     @property
     def study_iuid(self) -> str:
         """The Study Instance UID; empty where the row has none."""
-        value = self.values.get("study_iuid")
-        return value if isinstance(value, str) else ""
+        return _as_text(self.values.get("study_iuid"))
 
 
 def _as_int(value: object) -> int:
     return value if isinstance(value, int) else 0
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def study_key(study_iuid: str, study_pk: int) -> str:
@@ -79,8 +82,7 @@ def study_key(study_iuid: str, study_pk: int) -> str:
 
 def names(values: Mapping[str, object]) -> tuple[str, int]:
     """study_iuid and study_pk of a row of the view; empty and 0 where they are none."""
-    uid, pk = values.get("study_iuid"), values.get("study_pk")
-    return uid if isinstance(uid, str) else "", pk if isinstance(pk, int) else 0
+    return _as_text(values.get("study_iuid")), _as_int(values.get("study_pk"))
 
 
 def study_json(values: Mapping[str, object], center: str, fields: Mapping[str, str] | None = None) -> bytes:

@@ -50,6 +50,11 @@ class Waiting:
     digest: int | None = None
     deleted: bool = False
 
+    @property
+    def ids(self) -> list[int]:
+        """Of the study's own rows: those that wait, and those to be verified."""
+        return [*(row_id for row_id, _ in self.rows), *self.verify_ids]
+
 
 class _Study:
     """One study that is being sent, or waits."""
@@ -293,12 +298,10 @@ class Versions:
         with self._changed:
             if self._stopped:
                 return
-            if self._woken:
+            if self._woken or (self._heap and (self._hurry or self.full)):
                 timeout_seconds = 0.0
-            elif self._heap and not (self._hurry or self.full):
-                timeout_seconds = min(timeout_seconds, self._heap[0][0] - self._clock())
             elif self._heap:
-                timeout_seconds = 0.0
+                timeout_seconds = min(timeout_seconds, self._heap[0][0] - self._clock())
             if timeout_seconds > 0:
                 self._changed.wait(timeout_seconds)
             self._woken = False

@@ -10,14 +10,13 @@ from __future__ import annotations
 import socket
 import struct
 import threading
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pymysql
 from pymysql.constants import COMMAND
 
 from cdc_indexer.errors import PositionLost, SourceError, Stopped
-from cdc_indexer.mysql.connection import connect, translate
+from cdc_indexer.mysql.connection import connect, hang_up, translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -212,10 +211,7 @@ class Stream:
         """Makes a blocked :meth:`wait` raise Stopped; from any thread, at any time."""
         with self._lock:
             self._interrupted = True
-            if self._sock is not None:
-                # Not SSLSocket.shutdown, which takes the TLS object away from under the reading thread.
-                with suppress(OSError):  # the server was quicker
-                    socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+            hang_up(self._sock)
 
     def close(self) -> None:
         with self._lock:

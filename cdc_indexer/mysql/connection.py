@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
     Connection = pymysql.connections.Connection[Cursor]
 
-__all__ = ["connect", "is_mariadb", "reading", "server_version", "translate"]
+__all__ = ["connect", "hang_up", "impatient", "is_mariadb", "reading", "server_version", "translate"]
 
 CONNECT_TIMEOUT_SECONDS = 10
 READ_TIMEOUT_SECONDS = 60
 
 #: So long a program that is to end waits for the database.
-PATIENCE_SECONDS = 5.0
+END_PATIENCE_SECONDS = 5.0
 
 #: No query of ours waits longer for a metadata lock (an ALTER that waits in front of us), in seconds.
 LOCK_WAIT_TIMEOUT_SECONDS = 5
@@ -235,26 +235,30 @@ def reading(database: DatabaseSettings, **options: Any) -> Iterator[Connection]:
             connection.close()
 
 
+def hang_up(sock: socket.socket | None) -> None:
+    """Makes whoever reads from a session's socket fail; from any thread. None, and one that is closed, is let be."""
+    if sock is not None:
+        # Not SSLSocket.shutdown, which takes the TLS object away from under the reading thread.
+        with suppress(OSError):  # the server, or its owner, was quicker
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
 @contextmanager
 def impatient() -> Iterator[None]:
-    """For the end of the program: after PATIENCE_SECONDS in the block whatever waits for the database fails, in any thread.
+    """At the end of the program: after END_PATIENCE_SECONDS whatever waits for the database fails, in any thread.
 
     Over a dead line it would wait for READ_TIMEOUT_SECONDS, and then once more.
     """
     over = threading.Event()
 
     def give_up() -> None:
-        wait = PATIENCE_SECONDS
+        wait = END_PATIENCE_SECONDS
         while not over.wait(wait):
             wait = _GIVE_UP_AGAIN_SECONDS
             with _sessions_lock:
                 sessions = list(_sessions)
             for session in sessions:
-                sock = session._sock
-                if sock is not None:
-                    # Not SSLSocket.shutdown, which takes the TLS object away from under the reading thread.
-                    with suppress(OSError):  # closed meanwhile
-                        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                hang_up(session._sock)
 
     threading.Thread(target=give_up, name="giving up", daemon=True).start()
     try:

@@ -117,9 +117,8 @@ class Outbox:
         unseen: set[int] = set()
         for start in range(0, len(ids), _IDS):
             some = ids[start : start + _IDS]
-            unseen |= set(some).difference(self._ids_among(some))
-        if unseen:
-            unseen.intersection_update(self._ids_among(list(unseen), uncommitted=True))
+            if missing := set(some).difference(self._ids_among(some)):
+                unseen.update(self._ids_among(list(missing), uncommitted=True))
         return unseen
 
     def _ids_among(self, ids: Sequence[int], *, uncommitted: bool = False) -> list[int]:
