@@ -19,7 +19,6 @@ from cdc_indexer.finding import Finding, failed, failed_by, ok, warning
 from cdc_indexer.lock import held_by
 from cdc_indexer.mysql.preflight import is_local, preflight
 from cdc_indexer.mysql.retention import Following
-from cdc_indexer.service import server_id_of
 
 if TYPE_CHECKING:
     from cdc_indexer.config import DatabaseSettings, Settings
@@ -57,7 +56,7 @@ def check(settings: Settings, administrator: DatabaseSettings | None = None) -> 
         checkpoint = loaded
         yield finding
     following = Following(
-        server_id=server_id_of(settings),
+        server_id=settings.server_id,
         position=checkpoint.position if checkpoint else None,
         written=checkpoint.time if checkpoint else None,
         running=_runs(settings.state_dir),

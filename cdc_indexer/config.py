@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -256,6 +258,15 @@ class Settings(_Section):
         """The values that must never be printed."""
         values = (self.key.get_secret_value(), self.database.password.get_secret_value())
         return tuple(value for value in values if value)
+
+    @property
+    def server_id(self) -> int:
+        """Ours as a replica: as set, else the same for this machine and state directory, and above 2^31 so that no
+        server of the house is likely to have it.
+        """
+        if self.stream.server_id is not None:
+            return self.stream.server_id
+        return 0x80000000 | zlib.crc32(f"{socket.gethostname()}:{self.state_dir}".encode())
 
 
 def load_settings(config_path: Path, environ: Mapping[str, str] | None = None) -> Settings:

@@ -11,22 +11,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from hashlib import sha1
 from typing import Protocol
-from uuid import UUID
 
 from cdc_indexer import patients
 from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
 from cdc_indexer.delivery.webservice import Kind, Outcome
 from cdc_indexer.errors import InvalidStudy, Stopped, StorageError
+from cdc_indexer.keys import idempotency_key, seed_of
 from cdc_indexer.progress import Progress
 from cdc_indexer.study import Operation, OutboxRow, names, study_json, study_key
 from cdc_indexer.versions import Versions, Waiting
-
-#: Namespace of the Idempotency-Keys; changing it would make every repeated POST look new.
-_NAMESPACE = UUID("5d0c3f5e-9d5b-5f0e-8f0c-2f6a3e7c1b54")
-#: RFC 9562: the two high bits of the 17th digit are 10.
-_VARIANT = {digit: f"{int(digit, 16) & 3 | 8:x}" for digit in "0123456789abcdef"}
 
 #: How many studies are read from the view at a time.
 VERIFY_BATCH = 200
@@ -93,20 +87,6 @@ class Policy:
     stable: bool
     updates: bool
     deletes: bool
-
-
-def idempotency_key(center: str, seed: object, read: bytes | None = None) -> str:
-    """The same for the same center and outbox row, whatever restarts or fails over.
-
-    ``read`` is the document where its values come from the view: after a kill the view may hold newer ones, and an
-    index that drops a key it knows would never get them.
-    """
-    name = f"{center}:{seed}".encode()
-    content = name if read is None else b"%b:%b" % (name, read)
-    # uuid.uuid5 in a seventh of its time.
-    digest = sha1(_NAMESPACE.bytes + content, usedforsecurity=False).hexdigest()
-    variant = _VARIANT[digest[16]]
-    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
 
 class Pipeline:
@@ -362,7 +342,7 @@ class Pipeline:
             key=waiting.key,
             study_pk=waiting.study_pk,
             study_iuid=waiting.study_iuid or waiting.key,
-            idempotency_key=idempotency_key(policy.center, _seed(waiting), body or None),
+            idempotency_key=idempotency_key(policy.center, seed_of(waiting), body or None),
             body=body,
             rows=tuple(waiting.rows),
             first_version=False,
@@ -517,16 +497,3 @@ class Pipeline:
 
 def _invalid(error: InvalidStudy) -> Outcome:
     return Outcome(kind=Kind.REJECTED, reason=f"the row can't become a study: {error}")
-
-
-def _seed(waiting: Waiting) -> str:
-    """What the Idempotency-Key is made from: the oldest row that the version stands for.
-
-    Not the newest: what was sent and not settled when the program was killed is sent again together with the rows
-    that came meanwhile, and has to keep its key.
-    """
-    if waiting.verify_ids:
-        return f"{min(waiting.verify_ids)}:verified"
-    if waiting.rows:
-        return str(min(waiting.rows)[0])
-    return f"{min(change.row_id for change in waiting.patients)}:{waiting.study_pk}"

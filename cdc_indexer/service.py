@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-import socket
 import threading
 import time
-import zlib
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -244,7 +242,7 @@ class Service:
         reader = BinlogReader(
             settings.database,
             settings.stream,
-            server_id_of(settings),
+            settings.server_id,
             engine.progress.position,
             tuple(catalogue.Column(name, unsigned, kind) for name, kind, unsigned in columns)
             if columns
@@ -392,43 +390,6 @@ class Service:
                 self._sampler.lost()
                 self._tell_source(Source.SCHEMA if isinstance(away, SchemaError) else Source.AWAY, away)
             self._stopping.wait(_DEGRADED_AUDIT_SECONDS)
-
-
-def server_id_of(settings: Settings) -> int:
-    """Our server_id as a replica: as set, else the same for this machine and state directory, and above 2^31 so that
-    no server of the house is likely to have it."""
-    if settings.stream.server_id is not None:
-        return settings.stream.server_id
-    return 0x80000000 | zlib.crc32(f"{socket.gethostname()}:{settings.state_dir}".encode())
-
-
-def retry_parked(settings: Settings) -> bool:
-    """Sends the parked studies that are marked, unless a running `run` does; whether it was done here.
-
-    Raises FatalError when the central index is away or refuses us.
-    """
-    lock = StateLock(settings.state_dir, "parked retry")
-    try:
-        lock.acquire()
-    except AlreadyRunning:
-        if lock.held_by == "run":
-            return False
-        raise
-    try:
-        runner = Runner()
-        engine = Engine(settings, runner, reload=lambda: None, patience_seconds=PATIENCE_SECONDS)
-
-        def work() -> None:
-            while engine.parked_store.requested(limit=1) or not engine.idle:
-                engine.retry_parked()
-                if runner.stopping.wait(0.05):
-                    raise Stopped
-
-        engine.start()
-        runner.run(work, tick=lambda: None, tick_seconds=1.0, hang_up=lambda: None, clean_up=engine.stop)
-    finally:
-        lock.release()
-    return True
 
 
 def run(

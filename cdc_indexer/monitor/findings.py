@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import TextIO
 
 from cdc_indexer.finding import Finding, Status
+from cdc_indexer.monitor.terminal import printable
 
 __all__ = ["as_json", "show"]
 
@@ -46,10 +47,11 @@ def show(findings: Sequence[Finding], stream: TextIO | None = None) -> None:
 
 
 def _line(finding: Finding) -> str:
-    line = f"{finding.status.value:<8} {finding.name:<{_NAME_WIDTH}} {_printable(finding.message)}"
+    line = f"{finding.status.value:<8} {finding.name:<{_NAME_WIDTH}} {printable(finding.message)}"
     if not finding.remedy:
         return line
-    return f"{line}\n{textwrap.indent(_printable(finding.remedy), ' ' * 9)}"
+    remedy = printable(finding.remedy, keep="\n")
+    return f"{line}\n{textwrap.indent(remedy, ' ' * 9)}"
 
 
 def _table(findings: Sequence[Finding], stream: TextIO) -> None:
@@ -64,22 +66,17 @@ def _table(findings: Sequence[Finding], stream: TextIO) -> None:
         table.add_row(
             Text(finding.status.value, _STYLES[finding.status]),
             Text(finding.name),
-            Text(_printable(finding.message)),
+            Text(printable(finding.message)),
         )
     console.print(table)
     for finding in findings:
         if finding.remedy:
             console.print(Text(f"\n{finding.name}", _STYLES[finding.status]))
             # Not wrapped: what is to be pasted stays in one piece.
-            console.print(Text(_printable(finding.remedy)), soft_wrap=True)
+            console.print(Text(printable(finding.remedy, keep="\n")), soft_wrap=True)
     console.print(Text(f"\n{_sum(findings)}", style="bold"))
 
 
 def _sum(findings: Sequence[Finding]) -> str:
     counts = {status: sum(finding.status is status for finding in findings) for status in Status}
     return ", ".join(f"{count} {status.value}" for status, count in counts.items())
-
-
-def _printable(text: str) -> str:
-    """Without what could play tricks on a terminal; line ends are the remedies' own."""
-    return "".join(character if character.isprintable() or character == "\n" else " " for character in text)

@@ -15,7 +15,8 @@ from cdc_indexer.monitor.causes import Cause, Problem, as_sentence, parked_probl
 from cdc_indexer.monitor.report import Report, iso, judged, moment
 from cdc_indexer.monitor.texts import span
 from cdc_indexer.mysql import catalogue
-from cdc_indexer.mysql.connection import connect, translate
+from cdc_indexer.mysql.connection import connect
+from cdc_indexer.mysql.errors import translate
 from cdc_indexer.mysql.outbox import Mark, Outbox
 
 if TYPE_CHECKING:

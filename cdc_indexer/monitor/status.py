@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -10,12 +11,13 @@ from cdc_indexer import handover
 from cdc_indexer.lock import held_by
 from cdc_indexer.monitor.causes import Cause, Level
 from cdc_indexer.monitor.report import FILE_NAME, Report, moment
+from cdc_indexer.monitor.terminal import printable
 from cdc_indexer.monitor.texts import size, span
 
 if TYPE_CHECKING:
     from cdc_indexer.config import Settings
 
-__all__ = ["lines", "report"]
+__all__ = ["lines", "report", "show"]
 
 #: A running service renews its status.json every two seconds.
 STALE_SECONDS = 30.0
@@ -111,3 +113,27 @@ def lines(shown: Report) -> list[tuple[str, str]]:
         ("version", shown.version),
     ]
     return [(name, value) for name, value in pairs if value]
+
+
+def show(shown: Report) -> None:
+    """For people: in colours on a terminal, else a line each."""
+    headline = "healthy" if shown.healthy else "not healthy"
+    messages = [one["message"] for one in shown.problems] or [shown.message]
+    if not sys.stdout.isatty():
+        for name, value in [("state", headline), *(("", message) for message in messages), *lines(shown)]:
+            print(printable(f"{name:<15} {value}"))  # noqa: T201 - what the command is for
+        return
+    from rich.console import Console  # noqa: PLC0415 - slow to import
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    colour = {"ok": "green", "warning": "yellow"}.get(shown.state, "red")
+    console = Console(highlight=False)
+    console.print(Text(headline, style=f"bold {colour}"))
+    for message in messages:
+        console.print(Text(printable(message)))
+    table = Table.grid(padding=(0, 2))
+    for name, value in lines(shown):
+        table.add_row(Text(name, style="dim"), Text(printable(value)))
+    console.print()
+    console.print(table)

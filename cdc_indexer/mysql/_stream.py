@@ -16,7 +16,8 @@ import pymysql
 from pymysql.constants import COMMAND
 
 from cdc_indexer.errors import PositionLost, SourceError, Stopped
-from cdc_indexer.mysql.connection import connect, hang_up, translate
+from cdc_indexer.mysql.connection import connect, hang_up
+from cdc_indexer.mysql.errors import translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

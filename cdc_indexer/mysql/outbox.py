@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pymysql
 from pymysql.cursors import Cursor, DictCursor
 
-from cdc_indexer.mysql.connection import connect, translate
+from cdc_indexer.mysql.connection import connect
+from cdc_indexer.mysql.errors import translate
 from cdc_indexer.study import OutboxRow
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ import pymysql
 from cdc_indexer.errors import IndexerError
 from cdc_indexer.finding import Finding, failed, failed_by, ok, warning
 from cdc_indexer.mysql import catalogue, installation
-from cdc_indexer.mysql.connection import connect, is_mariadb, server_version, translate
+from cdc_indexer.mysql.connection import connect, is_mariadb, server_version
+from cdc_indexer.mysql.errors import translate
 from cdc_indexer.mysql.grants import Rights, parse, quoted
 from cdc_indexer.mysql.installation import Check
 from cdc_indexer.mysql.outbox import TABLE, VIEW

@@ -22,7 +22,6 @@ from cdc_indexer.mysql import catalogue, installation
 from cdc_indexer.mysql.connection import reading
 from cdc_indexer.mysql.preflight import preflight
 from cdc_indexer.mysql.retention import Following
-from cdc_indexer.service import server_id_of
 from tests.indexer import Indexer
 from tests.pacs import Pacs
 from tests.receiver import Receiver
@@ -70,9 +69,9 @@ def found(indexer: Indexer, *, admin: bool = False, **following: Any) -> list[Fi
     return list(
         preflight(
             settings.database,
-            replace(Following(server_id_of(settings)), **following)
+            replace(Following(settings.server_id), **following)
             if following
-            else Following(server_id_of(settings)),
+            else Following(settings.server_id),
             root,
         )
     )

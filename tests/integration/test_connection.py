@@ -21,7 +21,8 @@ from cryptography.x509.oid import NameOID
 
 from cdc_indexer.errors import ConfigError, IndexerError, NoBinlog, SchemaError, SourceError
 from cdc_indexer.mysql import catalogue, connection
-from cdc_indexer.mysql.connection import connect, is_mariadb, reading, server_version, translate
+from cdc_indexer.mysql.connection import connect, is_mariadb, reading, server_version
+from cdc_indexer.mysql.errors import STATEMENT_SECONDS, translate
 from tests.following import Outbox, settings
 
 
@@ -81,10 +82,10 @@ def test_what_a_session_is_set_to(outbox: Outbox) -> None:
             )
             assert one(opened, "SELECT @@lock_wait_timeout") == connection.LOCK_WAIT_TIMEOUT_SECONDS
             if is_mariadb(opened):
-                assert float(one(opened, "SELECT @@max_statement_time")) == connection.STATEMENT_SECONDS
+                assert float(one(opened, "SELECT @@max_statement_time")) == STATEMENT_SECONDS
                 assert one(opened, "SELECT @@tx_isolation") == "READ-UNCOMMITTED"
             else:
-                assert one(opened, "SELECT @@max_execution_time") == connection.STATEMENT_SECONDS * 1000
+                assert one(opened, "SELECT @@max_execution_time") == STATEMENT_SECONDS * 1000
                 assert one(opened, "SELECT @@transaction_isolation") == "READ-UNCOMMITTED"
             sock: socket.socket = opened._sock  # type: ignore[attr-defined]
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
