@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
 from pathlib import Path
+
+#: From taking a connection to its protocol being told, asyncio goes round three times, a stream's handler begins two later.
+_ROUNDS = 8
 
 
 def free_port() -> int:
@@ -23,3 +27,16 @@ def free_port() -> int:
                 continue
             return port
     raise OSError(f"no free port between {candidates.start} and {lowest_outgoing}")
+
+
+async def stop_listening(server: asyncio.Server) -> None:
+    """Closes a server of the running loop, and leaves no connection half taken.
+
+    Server.close() alone makes asyncio forget those that it has accepted and not yet handed over; nobody closes them then.
+    """
+    loop = asyncio.get_running_loop()
+    for sock in server.sockets:
+        loop.remove_reader(sock.fileno())
+    for _ in range(_ROUNDS):
+        await asyncio.sleep(0)
+    server.close()

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Literal
 
-from tests.ports import free_port
+from tests.ports import free_port, stop_listening
 
 _SECONDS_TO_WAIT = 30.0
 _LINGER_ZERO = struct.pack("ii", 1, 0)
@@ -307,8 +307,8 @@ class Receiver:
 
     async def _refuse(self) -> None:
         if self._listening is not None:
-            self._listening.close()
-            self._listening = None
+            listening, self._listening = self._listening, None
+            await stop_listening(listening)
         await self._reset_connections()
 
     async def _reset_connections(self) -> None:

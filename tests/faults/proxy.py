@@ -10,7 +10,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any
 
-from tests.ports import free_port
+from tests.ports import free_port, stop_listening
 
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 _CHUNK = 65_536
@@ -110,8 +110,8 @@ class Proxy:
 
     async def _refuse(self) -> None:
         if self._listening is not None:
-            self._listening.close()
-            self._listening = None
+            listening, self._listening = self._listening, None
+            await stop_listening(listening)
         await self._cut()
 
     async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
