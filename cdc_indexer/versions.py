@@ -227,9 +227,10 @@ class Versions:
             now = self._clock()
             found: list[Waiting] = []
             heap = self._heap
+            # Asked once: if the first one taken ended it, whoever brings more would have to wait again after one study.
+            early = self._hurry or self.full
             while heap and len(found) < limit:
                 queued_at, _, key = heap[0]
-                early = self._hurry or self.full
                 if queued_at > now and not early:
                     break
                 heapq.heappop(heap)

@@ -104,6 +104,16 @@ def test_too_many_waiting_sends_the_oldest_early_and_blocks_who_brings_more(cloc
     thread.join()
 
 
+def test_too_many_waiting_make_room_for_many(clock: Clock) -> None:
+    """One at a time, whoever brings more would wait for the verifier's next round after each study."""
+    versions = Versions(5.0, max_studies=300, clock=clock)
+    for pk in range(300):
+        versions.add(f"1.{pk}", pk, (pk, WHEN))
+    assert [waiting.study_pk for waiting in versions.due(200)] == list(range(200))
+    assert not versions.full
+    assert versions.due(200) == []
+
+
 def test_stop_frees_who_waits_for_room(clock: Clock) -> None:
     versions = Versions(5.0, max_rows=1, clock=clock)
     versions.add("1.0", 1, (1, WHEN))
