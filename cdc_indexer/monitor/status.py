@@ -121,7 +121,9 @@ def show(shown: Report) -> None:
     messages = [one["message"] for one in shown.problems] or [shown.message]
     if not sys.stdout.isatty():
         for name, value in [("state", headline), *(("", message) for message in messages), *lines(shown)]:
-            print(printable(f"{name:<15} {value}"))  # noqa: T201 - what the command is for
+            sys.stdout.write(printable(f"{name:<15} {value}") + "\n")
+        # Here, where it can be handled: whoever reads may have gone.
+        sys.stdout.flush()
         return
     from rich.console import Console  # noqa: PLC0415 - slow to import
     from rich.table import Table  # noqa: PLC0415
