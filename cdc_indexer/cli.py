@@ -83,7 +83,7 @@ class _Stderr:
         return sys.stderr.isatty()
 
 
-class _Files:
+class Files:
     """The settings as config.json says now, and the log as they want it."""
 
     def __init__(self, path: Path) -> None:
@@ -116,13 +116,13 @@ class _Files:
 @click.pass_context
 def cli(context: click.Context, config: Path) -> None:
     """Tells a central index about every study of a DCM4CHEE PACS, the moment it is committed."""
-    context.obj = _Files(config)
+    context.obj = Files(config)
 
 
 @cli.command()
 @click.option("--until-caught-up", is_flag=True, help="Send what waits and exit (for cron).")
 @click.pass_obj
-def run(files: _Files, until_caught_up: bool) -> None:
+def run(files: Files, until_caught_up: bool) -> None:
     """Follow the binary log and send every study at once."""
     from cdc_indexer.runner import hold_signals
 
@@ -152,7 +152,7 @@ _DAY = click.DateTime(["%Y-%m-%d"])
 )
 @click.pass_obj
 def initial(
-    files: _Files,
+    files: Files,
     since: datetime | None,
     until: datetime | None,
     study_iuids: tuple[str, ...],
@@ -205,7 +205,7 @@ def _day(moment: datetime | None) -> date | None:
 )
 @click.option("--json", "as_json", is_flag=True, help="A JSON array: name, status, message, remedy.")
 @click.pass_obj
-def check(files: _Files, admin: str | None, as_json: bool) -> int:
+def check(files: Files, admin: str | None, as_json: bool) -> int:
     """Look at everything that the service needs, and say what to do where it isn't as it should be."""
     settings = files.load()
     from cdc_indexer import check as checks
@@ -234,7 +234,7 @@ def check(files: _Files, admin: str | None, as_json: bool) -> int:
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_obj
-def status(files: _Files, as_json: bool) -> int:
+def status(files: Files, as_json: bool) -> int:
     """Say how it stands: position, how far behind, delivered, parked, held, last error.
 
     Exit status 0 if it is healthy (parked studies alone don't change that), 1 if not.

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,16 +12,10 @@ from cdc_indexer.errors import FatalError
 from cdc_indexer.monitor.terminal import printable
 
 if TYPE_CHECKING:
-    from cdc_indexer.config import Settings
+    from cdc_indexer.cli import Files
     from cdc_indexer.delivery.parked import Entry, Parked
 
 DONE, FAILED = 0, 1
-
-
-class Files(Protocol):
-    """Where the settings come from."""
-
-    def load(self) -> Settings: ...
 
 
 @click.group()
