@@ -1,4 +1,4 @@
-"""What came of a request to the central index, as one of six kinds (pure)."""
+"""What came of a request to the central index, as one of seven kinds (pure)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ class Kind(str, Enum):
 
     ACCEPTED = "accepted"
     ALREADY_THERE = "already there"
+    #: The index has a newer version (409, `"status": "Stale"`): the study is read and sent again.
+    STALE = "stale"
     #: This study is wrong: it is parked.
     REJECTED = "rejected"
     #: The address or the key is wrong: nothing is sent until a person mends it.
@@ -27,6 +29,7 @@ class Outcome:
 
     ``status`` is None when no whole answer came. ``answer`` is at most MAX_ANSWER_BYTES of what the index said; it may
     repeat patient data, so it is for the parked store only. ``reason`` is one sentence for the administrator, free of that.
+    ``version``: the one that the index has, where it says so.
     """
 
     kind: Kind
@@ -34,3 +37,4 @@ class Outcome:
     answer: str = ""
     retry_after_seconds: float | None = None
     reason: str = ""
+    version: int | None = None
