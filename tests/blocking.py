@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cdc_indexer.delivery.webservice import Request
-from cdc_indexer.model.outcome import Outcome
+from cdc_indexer.model.outcome import Kind, Outcome
 
 
 class Client:
@@ -37,7 +37,9 @@ class Client:
         return None
 
     def _exchange(self, request: Request) -> None:
-        if request.body is None:
+        if request.asks:
+            outcome = getattr(self._index, "get", lambda: Outcome(Kind.ACCEPTED, 200, "[]"))()
+        elif request.body is None:
             outcome = self._index.delete(request.study_iuid, request.idempotency_key)
         else:
             outcome = self._index.post(request.body, request.idempotency_key)

@@ -68,7 +68,7 @@ class Durable(Protocol):
 class Work:
     """What holds one slot: deliveries that go in one request."""
 
-    __slots__ = ("client", "deliveries", "final", "job", "probe", "request", "started")
+    __slots__ = ("asking", "began", "client", "deliveries", "final", "job", "probe", "request", "started")
 
     def __init__(self, deliveries: list[Delivery], probe: bool) -> None:
         self.deliveries = deliveries
@@ -78,7 +78,11 @@ class Work:
         self.job: Generator[Request, Outcome, list[Outcome]] | None = None
         self.client: Client | None = None
         self.request: Request | None = None
+        #: When its first request began, and when the present one did.
+        self.began = 0.0
         self.started = 0.0
+        #: What came of it, while the index is asked by GET what that means.
+        self.asking: list[Outcome] | None = None
 
 
 class Queue(Protocol):
@@ -87,8 +91,14 @@ class Queue(Protocol):
     def take(self) -> tuple[list[Work], float]:
         """What is to be sent now, one for each slot that is free, and the seconds until there may be more."""
 
-    def judge(self, work: Work, outcomes: Sequence[Outcome]) -> int | None:
-        """What came of it; the generation that must be durable before ``release``, None when nothing is final."""
+    def asks(self, outcomes: Sequence[Outcome]) -> bool:
+        """Whether the index is to be asked by GET before these can be judged."""
+
+    def judge(self, work: Work, outcomes: Sequence[Outcome], asked: Outcome | None = None) -> int | None:
+        """What came of it, ``asked`` what a GET gave.
+
+        The generation that must be durable before ``release``, None when nothing is final.
+        """
 
     def release(self, works: Iterable[Work]) -> None:
         """Their results are durable."""
@@ -231,11 +241,8 @@ class Senders:
             work.request = next(work.job)
         else:
             work.request = Request(first.body, first.idempotency_key, first.study_iuid)
-        work.client = client = self._client()
-        if client.ready:
-            self._send(work)
-        else:
-            self._connect(work)
+        work.client = self._client()
+        self._go_on(work)
 
     def _connect(self, work: Work) -> None:
         client = work.client
@@ -261,8 +268,10 @@ class Senders:
         client, request = work.client, work.request
         assert client is not None
         assert request is not None
-        failpoints.hit("before_post")
+        if work.asking is None:
+            failpoints.hit("before_post")
         work.started = time.monotonic()
+        work.began = work.began or work.started
         outcome = client.begin(request)
         if outcome is not None:
             self._finish(work, outcome)
@@ -303,12 +312,14 @@ class Senders:
 
     def _finish(self, work: Work, outcome: Outcome) -> None:
         """A request has its outcome: the next one of the same batch follows, or the slot waits for the disk."""
-        failpoints.hit("after_post")
+        if work.asking is None:
+            failpoints.hit("after_post")
         self._finished = True
         seconds = time.monotonic() - work.started if work.started else 0.0
-        client = work.client
-        assert client is not None
-        if work.job is None:
+        asked: Outcome | None = None
+        if work.asking is not None:
+            outcomes, asked = work.asking, outcome
+        elif work.job is None:
             outcomes = [outcome]
         else:
             try:
@@ -316,22 +327,33 @@ class Senders:
             except StopIteration as ended:
                 outcomes = ended.value
             else:
-                if client.ready:
-                    self._send(work)
-                else:
-                    self._connect(work)
+                self._go_on(work)
                 return
-        work.client = None
+        if asked is None:
+            self._answer_times.append(seconds)
+            self._on_answer(outcomes, seconds)
+            if self._queue.asks(outcomes):
+                work.asking, work.request = outcomes, Request.question()
+                self._go_on(work)
+                return
+        client, work.client = work.client, None
+        assert client is not None
         self._rest(client)
-        self._answer_times.append(seconds)
-        self._on_answer(outcomes, seconds)
         try:
-            generation = self._queue.judge(work, outcomes)
+            generation = self._queue.judge(work, outcomes, asked)
         except Stopped:
             return  # it couldn't be stored: it stays with us
         if generation is not None:
             self._undurable.append((generation, work))
             self._unasked = max(self._unasked, generation)
+
+    def _go_on(self, work: Work) -> None:
+        """The next request of the same work."""
+        assert work.client is not None
+        if work.client.ready:
+            self._send(work)
+        else:
+            self._connect(work)
 
     # --- clients -----------------------------------------------------------------------------------------
 

@@ -8,8 +8,9 @@ from collections.abc import Generator, Sequence
 from typing import Protocol
 from uuid import UUID, uuid5
 
-from cdc_indexer.delivery.webservice import MAX_ANSWER_BYTES, Request, classify
-from cdc_indexer.model.outcome import Kind, Outcome
+from cdc_indexer.delivery._meaning import classify
+from cdc_indexer.delivery.webservice import MAX_ANSWER_BYTES, Request
+from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 
 _NAMESPACE = UUID("1f1f0bb7-3a8c-5c0d-9d55-0a6fd4a8c0c9")
 
@@ -74,7 +75,7 @@ def _each(whole: Outcome, count: int) -> list[Outcome]:
         # `[]` for all is what an index says that has nothing to say.
         if results == [] and whole.status != 207:
             return [whole] * count
-        return [Outcome(Kind.HELD, whole.status, reason=_NO_RESULTS)] * count
+        return [Outcome(Kind.HELD, whole.status, reason=_NO_RESULTS, refusal=Refusal.OTHER)] * count
     return [_one(result) for result in results]
 
 
@@ -86,7 +87,7 @@ def _one(result: object) -> Outcome:
         answer = b""
     if isinstance(status, int) and not isinstance(status, bool):
         if not 100 <= status <= 999:
-            return Outcome(Kind.HELD, reason=_NO_RESULTS)
+            return Outcome(Kind.HELD, reason=_NO_RESULTS, refusal=Refusal.OTHER)
         return classify("POST", status, answer, None, time.time())
     # {"status": "Ok"} or {"status": "Error"}, as for one study alone.
     return classify("POST", 200, answer, None, time.time())

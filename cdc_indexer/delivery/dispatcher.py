@@ -1,8 +1,7 @@
 """Sends what is submitted: in order per study, parallel across studies, at most ``concurrency`` at a time.
 
 A POST holds its slot until its result is durable; so no more than ``concurrency`` POSTs can be repeated after a crash.
-While the central index is away or refuses us (the gate is closed), one delivery at a time is tried, each time another
-one, with a growing pause between.
+What an outcome means for a study, and what is tried while the central index is away or refuses us, says flow/gate.py.
 """
 
 from __future__ import annotations
@@ -14,12 +13,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from cdc_indexer.delivery._senders import Client, Durable, Senders, Work
-from cdc_indexer.delivery.retry import Backoff
-from cdc_indexer.flow.gate import Change, Gate, Gatekeeper
+from cdc_indexer.flow.gate import Change, Do, Gate, Gatekeeper, Verdict
 from cdc_indexer.model.errors import Stopped
 from cdc_indexer.model.outcome import Kind, Outcome
 
@@ -34,7 +32,6 @@ class Delivery:
 
     ``key`` orders: two deliveries of one key are never in flight together. ``rows`` are the outbox rows (id, recorded_at)
     that settle with it. ``finished`` is told the final outcome, and gives the generation of the checkpoint that holds it.
-    ``failing_since`` is in seconds of an open gate (gate.py).
     ``behind``: it goes after all that aren't (`initial` beside live studies).
     """
 
@@ -47,14 +44,13 @@ class Delivery:
     first_version: bool
     finished: Callable[[Delivery, Outcome], int]
     behind: bool = False
-    attempts: int = 0
-    failing_since: float | None = field(default=None, repr=False)
 
 
 class Dispatcher:
     """The queue; _senders.py sends.
 
-    ``durable`` makes results durable. ``on_gate`` is told whenever the gate changes, with the reason in one sentence.
+    ``durable`` makes results durable. ``on_gate`` is told whenever the gate changes, once what was parked before
+    is stored.
     ``before_probe`` is called before each try while the index is away or refuses us (so that corrected files are read), from
     the thread that sends; it may call ``reconfigure``. ``on_answer`` is told the outcomes of each request and the seconds
     that it took.
@@ -68,7 +64,7 @@ class Dispatcher:
         concurrency: int,
         give_up_seconds: float,
         batch_size: int = 1,
-        on_gate: Callable[[Gate, str], None] = lambda gate, reason: None,
+        on_gate: Callable[[Change], None] = lambda change: None,
         before_probe: Callable[[], None] = lambda: None,
         on_answer: Callable[[Sequence[Outcome], float], None] = lambda outcomes, seconds: None,
         queue_limit: int = QUEUE_LIMIT,
@@ -166,7 +162,7 @@ class Dispatcher:
                 self._queue_limit = max(self._queue_limit, 2 * batch_size)
             if concurrency is not None:
                 self._concurrency = self._keeper.concurrency = concurrency
-            self._keeper.try_now()
+            self._keeper.mended()
         self._senders.wake()
 
     def stop(self) -> None:
@@ -194,12 +190,15 @@ class Dispatcher:
             elif not self._probing and self._active < self._concurrency:
                 now = self._clock()
                 self._wake_delayed(now)
-                if self._ready or self._behind or self._delayed:
-                    timeout = max(self._keeper.probe_at - now, 0.0)
+                waiting = [*self._ready, *self._behind, *(entry[2] for entry in self._delayed)]
+                if waiting:
+                    chosen = waiting[self._keeper.choose([delivery.key for delivery in waiting])]
+                    timeout = max(self._keeper.try_at(chosen.key) - now, 0.0)
                     if not timeout:
+                        self._remove(chosen)
                         self._probing = True
                         self._active += 1
-                        works.append(Work([self._next_probe()], True))
+                        works.append(Work([chosen], True))
                         timeout = math.inf
             self._hungry = self._active < self._concurrency
         return works, timeout
@@ -208,16 +207,23 @@ class Dispatcher:
         """The next one is tried: with corrected files, perhaps. (Nobody answers at a wrong address either.)"""
         self._before_probe()
 
-    def judge(self, work: Work, outcomes: Sequence[Outcome]) -> int | None:
+    def asks(self, outcomes: Sequence[Outcome]) -> bool:
+        """Whether the index is to be asked by GET before these can be judged."""
+        kinds = {outcome.kind for outcome in outcomes}
+        with self._lock:
+            return kinds == {Kind.REJECTED} and self._keeper.asks(self._clock())
+
+    def judge(self, work: Work, outcomes: Sequence[Outcome], asked: Outcome | None = None) -> int | None:
         """What came of it; the generation that must be durable before ``release``, None when nothing is final.
 
         Stopped when the program ends before a rejected study could be stored.
         """
-        final = self._judge(work.deliveries, outcomes, work.probe)
-        if not final:
-            return None
+        final, changes = self._judge(work, outcomes, asked)
         work.final = [one for one, _ in final]
-        return max([one.finished(one, outcome) for one, outcome in final])
+        generation = max([one.finished(one, outcome) for one, outcome in final], default=None)
+        for change in changes:
+            self._on_gate(change)
+        return generation
 
     def release(self, works: Iterable[Work]) -> None:
         """Frees their slots and lets the next deliveries of those studies go."""
@@ -244,7 +250,7 @@ class Dispatcher:
         deliveries: list[Delivery] = []
         for queue in (self._ready, self._behind):
             while queue and len(deliveries) < self._batch_size:
-                alone = queue[0].body is None or queue[0].failing_since is not None
+                alone = queue[0].body is None or self._keeper.goes_alone(queue[0].key)
                 if alone and deliveries:
                     return deliveries
                 deliveries.append(queue.popleft())
@@ -252,11 +258,14 @@ class Dispatcher:
                     return deliveries
         return deliveries
 
-    def _next_probe(self) -> Delivery:
+    def _remove(self, delivery: Delivery) -> None:
+        """Takes one that waits out of its queue."""
         for queue in (self._ready, self._behind):
-            if queue:
-                return queue.popleft()
-        return heapq.heappop(self._delayed)[2]
+            if delivery in queue:
+                queue.remove(delivery)
+                return
+        self._delayed = [entry for entry in self._delayed if entry[2] is not delivery]
+        heapq.heapify(self._delayed)
 
     def _wake_delayed(self, now: float) -> float:
         """Queues the delayed deliveries whose time has come; seconds until the next one."""
@@ -267,63 +276,38 @@ class Dispatcher:
     # --- what an outcome means ---------------------------------------------------------------------------
 
     def _judge(
-        self, deliveries: Sequence[Delivery], outcomes: Sequence[Outcome], probe: bool
-    ) -> list[tuple[Delivery, Outcome]]:
-        """What is final; the rest is queued again. Frees the slot when nothing is."""
+        self, work: Work, outcomes: Sequence[Outcome], asked: Outcome | None
+    ) -> tuple[list[tuple[Delivery, Outcome]], list[Change]]:
+        """What is final, and how the gate has changed; the rest is queued again. Frees the slot when nothing is final."""
         now = self._clock()
-        told: list[Change | None] = []
         final: list[tuple[Delivery, Outcome]] = []
+        changes: list[Change] = []
+        judged: list[tuple[Delivery, Outcome, Verdict]] = []
+        # One outcome for the whole request: nobody knows whose fault it is.
+        together = len(outcomes) > 1 and all(outcome is outcomes[0] for outcome in outcomes)
+        pairs = list(zip(work.deliveries, outcomes, strict=True))
+        pairs.sort(key=lambda pair: pair[1].kind is not Kind.ACCEPTED)
         with self._lock:
-            if probe:
+            if work.probe:
                 self._probing = False
-            together = len(deliveries) > 1
-            for delivery, outcome in zip(deliveries, outcomes, strict=True):
-                judged: Outcome | None = None
-                if outcome.kind in (Kind.HELD, Kind.RETRY_INDEX):
-                    gate = Gate.HELD if outcome.kind is Kind.HELD else Gate.AWAY
-                    told.append(self._keeper.close(gate, outcome, now, probe=probe))
-                elif outcome.kind is Kind.RETRY_STUDY:
-                    judged = self._failed(delivery, outcome, now, probe, together, told)
+            for delivery, outcome in pairs:
+                verdict = self._keeper.judge(
+                    delivery.key, outcome, began=work.began, now=now, together=together, asked=asked
+                )
+                judged.append((delivery, outcome, verdict))
+                if verdict.change is not None:
+                    changes.append(verdict.change)
+            for delivery, outcome, verdict in judged:
+                if verdict.do is Do.SETTLE:
+                    final.append((delivery, outcome))
+                elif verdict.do in (Do.PARK, Do.READ_AGAIN):
+                    # Nobody sends versions yet, so that nobody is told that his is old.
+                    final.append((delivery, replace(outcome, kind=Kind.REJECTED)))
+                elif verdict.do is Do.RETRY:
+                    self._sequence += 1
+                    heapq.heappush(self._delayed, (verdict.at, self._sequence, delivery))
                 else:
-                    judged = outcome
-                    told.append(self._keeper.answered(now))
-                if judged is not None:
-                    final.append((delivery, judged))
-                    continue
-                delivery.attempts += 1
-                if outcome.kind is not Kind.RETRY_STUDY or together:
-                    self._ready.append(delivery)
+                    (self._behind if delivery.behind else self._ready).append(delivery)
             if not final:
                 self._active -= 1
-        for change in told:
-            if change is not None:
-                self._on_gate(*change)
-        return final
-
-    def _failed(
-        self,
-        delivery: Delivery,
-        outcome: Outcome,
-        now: float,
-        probe: bool,
-        together: bool,
-        told: list[Change | None],
-    ) -> Outcome | None:
-        """Delays a delivery that the index failed on; rejected once it alone has failed for too long.
-
-        Of a batch nobody knows which study is to blame: each goes alone next, without delay.
-        """
-        if delivery.failing_since is None:
-            delivery.failing_since = self._keeper.open_seconds(now)
-        if together:
-            return None
-        given_up, change = self._keeper.failed(
-            delivery.key, delivery.failing_since, outcome, now, probe=probe
-        )
-        told.append(change)
-        if given_up:
-            return replace(outcome, kind=Kind.REJECTED)
-        pause = max(Backoff(attempt=delivery.attempts).delay(self._rng), outcome.retry_after_seconds or 0.0)
-        self._sequence += 1
-        heapq.heappush(self._delayed, (now + pause, self._sequence, delivery))
-        return None
+        return final, changes

@@ -7,6 +7,7 @@ durable, and says when nothing is left.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -15,14 +16,14 @@ import structlog
 
 from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
 from cdc_indexer.delivery.webservice import Webservice
-from cdc_indexer.flow.gate import Gate
+from cdc_indexer.flow.gate import Change, Gate
 from cdc_indexer.flow.pipeline import VERIFY_BATCH, Pipeline, Policy
 from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.versions import Versions, Waiting
 from cdc_indexer.jobs.runner import Runner
 from cdc_indexer.model.errors import ConfigError, FatalError, SourceError, Stopped, StorageError
 from cdc_indexer.model.observer import Observer
-from cdc_indexer.model.outcome import Outcome
+from cdc_indexer.model.outcome import Outcome, Refusal
 from cdc_indexer.model.settled import IntervalSet
 from cdc_indexer.source.connection import impatient
 from cdc_indexer.source.outbox import Outbox
@@ -45,6 +46,9 @@ _MAX_RETRYING = 10 * VERIFY_BATCH
 
 #: How long the central index may be away before a job that somebody waits for fails.
 PATIENCE_SECONDS = 10.0
+
+#: And for how long it may refuse us: other studies are tried in the meantime.
+_HELD_PATIENCE_SECONDS = 2.0
 
 #: How long the end may take to find out which of the waiting studies are as they were sent.
 _LAST_LOOK_SECONDS = 3.0
@@ -126,6 +130,8 @@ class Engine:
             self.parked_store,
             self,
         )
+        #: What was rejected and parked since then (seconds since 1970) is to be sent again.
+        self._unpark_since: float | None = None
         self._outbox = Outbox(settings.database)
         self._verifier = threading.Thread(target=self._verify_all, name="verifier", daemon=True)
         #: Due already, but the view couldn't be read, or doesn't show their rows yet.
@@ -188,6 +194,7 @@ class Engine:
     def retry_parked(self) -> None:
         """Sends the parked studies that somebody has marked for it; called again and again by the main thread's tick."""
         try:
+            self._unpark()
             marked = self.parked_store.requested(limit=_RETRY_PAGE)
         except StorageError as error:
             self.storage_trouble(error)
@@ -196,6 +203,12 @@ class Engine:
             # One that is on its way already isn't taken twice: its study is busy.
             if self.dispatcher.pending < _RETRY_PAGE:
                 self.pipeline.retry_parked(entry)
+
+    def _unpark(self) -> None:
+        """Marks what was rejected shortly before the index was seen to reject everything; raises StorageError."""
+        if self._unpark_since is not None:
+            self.parked_store.retry_rejected_since(self._unpark_since)
+            self._unpark_since = None
 
     # --- settings ----------------------------------------------------------------------------------------
 
@@ -278,8 +291,16 @@ class Engine:
         self.observer.parked(delivery, outcome)
         log.warning("parked", study_pk=delivery.study_pk, status=outcome.status, reason=outcome.reason)
 
-    def _gate_changed(self, gate: Gate, reason: str) -> None:
-        self.observer.gate(gate, reason)
+    def _gate_changed(self, change: Change) -> None:
+        gate, reason = change.gate, change.reason
+        self.observer.gate(gate, reason, change.refusal)
+        if change.unpark_seconds:
+            since = time.time() - change.unpark_seconds
+            self._unpark_since = min(since, self._unpark_since or since)
+            try:
+                self._unpark()
+            except StorageError as error:  # the tick tries again
+                self.storage_trouble(error)
         if gate is Gate.OPEN:
             log.info("the central index accepts studies again")
         elif gate is Gate.HELD:
@@ -290,7 +311,9 @@ class Engine:
             self._impatience.cancel()
             self._impatience = None
         if self._patience_seconds is not None and gate is not Gate.OPEN:
-            seconds = 0.0 if gate is Gate.HELD else self._patience_seconds
+            seconds = self._patience_seconds
+            if gate is Gate.HELD and change.refusal is not Refusal.REJECTS_ALL:
+                seconds = min(seconds, _HELD_PATIENCE_SECONDS)
             self._impatience = threading.Timer(seconds, self._runner.fail, [FatalError(reason)])
             self._impatience.daemon = True
             self._impatience.start()

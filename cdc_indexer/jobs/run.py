@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cdc_indexer.delivery.retry import Backoff
 from cdc_indexer.flow.progress import Columns
+from cdc_indexer.flow.retry import Backoff
 from cdc_indexer.jobs.audit import Audit
 from cdc_indexer.jobs.auditor import Auditor
 from cdc_indexer.jobs.backfill import plain, take_position

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cdc_indexer.delivery.dispatcher import Delivery
     from cdc_indexer.flow.gate import Gate
     from cdc_indexer.model.errors import StorageError
-    from cdc_indexer.model.outcome import Outcome
+    from cdc_indexer.model.outcome import Outcome, Refusal
     from cdc_indexer.model.settings import Settings
 
 __all__ = ["Observer", "Sample", "Source"]
@@ -93,7 +93,7 @@ class Observer:
     def answered(self, outcomes: Sequence[Outcome], seconds: float) -> None:
         """One request to the central index took ``seconds``; an outcome for each study in it."""
 
-    def gate(self, gate: Gate, reason: str) -> None:
+    def gate(self, gate: Gate, reason: str, refusal: Refusal | None = None) -> None:
         """The central index takes what we send, is away, or refuses us."""
 
     def storage(self, error: StorageError | None) -> None:

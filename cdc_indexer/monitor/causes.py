@@ -28,6 +28,8 @@ class Cause(str, Enum):
     WRONG_ADDRESS = "wrong_address"
     REDIRECT = "redirect"
     CERTIFICATE = "certificate"
+    NOT_THE_INDEX = "not_the_index"
+    REJECTS_ALL = "rejects_all"
     REFUSED = "refused"
     SERVER_ID = "server_id"
     SCHEMA = "schema"
@@ -55,7 +57,17 @@ class Cause(str, Enum):
         return Level.WARNING if self in (Cause.PARKED, Cause.POSITION_LOST) else Level.FAILED
 
 
-_HELD = frozenset({Cause.KEY_REFUSED, Cause.WRONG_ADDRESS, Cause.REDIRECT, Cause.CERTIFICATE, Cause.REFUSED})
+_HELD = frozenset(
+    {
+        Cause.KEY_REFUSED,
+        Cause.WRONG_ADDRESS,
+        Cause.REDIRECT,
+        Cause.CERTIFICATE,
+        Cause.NOT_THE_INDEX,
+        Cause.REJECTS_ALL,
+        Cause.REFUSED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

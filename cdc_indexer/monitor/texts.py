@@ -139,6 +139,14 @@ CAUSES: Mapping[Cause, str] = {
         "No se puede confiar en el certificado del índice central: renuévelo o indique su CA en "
         "`delivery.ca`."
     ),
+    Cause.NOT_THE_INDEX: (
+        "En esa dirección no responde el índice central, sino otro: un portal, un cortafuegos o un proxy. Permita que "
+        "deje pasar a este equipo, o corrija `webservice_url`."
+    ),
+    Cause.REJECTS_ALL: (
+        "El índice central rechaza todo lo que recibe: consulte a quien lo administra. Lo que se apartó en ese minuto "
+        "se vuelve a enviar solo."
+    ),
     Cause.REFUSED: "El índice central rechaza todos los estudios: consulte a quien lo administra.",
     Cause.SERVER_ID: (
         "Otra réplica usa el mismo server_id: detenga el otro indexador o asigne a cada uno su "

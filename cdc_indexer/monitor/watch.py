@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cdc_indexer.delivery.dispatcher import Delivery
     from cdc_indexer.flow.gate import Gate
     from cdc_indexer.model.observer import Sample
-    from cdc_indexer.model.outcome import Outcome
+    from cdc_indexer.model.outcome import Outcome, Refusal
     from cdc_indexer.model.settings import Settings
     from cdc_indexer.monitor.page import Page
 
@@ -157,11 +157,10 @@ class Watch(Observer):
     def answered(self, outcomes: Sequence[Outcome], seconds: float) -> None:
         """Observer: one request."""
         self.metrics.answered(outcomes, seconds)
-        self.health.answered(outcomes)
 
-    def gate(self, gate: Gate, reason: str) -> None:
+    def gate(self, gate: Gate, reason: str, refusal: Refusal | None = None) -> None:
         """Observer: how it stands with the central index."""
-        self.health.gate(gate, reason)
+        self.health.gate(gate, reason, refusal)
 
     def storage(self, error: StorageError | None) -> None:
         """Observer: whether the state directory can be written."""

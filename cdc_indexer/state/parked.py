@@ -245,6 +245,16 @@ class Parked:
             (),
         )
 
+    def retry_rejected_since(self, since: float) -> int:
+        """Marks what the index has rejected and what was parked since then (seconds since 1970); how many."""
+        moment = datetime.fromtimestamp(since, timezone.utc).isoformat(timespec="seconds")
+        with self._storage():
+            return self._database.execute(
+                "UPDATE parked SET state = 'retry' WHERE closed_at IS NULL AND length(body) IS NOT 0 AND "
+                "status BETWEEN 400 AND 499 AND parked_at >= ?",
+                (moment,),
+            ).rowcount
+
     def requested(self, after_id: int = 0, limit: int = _PAGE) -> list[Entry]:
         """The open entries that are marked, oldest first; ``limit`` -1 for all."""
         return self._select(f"entry > ? AND state = 'retry' ORDER BY entry LIMIT {int(limit)}", after_id)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from cdc_indexer.delivery._meaning import classify
 from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
-from cdc_indexer.delivery.webservice import classify
 from cdc_indexer.flow.gate import Gate
 from cdc_indexer.model.outcome import Kind, Outcome
 from tests.blocking import Client, Disk
@@ -193,7 +193,7 @@ def test_a_batch_without_results_where_they_must_be_parks_nothing(send: Send) ->
 def test_an_index_that_says_error_for_one_study_holds_that_one(send: Send) -> None:
     gates: list[Gate] = []
     index = Index(lambda studies: (200, [{"status": "Error" if study == "b" else "Ok"} for study in studies]))
-    results, _ = send(index, "abc", on_gate=lambda gate, reason: gates.append(gate))
+    results, _ = send(index, "abc", on_gate=lambda change: gates.append(change.gate))
     results.wait(2)
     deadline = time.monotonic() + 10
     while Gate.HELD not in gates:

@@ -208,7 +208,7 @@ def test_an_index_that_is_away_is_tried_by_one_at_a_time_and_nothing_is_lost(sta
         return Outcome(Kind.RETRY_INDEX, reason="away") if away.is_set() else ACCEPTED
 
     index, results = Index(answer), Results()
-    dispatcher = start(index, on_gate=lambda gate, reason: gates.append(gate))
+    dispatcher = start(index, on_gate=lambda change: gates.append(change.gate))
     for number in range(30):
         dispatcher.submit(delivery(f"{number}:0", results))
     time.sleep(1.0)

@@ -1,44 +1,15 @@
-"""When to try again, as values: nothing here sleeps or asks the clock."""
+"""How long an index asks us to wait (pure)."""
 
 from __future__ import annotations
 
-import random
 import re
-from dataclasses import dataclass, replace
 from datetime import timezone
 from email.utils import parsedate_to_datetime
 
-__all__ = ["MAX_RETRY_AFTER_SECONDS", "Backoff", "parse_retry_after"]
+__all__ = ["MAX_RETRY_AFTER_SECONDS", "parse_retry_after"]
 
 #: A central index (or a clock that is wrong) can't silence us for longer with one answer.
 MAX_RETRY_AFTER_SECONDS = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Exponential with full jitter: anything between nothing and the limit, which doubles up to the cap.
-
-    The jitter keeps a hundred hospitals from coming back in step. Never changed: ``next`` makes the one for
-    the attempt after this.
-    """
-
-    initial_seconds: float = 0.1
-    cap_seconds: float = 30.0
-    attempt: int = 0
-
-    @property
-    def limit_seconds(self) -> float:
-        """The longest that ``delay`` can be."""
-        # 2 to the power of a week of attempts doesn't fit a float.
-        return min(self.cap_seconds, self.initial_seconds * 2.0 ** min(self.attempt, 64))
-
-    def delay(self, rng: random.Random) -> float:
-        """Seconds to wait before this attempt."""
-        return rng.uniform(0.0, self.limit_seconds)
-
-    def next(self) -> Backoff:
-        """The one for the attempt after this."""
-        return replace(self, attempt=self.attempt + 1)
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
