@@ -1,4 +1,4 @@
-"""Studies that nobody recorded just now: `initial`, sweep, reconciliation, `resend`, parked studies, changed patients (passive).
+"""Studies that nobody recorded just now: `initial`, sweep, `resend`, parked studies, changed patients (passive).
 
 All of them go behind what is live.
 """
@@ -75,8 +75,8 @@ class Backfills:
     ) -> Reading | None:
         """A page of a backfill, read after ``version`` was drawn, with the outbox rows that the same snapshot held.
 
-        Gives the lease of its studies, to be ended by ``Looks.end`` with what the ledger says of them; None when the page has
-        to be read again. A study that is under way is only hinted at, and read again in its turn.
+        Gives the lease of its studies, to be ended by ``Looks.end`` with what the ledger says of them; None when the page
+        has to be read again. A study that is under way is only hinted at, and read again in its turn.
         """
         parts = self._parts
         if epoch != parts.epoch:

@@ -110,13 +110,26 @@ class Core:
         """What is to be sent now, one for each free slot, and the seconds until there may be more."""
         return self.parts.order.take(now.seconds)
 
-    def judge(self, send: Send, outcomes: Sequence[Outcome], now: Now) -> tuple[int | None, list[Change]]:
+    def asks(self, outcomes: Sequence[Outcome], now: Now) -> bool:
+        """Whether the index is to be asked by GET before these outcomes can be judged."""
+        return self.parts.order.asks(outcomes, now.seconds)
+
+    def judge(
+        self,
+        send: Send,
+        outcomes: Sequence[Outcome],
+        now: Now,
+        *,
+        began: float,
+        asked: Outcome | None = None,
+    ) -> tuple[int | None, list[Change]]:
         """What came of a request: the generation that has to be durable before its slot is free, and what changed.
 
-        None: nothing is final, and the slot is free. Changes are those of the gate, to be told.
+        None: nothing is final, and the slot is free. Changes are those of the gate, to be told. ``began``: when the request
+        did, by ``Now.seconds``; ``asked``: what a GET gave, where ``asks`` said so.
         """
         parts = self.parts
-        changes = parts.order.judge(send, outcomes, now.seconds)
+        changes = parts.order.judge(send, outcomes, began=began, now=now.seconds, asked=asked)
         if len(send.final) < len(send.deliveries):
             # What is queued again may have been read from a server that isn't followed any more.
             self.looks.withdraw()

@@ -35,8 +35,9 @@ _STALE_MAX_SECONDS = 60.0
 
 
 class Looks:
-    """What holds always: a study is read, decided about and sent under one lease, and what was read before something newer was
-    accepted, or in another epoch of the source, decides nothing.
+    """What holds always: a study is read, decided about and sent under one lease.
+
+    What was read before something newer was accepted, or in another epoch of the source, decides nothing.
     """
 
     def __init__(self, parts: Parts) -> None:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import heapq
 import math
-import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from cdc_indexer.delivery.retry import Backoff
 from cdc_indexer.flow.case import Case, Hints, Row
-from cdc_indexer.flow.gate import Change, Gate, Gatekeeper
+from cdc_indexer.flow.gate import Change, Do, Gate, Gatekeeper, Verdict
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.outcome import Kind, Outcome
 
@@ -53,9 +51,7 @@ class Delivery:
     epoch: int = 0
     recorded: bool = False
     behind: bool = False
-    attempts: int = 0
-    failing_since: float | None = field(default=None, repr=False)
-    #: Set once it is taken from the queue or the queue forgot it.
+    #: Set while it is in no queue.
     taken: bool = False
 
     @property
@@ -83,7 +79,7 @@ class Delivery:
 class Send:
     """One request: it holds a slot, from ``take`` until ``release``.
 
-    ``final``: those of its deliveries that are done with, once it is judged.
+    ``probe``: it is tried while the gate is closed. ``final``: what of it is done with, once it is judged.
     """
 
     deliveries: list[Delivery]
@@ -94,13 +90,12 @@ class Send:
 class Order:
     """The queues. What holds always: a delivery is in one queue, delayed, in flight, or ended; never in two of these."""
 
-    def __init__(self, keeper: Gatekeeper, concurrency: int, batch_size: int, rng: random.Random) -> None:
+    def __init__(self, keeper: Gatekeeper, concurrency: int, batch_size: int = 1) -> None:
         self.keeper = keeper
         self.concurrency = concurrency
         self.batch_size = batch_size
         #: Somebody asked for a pause: nothing is taken.
         self.paused = False
-        self._rng = rng
         self._ready: deque[Delivery] = deque()
         self._behind: deque[Delivery] = deque()
         self._queued = {False: 0, True: 0}
@@ -169,6 +164,7 @@ class Order:
             heapq.heapify(self._delayed)
         for delivery in old:
             delivery.taken = True
+            self.keeper.forget(delivery.key)
             self._queued[delivery.behind] -= 1
         return old
 
@@ -186,39 +182,45 @@ class Order:
                 self._active += 1
         elif not self._probing and self._active < self.concurrency:
             self._wake_delayed(now)
-            if self._ready or self._behind or self._delayed:
-                timeout = max(self.keeper.probe_at - now, 0.0)
+            waiting = [*self._ready, *self._behind, *(entry[2] for entry in self._delayed)]
+            if waiting:
+                chosen = waiting[self.keeper.choose([delivery.key for delivery in waiting])]
+                timeout = max(self.keeper.try_at(chosen.key) - now, 0.0)
                 if not timeout:
+                    self._remove(chosen)
                     self._probing = True
                     self._active += 1
-                    sends.append(Send([self._next_probe()], probe=True))
+                    sends.append(Send([chosen], probe=True))
                     timeout = math.inf
         return sends, timeout
 
     def _next_batch(self) -> list[Delivery]:
         """What is ready now, at most a batch; a deletion, and what the index failed on before, go alone."""
         deliveries: list[Delivery] = []
-        # Nobody waits for company: a batch is made only when more wait than there are slots.
-        size = self.batch_size
+        waiting = len(self._ready) + len(self._behind)
+        # Nobody waits for company, and nobody goes with others as long as there is a slot for each.
+        size = self.batch_size if waiting > self.concurrency - self._active else 1
         for queue in (self._ready, self._behind):
             while queue and len(deliveries) < size:
-                alone = queue[0].body is None or queue[0].failing_since is not None
+                alone = queue[0].body is None or self.keeper.goes_alone(queue[0].key)
                 if alone and deliveries:
                     return deliveries
-                deliveries.append(self._take(queue.popleft()))
+                delivery = queue.popleft()
+                delivery.taken = True
+                deliveries.append(delivery)
                 if alone:
                     return deliveries
         return deliveries
 
-    def _next_probe(self) -> Delivery:
-        for queue in (self._ready, self._behind):
-            if queue:
-                return self._take(queue.popleft())
-        return self._take(heapq.heappop(self._delayed)[2])
-
-    def _take(self, delivery: Delivery) -> Delivery:
+    def _remove(self, delivery: Delivery) -> None:
+        """Takes one that waits out of its queue."""
         delivery.taken = True
-        return delivery
+        for queue in (self._ready, self._behind):
+            if delivery in queue:
+                queue.remove(delivery)
+                return
+        self._delayed = [entry for entry in self._delayed if entry[2] is not delivery]
+        heapq.heapify(self._delayed)
 
     def _wake_delayed(self, now: float) -> float:
         """Queues the delayed deliveries whose time has come; seconds until the next one."""
@@ -228,60 +230,48 @@ class Order:
 
     # --- what an outcome means ---------------------------------------------------------------------------
 
-    def judge(self, send: Send, outcomes: Sequence[Outcome], now: float) -> list[Change]:
+    def asks(self, outcomes: Sequence[Outcome], now: float) -> bool:
+        """Whether the index is to be asked by GET before these can be judged."""
+        return {outcome.kind for outcome in outcomes} == {Kind.REJECTED} and self.keeper.asks(now)
+
+    def judge(
+        self,
+        send: Send,
+        outcomes: Sequence[Outcome],
+        *,
+        began: float,
+        now: float,
+        asked: Outcome | None = None,
+    ) -> list[Change]:
         """What of it is final is in ``send.final`` then; the rest is queued again. Changes of the gate, to be told.
 
-        The slot is free when nothing is final; else after ``release``.
+        The slot is free when nothing is final; else after ``release``. ``asked``: what a GET gave, where ``asks`` said so.
         """
-        told: list[Change | None] = []
         if send.probe:
             self._probing = False
-        together = len(send.deliveries) > 1
-        for delivery, outcome in zip(send.deliveries, outcomes, strict=True):
-            judged: Outcome | None = None
-            if outcome.kind in (Kind.HELD, Kind.RETRY_INDEX):
-                gate = Gate.HELD if outcome.kind is Kind.HELD else Gate.AWAY
-                told.append(self.keeper.close(gate, outcome, now, probe=send.probe))
-            elif outcome.kind is Kind.RETRY_STUDY:
-                judged = self._failed(delivery, outcome, now, send.probe, together, told)
+        # One outcome for the whole request: nobody knows whose fault it is.
+        together = len(outcomes) > 1 and all(outcome is outcomes[0] for outcome in outcomes)
+        pairs = list(zip(send.deliveries, outcomes, strict=True))
+        pairs.sort(key=lambda pair: pair[1].kind is not Kind.ACCEPTED)
+        judged: list[tuple[Delivery, Outcome, Verdict]] = []
+        for delivery, outcome in pairs:
+            verdict = self.keeper.judge(
+                delivery.key, outcome, began=began, now=now, together=together, asked=asked
+            )
+            judged.append((delivery, outcome, verdict))
+        for delivery, outcome, verdict in judged:
+            if verdict.do in (Do.SETTLE, Do.READ_AGAIN):
+                send.final.append((delivery, outcome))
+            elif verdict.do is Do.PARK:
+                send.final.append((delivery, replace(outcome, kind=Kind.REJECTED)))
+            elif verdict.do is Do.RETRY:
+                self._sequence += 1
+                heapq.heappush(self._delayed, (verdict.at, self._sequence, delivery))
             else:
-                judged = outcome
-                told.append(self.keeper.answered(now))
-            if judged is not None:
-                send.final.append((delivery, judged))
-                continue
-            delivery.attempts += 1
-            if outcome.kind is not Kind.RETRY_STUDY or together:
                 self._queue(delivery)
         if not send.final:
             self._active -= 1
-        return [change for change in told if change is not None]
-
-    def _failed(
-        self,
-        delivery: Delivery,
-        outcome: Outcome,
-        now: float,
-        probe: bool,
-        together: bool,
-        told: list[Change | None],
-    ) -> Outcome | None:
-        """Delays a delivery that the index failed on; rejected once it alone has failed for too long.
-
-        Of a batch nobody knows which study is to blame: each goes alone next, without delay.
-        """
-        if delivery.failing_since is None:
-            delivery.failing_since = self.keeper.open_seconds(now)
-        if together:
-            return None
-        given_up, change = self.keeper.failed(delivery.key, delivery.failing_since, outcome, now, probe=probe)
-        told.append(change)
-        if given_up:
-            return replace(outcome, kind=Kind.REJECTED)
-        pause = max(Backoff(attempt=delivery.attempts).delay(self._rng), outcome.retry_after_seconds or 0.0)
-        self._sequence += 1
-        heapq.heappush(self._delayed, (now + pause, self._sequence, delivery))
-        return None
+        return [verdict.change for _, _, verdict in judged if verdict.change is not None]
 
     def release(self, send: Send) -> None:
         """Its results are durable: the slot is free."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from cdc_indexer.flow.case import Case, Hints
@@ -67,5 +67,5 @@ class Found:
     epoch: int
     studies: Mapping[int, Values] = field(default_factory=dict)
     by_uid: Mapping[str, Values] = field(default_factory=dict)
-    unseen: Collection[int] = ()
+    unseen: Set[int] = frozenset()
     entries: Mapping[str, Entry] = field(default_factory=dict)

@@ -16,7 +16,7 @@ class Entry:
         study_pk: the primary key under which the archive had it then. The archive may give it to another study later.
         version: of what was last accepted, a document or a deletion, in microseconds since 1970; 0: nothing was.
         digest: 16 bytes, of the document that the index holds; None: it holds none that we know of.
-        deleted: the archive doesn't hold the study any more. With a ``digest`` the index still does: the settings want it so.
+        deleted: the archive doesn't hold the study any more. With a ``digest`` the index still does, on purpose.
         rejected: the digest of the document that the index rejected last; None once something else was accepted.
         unverified: what was accepted is what a trigger recorded; the view is still to be read.
         series, instances: the last counts known, for an archive that forgets them; None: none were.
