@@ -114,7 +114,7 @@ class Backfills:
         parts.results.put(
             key,
             Entry(
-                uid,
+                key,
                 study_pk,
                 version,
                 document.digest,

@@ -124,8 +124,8 @@ class Intake:
     def restore(self, entries: Iterable[Entry], now: Now) -> None:
         """First versions that were sent before a restart, and whose row in the view is still to be read."""
         for entry in entries:
-            key = study_key(entry.study_iuid, entry.study_pk)
-            case = self._looks.case_of(key, entry.study_pk, entry.study_iuid)
+            key = entry.study_iuid
+            case = self._looks.case_of(key, entry.study_pk, "" if key.startswith("#") else key)
             self._looks.learn(case, {key: entry})
             self._parts.cases.schedule(case, now, soon=True)
             self._parts.cases.drop_if_idle(case)
@@ -140,9 +140,14 @@ class Intake:
             parts.results.moved()
 
     def restart_stream(
-        self, position: Position | None, identity: Identity | None = None, columns: Columns | None = None
+        self,
+        position: Position | None,
+        identity: Identity | None = None,
+        columns: Columns | None = None,
+        *,
+        epoch: int | None = None,
     ) -> bool:
-        """A new stream begins at ``position``; whether it is on another server than before.
+        """A new stream begins at ``position``, in that ``epoch``; whether it is on another server than before.
 
         Then what waits of the last one's rows is forgotten: that a row isn't in this server's table doesn't say that it was
         pruned. Stream, audit and sweep bring it again.
@@ -150,8 +155,8 @@ class Intake:
         parts = self._parts
         other = identity is not None and parts.progress.identity not in (None, identity)
         parts.progress.restart_stream(position, identity, columns)
+        parts.enter(epoch if epoch is not None else parts.epoch + other)
         if other:
-            parts.epoch += 1
             parts.rows_epoch = parts.epoch
             self._forget_rows()
         parts.results.moved()

@@ -100,6 +100,7 @@ class Looks:
         parts = self._parts
         if not reading.open:
             return
+        parts.enter(found.epoch)
         if found.epoch != parts.epoch or reading.epoch != parts.epoch:
             self.give_back(reading, now)
             return
@@ -224,7 +225,7 @@ class Looks:
         parts = self._parts
         document = seen.document if seen is not None else None
         after = Entry(
-            case.study_iuid,
+            case.key,
             case.study_pk,
             version=version,
             digest=document.digest if document is not None else None,
@@ -255,7 +256,7 @@ class Looks:
         ids = tuple(row_id for row_id, _ in hints.rows)
         parking = Parking(case.key, case.study_pk, case.study_iuid, "post", key, ids, b"", None, reason, "")
         entry = replace(
-            case.entry or Entry(case.study_iuid, case.study_pk), rejected=INVALID, unverified=False
+            case.entry or Entry(case.key, case.study_pk), rejected=INVALID, unverified=False
         )
         self._parts.settlement.invalid(case, owner, hints, parking, entry, now)
 

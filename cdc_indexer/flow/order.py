@@ -67,7 +67,7 @@ class Delivery:
     @property
     def study_iuid(self) -> str:
         """The UID."""
-        return self.entry.study_iuid
+        return self.case.study_iuid
 
     @property
     def rows(self) -> Sequence[Row]:

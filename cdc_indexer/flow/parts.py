@@ -43,6 +43,10 @@ class Parts:
         self.results = Results(self.progress, self.clock)
         self.settlement = Settlement(self.cases, self.progress, self.patients, self.results, self.order)
 
+    def enter(self, epoch: int) -> None:
+        """The source is in that epoch now, if it isn't past it already."""
+        self.epoch = max(self.epoch, epoch)
+
     @property
     def early(self) -> bool:
         """Whether studies are looked at before they are quiet. Never where only one version of each is sent."""

@@ -100,7 +100,7 @@ class Settlement:
             elif before is not None and before.rejected is not None:
                 self._results.park(Closing(case.key, State.SUPERSEDED))
         else:
-            unknown = Entry(delivery.study_iuid, delivery.study_pk)
+            unknown = Entry(case.key, delivery.study_pk)
             entry = replace(before or unknown, rejected=delivery.digest, unverified=False)
             self._results.park(
                 Parking(

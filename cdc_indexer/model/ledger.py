@@ -12,7 +12,7 @@ class Entry:
     """The last that is known of one study; never changed, each result makes a new one.
 
     Attributes:
-        study_iuid: the UID; empty for a study without one (its key is ``study_key``).
+        study_iuid: the key: the UID, or what ``study_key`` makes for a study without one.
         study_pk: the primary key under which the archive had it then. The archive may give it to another study later.
         version: of what was last accepted, a document or a deletion, in microseconds since 1970; 0: nothing was.
         digest: 16 bytes, of the document that the index holds; None: it holds none that we know of.
