@@ -4,7 +4,10 @@
     ├── ConfigError           a setting is missing or wrong            -> exit status 2
     ├── FatalError            a person has to choose or to mend        -> exit status 1
     │   ├── AlreadyRunning    another process holds the state directory
-    │   └── CheckpointError   no generation of the checkpoint can be trusted
+    │   ├── CheckpointError   no generation of the checkpoint can be trusted
+    │   ├── StateError        what the state directory holds can't be used: damaged, foreign, of another version
+    │   │   └── LedgerDamaged     its ledger only: the next start begins a new one and keeps the rest
+    │   └── SyncFailed        the disk lost what it had taken: only a new start knows what is on it
     ├── SourceError           the database can't be read just now      -> wait, connect again
     │   ├── SchemaError       the outbox or the view isn't as the SQL in extras/ makes it
     │   ├── PositionLost      the position is purged, reset or another server's -> fresh position, audit
@@ -39,6 +42,18 @@ class AlreadyRunning(FatalError):
 
 class CheckpointError(FatalError):
     """The checkpoint exists, but no generation of it can be trusted."""
+
+
+class StateError(FatalError):
+    """What the state directory holds can't be used; to begin anew by itself would send everything again."""
+
+
+class LedgerDamaged(StateError):
+    """The state's ledger is damaged; the next start begins a new one and keeps position, settled rows and parked studies."""
+
+
+class SyncFailed(FatalError):
+    """A failed fsync: what the kernel says of the file from now on isn't what is on the disk."""
 
 
 class SourceError(IndexerError):
