@@ -66,15 +66,14 @@ class Durable(Protocol):
 
 
 class Work:
-    """What holds one slot: deliveries that go in one request."""
+    """What holds one slot: deliveries that go in one request. ``send`` is what the queue knows it by."""
 
-    __slots__ = ("asking", "began", "client", "deliveries", "final", "job", "probe", "request", "started")
+    __slots__ = ("asking", "began", "client", "deliveries", "job", "probe", "request", "send", "started")
 
-    def __init__(self, deliveries: list[Delivery], probe: bool) -> None:
-        self.deliveries = deliveries
-        self.probe = probe
-        #: The deliveries that are done with, whatever came of them.
-        self.final: Iterable[Delivery] = ()
+    def __init__(self, send: Send) -> None:
+        self.send = send
+        self.deliveries = send.deliveries
+        self.probe = send.probe
         self.job: Generator[Request, Outcome, list[Outcome]] | None = None
         self.client: Client | None = None
         self.request: Request | None = None

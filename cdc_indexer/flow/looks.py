@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from cdc_indexer.flow.backfill import Ended
 from cdc_indexer.flow.case import Case, Hints, Insist
 from cdc_indexer.flow.decide import DELETION, INVALID, Do, Seen, decide
 from cdc_indexer.flow.keys import idempotency_key
@@ -138,6 +139,7 @@ class Looks:
         counted = seen is None or self._counted(seen, hints, now)
         do, after = decide(parts.policy, entry, seen, hints, counted=counted)
         if do is Do.LATER:
+            self._leave_tickets(hints)
             parts.cases.give_back(case, reading, hints, now, after_seconds=parts.policy.settle_seconds)
         elif do is Do.NOTHING:
             parts.settlement.nothing(case, reading, hints, after, now)
@@ -151,6 +153,15 @@ class Looks:
             else:
                 key = self._key(case, hints, document.body, document.digest)
                 self._submit(case, reading, hints, seen, reading.version, key)
+
+    def _leave_tickets(self, hints: Hints) -> None:
+        """A backfill doesn't wait for images to be counted: that is left to the study's rows."""
+        cases = self._parts.cases
+        cases.settled(hints)
+        for ticket in hints.tickets:
+            ticket.end(Ended.SKIPPED)
+        hints.tickets = ()
+        cases.counted(hints)
 
     def send_recorded(self, case: Case, owner: object, hints: Hints, row: OutboxRow, now: Now) -> None:
         """Sends a first version as its row was recorded; ``owner`` has the lease."""
