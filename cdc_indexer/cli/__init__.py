@@ -121,8 +121,11 @@ def cli(context: click.Context, config: Path) -> None:
 
 @cli.command()
 @click.option("--until-caught-up", is_flag=True, help="Send what waits and exit (for cron).")
+@click.option(
+    "--same-index", is_flag=True, help="webservice_url has changed, but it is the index of before, moved."
+)
 @click.pass_obj
-def run(files: Files, until_caught_up: bool) -> None:
+def run(files: Files, until_caught_up: bool, same_index: bool) -> None:
     """Follow the binary log and send every study at once."""
     from cdc_indexer.jobs.runner import hold_signals
 
@@ -132,7 +135,13 @@ def run(files: Files, until_caught_up: bool) -> None:
     from cdc_indexer.monitor.watch import Watch
 
     watch = Watch(service=not until_caught_up)
-    service.run(settings, until_caught_up=until_caught_up, reload=files.load, observer=watch)
+    service.run(
+        settings,
+        until_caught_up=until_caught_up,
+        same_index=same_index,
+        reload=files.load,
+        observer=watch,
+    )
 
 
 _DAY = click.DateTime(["%Y-%m-%d"])

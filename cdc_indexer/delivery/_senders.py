@@ -22,7 +22,7 @@ from cdc_indexer.model.errors import Stopped
 from cdc_indexer.model.outcome import Outcome
 
 if TYPE_CHECKING:
-    from cdc_indexer.delivery.dispatcher import Delivery
+    from cdc_indexer.flow.order import Send
 
 #: Of so many of the last requests the quickest tells how far away the index is.
 _ANSWER_TIMES_KEPT = 32

@@ -266,9 +266,7 @@ class Looks:
         reason = f"the row can't become a study: {seen.invalid}"
         ids = tuple(row_id for row_id, _ in hints.rows)
         parking = Parking(case.key, case.study_pk, case.study_iuid, "post", key, ids, b"", None, reason, "")
-        entry = replace(
-            case.entry or Entry(case.key, case.study_pk), rejected=INVALID, unverified=False
-        )
+        entry = replace(case.entry or Entry(case.key, case.study_pk), rejected=INVALID, unverified=False)
         self._parts.settlement.invalid(case, owner, hints, parking, entry, now)
 
     def stale(self, delivery: Delivery, outcome: Outcome, now: Now) -> None:

@@ -61,8 +61,8 @@ class Audit:
         self._lock = threading.Lock()
         self._clock: datetime | None = None
         self._newest: datetime | None = None
-        #: For whoever watches: the oldest row that wasn't settled when the last full audit read it, and the row that is being
-        #: handed over now (both by recorded_at).
+        #: For whoever watches: the oldest row that wasn't settled when the last full audit read it, and the row that is
+        #: being handed over now (both by recorded_at).
         self.oldest_unsettled: datetime | None = None
         self.handing_over: datetime | None = None
 

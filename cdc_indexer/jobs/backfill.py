@@ -18,7 +18,7 @@ from cdc_indexer.model.errors import InvalidStudy, NoBinlog, SourceChanged, Stop
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.outbox import Outbox, StudyPage
 
-__all__ = ["Counted", "Held", "InitialOptions", "plain", "study_pk_of", "take_position"]
+__all__ = ["Counted", "Initial", "InitialOptions", "plain", "study_pk_of", "take_position"]
 
 PAGE = 500
 
@@ -98,9 +98,7 @@ class Initial:
         self._begun = begun
         self._last_pk = 0
         state = engine.jobs.get(self.NAME)
-        self.resumed = bool(
-            state and state.get("selection") == options.selection and not options.restart
-        )
+        self.resumed = bool(state and state.get("selection") == options.selection and not options.restart)
         self._backfill = Backfill(
             self.NAME, str(uuid.uuid4()), options.selection, state if self.resumed else None
         )
@@ -110,9 +108,7 @@ class Initial:
         """How far it came."""
         with self._engine.inside():
             backfill = self._backfill
-            return Counted(
-                backfill.sent, backfill.parked, backfill.skipped, backfill.after_pk, self._last_pk
-            )
+            return Counted(backfill.sent, backfill.parked, backfill.skipped, backfill.after_pk, self._last_pk)
 
     def feed(self) -> None:
         """Sends everything; returns when all is settled and durable. Stopped ends it, SourceError as well."""
@@ -201,9 +197,7 @@ class Initial:
     ) -> None:
         engine = self._engine
         with engine.inside() as core:
-            reading = core.backfills.offer(
-                self._backfill, chunk, page.rows, version, epoch, engine.now()
-            )
+            reading = core.backfills.offer(self._backfill, chunk, page.rows, version, epoch, engine.now())
         if reading is None:
             raise SourceChanged("The database is another one than before: the page is read again.")
         decide(engine, reading)

@@ -263,9 +263,7 @@ class Engine:
     def waits_for_others(self) -> bool:
         """Whether what doesn't move waits for the index, for quiet or for the disk: starting again wouldn't help."""
         order = self.core.parts.order
-        return (
-            not self.core.room() or self.storage_failing or order.paused or order.gate is not Gate.OPEN
-        )
+        return not self.core.room() or self.storage_failing or order.paused or order.gate is not Gate.OPEN
 
     @property
     def progress(self) -> Progress:

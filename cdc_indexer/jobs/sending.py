@@ -20,7 +20,13 @@ class Sending:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._has_written: Callable[[int], None] = lambda generation: None
-        self._senders = Senders(self, engine.make_webservice, self, engine.observer.answered)
+        self._senders = Senders(
+            self,
+            engine.make_webservice,
+            self,
+            engine.observer.answered,
+            batches=engine.settings.delivery.batch_size > 1,
+        )
 
     def start(self) -> None:
         """Starts the thread."""
@@ -59,9 +65,7 @@ class Sending:
         """What came of it; the generation that has to be durable before its slot is free, None: it is."""
         engine = self._engine
         with engine.inside() as core:
-            generation, changes = core.judge(
-                work.send, outcomes, engine.now(), began=work.began, asked=asked
-            )
+            generation, changes = core.judge(work.send, outcomes, engine.now(), began=work.began, asked=asked)
         for change in changes:
             engine.gate_changed(change)
         return generation

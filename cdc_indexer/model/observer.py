@@ -9,8 +9,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cdc_indexer.delivery.dispatcher import Delivery
     from cdc_indexer.flow.gate import Gate
+    from cdc_indexer.flow.order import Delivery
     from cdc_indexer.model.errors import StorageError
     from cdc_indexer.model.outcome import Outcome, Refusal
     from cdc_indexer.model.settings import Settings

@@ -20,7 +20,7 @@ from cdc_indexer.monitor.causes import Cause
 from cdc_indexer.monitor.health import Health
 
 if TYPE_CHECKING:
-    from cdc_indexer.delivery.dispatcher import Delivery
+    from cdc_indexer.flow.order import Delivery
     from cdc_indexer.model.observer import Sample
 
 __all__ = ["Metrics"]

@@ -1,4 +1,4 @@
-"""How it stands where no service says so: from the checkpoint, the parked store and the database."""
+"""How it stands where no service says so: from the state and the database."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from cdc_indexer import __version__
-from cdc_indexer.model.errors import CheckpointError, IndexerError, NoBinlog, SchemaError, StorageError
+from cdc_indexer.model.errors import IndexerError, NoBinlog, SchemaError, StateError, StorageError
 from cdc_indexer.monitor.causes import Cause, Problem, as_sentence, parked_problem, worst_first
 from cdc_indexer.monitor.report import Report, iso, judged, moment
 from cdc_indexer.monitor.texts import span
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.outbox import Mark, Outbox
 from cdc_indexer.source.source import Source
-from cdc_indexer.state.checkpoint import Checkpoint, CheckpointFile
-from cdc_indexer.state.parked import Parked
+from cdc_indexer.state.glance import Glance, glance
+from cdc_indexer.state.parked_studies import ParkedStudies
 
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import Settings
@@ -74,31 +74,37 @@ class Offline:
     def _wrong(self, cause: Cause, message: str, since: float | None = None) -> None:
         self._problems.append(Problem(cause, since, as_sentence(message)))
 
-    def _read_checkpoint(self) -> Checkpoint | None:
+    def _read_checkpoint(self) -> Glance | None:
         try:
-            checkpoint, _ = CheckpointFile(self._settings.state_dir).load()
-        except CheckpointError as error:
+            checkpoint = glance(self._settings.state_dir)
+        except StateError as error:
             self._wrong(Cause.CHECKPOINT, str(error))
+            return None
+        except StorageError as error:
+            self._wrong(Cause.STORAGE, str(error))
             return None
         if checkpoint is not None:
             self._known |= {
                 "position": str(checkpoint.position) if checkpoint.position else None,
                 "server": checkpoint.identity.server if checkpoint.identity else None,
                 "settled_until": checkpoint.settled.until.isoformat() + "Z",
-                "checkpoint_at": iso(checkpoint.time.timestamp()) if checkpoint.time else None,
+                "checkpoint_at": iso(checkpoint.written.timestamp()) if checkpoint.written else None,
             }
         return checkpoint
 
     def _read_parked(self) -> None:
         self._known["parked"] = 0
-        if not Parked.exists(self._settings.state_dir):
+        if not ParkedStudies.exists(self._settings.state_dir):
             return
         try:
-            store = Parked(self._settings.state_dir, create=False)
+            store = ParkedStudies(self._settings.state_dir)
             try:
                 count, reasons = store.count, store.reasons(5)
             finally:
                 store.close()
+        except StateError:  # said already
+            self._known["parked"] = None
+            return
         except StorageError as error:
             self._known["parked"] = None
             self._wrong(Cause.STORAGE, str(error))
@@ -112,7 +118,7 @@ class Offline:
         if count:
             self._problems.append(parked_problem(count, None))
 
-    def _ask_database(self, checkpoint: Checkpoint) -> None:
+    def _ask_database(self, checkpoint: Glance) -> None:
         settings = self._settings
         try:
             with closing(Source(settings.database)) as source:
@@ -123,7 +129,7 @@ class Offline:
         except IndexerError as error:
             self._wrong(Cause.DATABASE_AWAY, str(error))
 
-    def _bytes_behind(self, source: Source, checkpoint: Checkpoint) -> int | None:
+    def _bytes_behind(self, source: Source, checkpoint: Glance) -> int | None:
         if checkpoint.position is None or checkpoint.identity is None:
             return None
         try:
@@ -135,7 +141,7 @@ class Offline:
             # Without the right to see the log, or without a log, the table still tells.
             return None
 
-    def _look_for_rows(self, outbox: Outbox, checkpoint: Checkpoint) -> None:
+    def _look_for_rows(self, outbox: Outbox, checkpoint: Glance) -> None:
         settled = checkpoint.settled
         now = outbox.now()
         mark: Mark = (settled.until, _ID_MAX)
@@ -154,7 +160,7 @@ class Offline:
             "seconds_behind": max(0.0, round((now - oldest).total_seconds(), 1)) if oldest else 0.0,
         }
 
-    def _judge(self, service: bool, checkpoint: Checkpoint | None) -> None:
+    def _judge(self, service: bool, checkpoint: Glance | None) -> None:
         """Whether it is a fault that no `run` is active: not for who lets cron do it and has nothing that waits long."""
         if self._holder is not None:
             return

@@ -22,8 +22,8 @@ from cdc_indexer.monitor.report import FILE_NAME, MINUTES, Report, iso, judged
 from cdc_indexer.state import requests as handover
 
 if TYPE_CHECKING:
-    from cdc_indexer.delivery.dispatcher import Delivery
     from cdc_indexer.flow.gate import Gate
+    from cdc_indexer.flow.order import Delivery
     from cdc_indexer.model.observer import Sample
     from cdc_indexer.model.outcome import Outcome, Refusal
     from cdc_indexer.model.settings import Settings

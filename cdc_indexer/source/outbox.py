@@ -75,6 +75,15 @@ class Outbox:
             ((moment,),) = session.rows("SELECT UTC_TIMESTAMP(6)")
         return moment  # type: ignore[no-any-return]
 
+    def newest(self, not_after: datetime) -> datetime | None:
+        """When the newest visible row was recorded, of those that weren't recorded later than that; None: there is none."""
+        with self._session() as session:
+            rows = session.rows(
+                f"SELECT MAX(recorded_at) FROM {TABLE} WHERE recorded_at <= %s",  # noqa: S608
+                (not_after,),
+            )
+        return rows[0][0]  # type: ignore[no-any-return]
+
     def ids_after(
         self,
         after: Mark,

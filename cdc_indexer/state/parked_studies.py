@@ -125,6 +125,15 @@ class ParkedStudies:
             (),
         )
 
+    def retry_rejected_since(self, since: float) -> int:
+        """Marks what the index has rejected since then (seconds since 1970); how many."""
+        moment = datetime.fromtimestamp(since, timezone.utc).isoformat(timespec="seconds")
+        return self._each(
+            None,
+            "UPDATE parked SET state = 'retry' WHERE closed_at IS NULL AND status IS NOT NULL AND parked_at >= ? AND ",
+            (moment,),
+        )
+
     def requested(self, after_id: int = 0, limit: int = _PAGE) -> list[ParkedStudy]:
         """The open entries that are marked, oldest first; ``limit`` -1 for all."""
         return self._select(f"entry > ? AND state = 'retry' ORDER BY entry LIMIT {int(limit)}", after_id)
