@@ -69,7 +69,7 @@ def _absent(policy: Policy, entry: Entry | None, hints: Hints) -> tuple[Do, Entr
     """The archive doesn't hold the study."""
     if not hints.gone:
         # Left to its 'deleted' row, which comes or has come, or to the sweep.
-        return Do.NOTHING, entry
+        return Do.NOTHING, entry and replace(entry, unverified=False)
     if entry is None:
         # Somebody else may have sent what the ledger doesn't know.
         return (Do.DELETE if policy.deletes else Do.NOTHING), None
