@@ -26,7 +26,7 @@ from benchmarks.subjects import Ours, PlainScript, Subject
 from cdc_indexer.model.settings import DatabaseSettings, StreamSettings
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.binlog import BinlogReader
-from cdc_indexer.source.connection import reading
+from cdc_indexer.source.source import Source
 from tests.pacs import Pacs
 from tests.servers import Server, ServerFailed, ServerUnavailable
 
@@ -157,13 +157,14 @@ class Bench:
                 password=SecretStr(pacs.password),
                 name=pacs.name,
             )
-            with reading(database) as connection:
-                position = catalogue.binlog_end(connection)
-                columns = catalogue.columns(connection, pacs.name, "study_service")
+            source = Source(database)
+            with source.session() as session:
+                position = catalogue.binlog_end(session)
+                columns = catalogue.columns(session, pacs.name, "study_service")
             return measurements.reading_over_tcp(
                 pacs,
                 self._sizes.reading,
-                lambda: BinlogReader(database, StreamSettings(), 4_711, position, columns),
+                lambda: BinlogReader(source, StreamSettings(), 4_711, position, columns),
             )
 
         self._in_turn(f"reading the log over TCP, {self._sizes.reading:,} rows", measure, subjects=_OURS)

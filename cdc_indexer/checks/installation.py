@@ -11,9 +11,8 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import pymysql
-
 from cdc_indexer.checks.grants import parse
+from cdc_indexer.model.errors import SourceError
 from cdc_indexer.model.finding import Finding, failed, ok, warning
 from cdc_indexer.model.study import KEYS
 from cdc_indexer.source import catalogue
@@ -21,7 +20,7 @@ from cdc_indexer.source.outbox import TABLE, VIEW
 
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import DatabaseSettings
-    from cdc_indexer.source.connection import Connection
+    from cdc_indexer.source.session import Session as Connection
 
 __all__ = ["NEWEST", "TRIGGERS", "TRIGGERS_ARC5", "Check", "objects", "outbox"]
 
@@ -346,7 +345,7 @@ class _Objects(_Session):
         """Those whose definer doesn't exist; none where this login can't know."""
         try:
             accounts = {f"{user}@{host}" for user, host in self._rows("SELECT User, Host FROM mysql.user")}
-        except pymysql.Error:
+        except SourceError:
             return {}
         return {name: definer for name, definer in definers.items() if definer not in accounts}
 

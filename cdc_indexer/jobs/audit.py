@@ -66,11 +66,6 @@ class Audit:
         self.oldest_unsettled: datetime | None = None
         self.handing_over: datetime | None = None
 
-    def close(self) -> None:
-        """Lets go of its connection."""
-        with self._lock:
-            self._outbox.close()
-
     def now(self) -> datetime:
         """The server's clock; raises SourceError."""
         with self._lock:
@@ -85,11 +80,12 @@ class Audit:
         Raises SourceError, and Stopped when the program ends meanwhile.
         """
         with self._lock:
-            now = self._outbox.now()
+            outbox = self._outbox.in_one_epoch()
+            now = outbox.now()
             ours = datetime.now(timezone.utc).replace(tzinfo=None)
             self.clock_difference_seconds = (now - ours).total_seconds()
             went_back = self._watch_clock(now)
-            found, oldest_unsettled = self._read_all(first, on_page)
+            found, oldest_unsettled = self._read_all(outbox, first, on_page)
             self.oldest_unsettled = oldest_unsettled
             until = minute_of(now - HOLD_BACK)
             if oldest_unsettled is not None:
@@ -100,8 +96,10 @@ class Audit:
                 self._progress.propose_until(until, self._binlog_end())
             return Audited(found, went_back)
 
-    def _read_all(self, first: bool, on_page: Callable[[], None]) -> tuple[int, datetime | None]:
-        progress, outbox = self._progress, self._outbox
+    def _read_all(
+        self, outbox: Outbox, first: bool, on_page: Callable[[], None]
+    ) -> tuple[int, datetime | None]:
+        progress = self._progress
         leave_out = progress.widest_settled(_LEAVE_OUT)
         mark: Mark = (progress.until, _ID_MAX)
         found = 0
@@ -118,17 +116,17 @@ class Audit:
                 if not progress.known(row_id):
                     unknown.append(row_id)
             if unknown:
-                found += self._hand_over(outbox.rows(unknown), first)
+                found += self._hand_over(outbox, outbox.rows(unknown), first)
             if len(page) < PAGE:
                 return found, oldest_unsettled
             mark = page[-1]
 
-    def _hand_over(self, rows: list[OutboxRow], first: bool) -> int:
+    def _hand_over(self, outbox: Outbox, rows: list[OutboxRow], first: bool) -> int:
         newest: dict[int, Mark] = {}
         if first:
             # Only a first version is ever sent as it was recorded. Of the others an archive may record one for each image.
             stored = {row.study_pk for row in rows if row.operation == Operation.STORED}
-            newest = self._outbox.newest_of(sorted(stored))
+            newest = outbox.newest_of(sorted(stored))
         found = 0
         try:
             for row in rows:
@@ -148,10 +146,11 @@ class Audit:
                 since = max(since, self._newest - QUICK_OVERLAP)
             mark: Mark = (since, _ID_MAX)
             leave_out = self._progress.widest_settled(_LEAVE_OUT)
+            outbox = self._outbox.in_one_epoch()
             found = 0
             while True:
-                rows = self._outbox.rows_after(mark, PAGE, leave_out)
-                found += self._hand_over(rows, first=False)
+                rows = outbox.rows_after(mark, PAGE, leave_out)
+                found += self._hand_over(outbox, rows, first=False)
                 if rows:
                     mark = (rows[-1].recorded_at, rows[-1].id)
                     self._newest = max(self._newest or mark[0], mark[0])

@@ -15,7 +15,6 @@ from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.model.errors import NoBinlog, Stopped
 from cdc_indexer.model.settled import IntervalSet
 from cdc_indexer.source import catalogue
-from cdc_indexer.source.connection import reading
 from cdc_indexer.source.outbox import Outbox, StudyPage
 
 PAGE = 500
@@ -278,15 +277,13 @@ def study_pk_of(values: Mapping[str, object]) -> int:
 
 def take_position(engine: Engine, *, anew: bool = False) -> None:
     """Before the table is read: `run` will stream from here, and nothing lies between. ``anew``: also if there is one."""
-    database = engine.settings.database.name
-    with reading(engine.settings.database) as connection:
-        identity = catalogue.identity(connection, database)
+    with engine.source.session() as session:
         if anew or engine.progress.position is None:
             try:
-                position, columns = catalogue.fresh_position(connection, database, identity.table)
+                position, columns = catalogue.fresh_position(session)
             except NoBinlog:
                 position, columns = None, None
-            engine.progress.restart_stream(position, identity, plain(columns))
+            engine.progress.restart_stream(position, session.identity, plain(columns))
 
 
 def plain(columns: tuple[catalogue.Column, ...] | None) -> Columns | None:

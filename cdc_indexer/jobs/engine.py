@@ -20,12 +20,19 @@ from cdc_indexer.flow.pipeline import VERIFY_BATCH, Pipeline, Policy
 from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.versions import Versions, Waiting
 from cdc_indexer.jobs.runner import Runner
-from cdc_indexer.model.errors import ConfigError, FatalError, SourceError, Stopped, StorageError
+from cdc_indexer.model.errors import (
+    ConfigError,
+    FatalError,
+    SourceChanged,
+    SourceError,
+    Stopped,
+    StorageError,
+)
 from cdc_indexer.model.observer import Observer
 from cdc_indexer.model.outcome import Outcome
 from cdc_indexer.model.settled import IntervalSet
-from cdc_indexer.source.connection import impatient
 from cdc_indexer.source.outbox import Outbox
+from cdc_indexer.source.source import Source
 from cdc_indexer.state.checkpoint import Checkpoint, CheckpointFile, CheckpointWriter
 from cdc_indexer.state.parked import Parked
 
@@ -100,6 +107,8 @@ class Engine:
                 "the new one with `initial --restart`."
             )
         self.progress = Progress(checkpoint)
+        #: The PACS's database, for everybody who asks it something.
+        self.source = Source(settings.database, known=checkpoint.identity, read_again=self.reload)
         self.writer = CheckpointWriter(self.file, self.progress.render, self.storage_trouble)
         self.writer.written_at = checkpoint.time.timestamp() if checkpoint.time is not None else None
         self.parked_store = Parked(settings.state_dir)
@@ -126,7 +135,8 @@ class Engine:
             self.parked_store,
             self,
         )
-        self._outbox = Outbox(settings.database)
+        self._outbox = Outbox(self.source)
+        self._reload_lock = threading.Lock()
         self._verifier = threading.Thread(target=self._verify_all, name="verifier", daemon=True)
         #: Due already, but the view couldn't be read, or doesn't show their rows yet.
         self._retrying: list[Waiting] = []
@@ -147,11 +157,10 @@ class Engine:
         self.pipeline.stop()
         self.dispatcher.stop()
         if self._verifier.ident is not None:
-            with impatient():
+            with self.source.impatient():
                 self._verifier.join()
                 with suppress(SourceError, FatalError):
                     self.pipeline.settle_unchanged(self._outbox, _LAST_LOOK_SECONDS)
-        self._outbox.close()
         if self.progress.identity is not None:
             self.writer.request(self.progress.generation)
         if not self.writer.close():
@@ -183,7 +192,6 @@ class Engine:
                         row_id for row_id in range(next_id, end + 1) if row_id not in found
                     )
                 next_id = end + 1
-        self._outbox.close()
 
     def retry_parked(self) -> None:
         """Sends the parked studies that somebody has marked for it; called again and again by the main thread's tick."""
@@ -200,7 +208,11 @@ class Engine:
     # --- settings ----------------------------------------------------------------------------------------
 
     def reload(self) -> None:
-        """Reads the files again; an invalid one keeps the old settings."""
+        """Reads the files again; an invalid one keeps the old settings. From any thread."""
+        with self._reload_lock:
+            self._reload_once()
+
+    def _reload_once(self) -> None:
         try:
             settings = self._reload()
         except ConfigError as error:
@@ -214,6 +226,7 @@ class Engine:
                 update={"center": self.settings.center, "state_dir": self.settings.state_dir}
             )
         self.settings = settings
+        self.source.reload(settings.database)
         self.pipeline.policy = policy_of(settings)
         self.dispatcher.reconfigure(
             self._make_webservice,
@@ -230,7 +243,6 @@ class Engine:
     # --- verification ------------------------------------------------------------------------------------
 
     def _verify_all(self) -> None:
-        outbox = Outbox(self.settings.database)
         failing = False
         try:
             while not self._stopping.is_set():
@@ -240,10 +252,10 @@ class Engine:
                 try:
                     if due:
                         self._retrying = due
-                        self._retrying = self.pipeline.verify(due, outbox)
+                        self._retrying = self.pipeline.verify(due, self._outbox.in_one_epoch())
                     more = len(due) - len(self._retrying) >= VERIFY_BATCH
                     if self.pipeline.patients_waiting and not self.versions.full:
-                        more = self.pipeline.expand_patient(outbox) or more
+                        more = self.pipeline.expand_patient(self._outbox.in_one_epoch()) or more
                     elif not due:
                         self.versions.wait(_VERIFIER_PAUSE_SECONDS)
                         continue
@@ -253,6 +265,8 @@ class Engine:
                     if failing:
                         failing = False
                         self.observer.verification(None)
+                except SourceChanged:
+                    self._stopping.wait(_GATHER_SECONDS)
                 except SourceError as error:
                     failing = True
                     log.warning("studies wait for their verification", reason=str(error))
@@ -262,8 +276,6 @@ class Engine:
             pass
         except FatalError as error:
             self._runner.fail(error)
-        finally:
-            outbox.close()
 
     # --- what happens (called by other threads) ----------------------------------------------------------
 

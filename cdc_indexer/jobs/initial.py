@@ -11,7 +11,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from cdc_indexer.model.errors import (
 )
 from cdc_indexer.model.study import study_json
 from cdc_indexer.source.outbox import Outbox
+from cdc_indexer.source.source import Source
 from cdc_indexer.state import requests as handover
 from cdc_indexer.state.lock import StateLock
 
@@ -48,8 +49,8 @@ _AWAY_PAUSE_SECONDS = 5.0
 
 def dry_run(settings: Settings, options: InitialOptions) -> None:
     """Prints the JSON of every study that would be sent, one a line; sends and settles nothing."""
-    outbox = Outbox(settings.database)
-    try:
+    with closing(Source(settings.database)) as source:
+        outbox = Outbox(source)
         after_pk = 0
         while True:
             uids = options.study_iuids
@@ -61,8 +62,6 @@ def dry_run(settings: Settings, options: InitialOptions) -> None:
                 break
             after_pk = study_pk_of(page.studies[-1])
         sys.stdout.buffer.flush()
-    finally:
-        outbox.close()
 
 
 class Initial:
@@ -79,8 +78,7 @@ class Initial:
             patience_seconds=PATIENCE_SECONDS,
             new_center=options.restart,
         )
-        self._outbox = Outbox(settings.database)
-        self._held = Held(self._engine, self._outbox, options, behind=False)
+        self._held = Held(self._engine, Outbox(self._engine.source), options, behind=False)
         self._show = show
         self._done = False
 
@@ -95,8 +93,9 @@ class Initial:
             tick_seconds=0.25,
             hang_up=lambda: None,
             clean_up=self._engine.stop,
+            impatient=self._engine.source.impatient,
         )
-        self._outbox.close()
+        self._engine.source.close()
         return self._done
 
     def _work(self) -> None:
@@ -220,7 +219,7 @@ class Feeder:
 
     def _feed(self, request: dict[str, Any]) -> None:
         engine = self._engine
-        outbox = Outbox(engine.settings.database)
+        outbox = Outbox(engine.source)
         try:
             options = InitialOptions.from_json(request)
             log.info("an initial is fed behind the live studies")
@@ -250,8 +249,6 @@ class Feeder:
             log.error("the initial failed", reason=str(error))
             self._answer(error=str(error))
             handover.remove(engine.settings.state_dir, handover.REQUEST)
-        finally:
-            outbox.close()
 
     def _begun(self, options: InitialOptions) -> None:
         """After a kill it goes on, instead of beginning once more."""

@@ -36,7 +36,14 @@ def retry_parked(settings: Settings) -> bool:
                     raise Stopped
 
         engine.start()
-        runner.run(work, tick=lambda: None, tick_seconds=1.0, hang_up=lambda: None, clean_up=engine.stop)
+        runner.run(
+            work,
+            tick=lambda: None,
+            tick_seconds=1.0,
+            hang_up=lambda: None,
+            clean_up=engine.stop,
+            impatient=engine.source.impatient,
+        )
     finally:
         lock.release()
     return True

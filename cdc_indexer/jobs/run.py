@@ -28,6 +28,7 @@ from cdc_indexer.model.errors import (
     PositionLost,
     SchemaError,
     ServerIdClash,
+    SourceChanged,
     SourceError,
     Stopped,
 )
@@ -36,7 +37,6 @@ from cdc_indexer.model.position import Position
 from cdc_indexer.model.settled import EPOCH
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.binlog import BinlogReader, Heartbeat, Rows, TableChanged, TableRead, TransactionEnd
-from cdc_indexer.source.connection import impatient, reading
 from cdc_indexer.source.outbox import Outbox
 from cdc_indexer.state.lock import StateLock
 
@@ -57,6 +57,9 @@ _RETENTION = timedelta(days=400)
 
 #: Who was thrown out by a namesake waits: two that fight would only throw each other out in turn.
 _CLASH_PAUSE_SECONDS = 60.0
+
+#: A database that is another one again so soon is given a pause.
+_CHANGED_AGAIN_SECONDS = 30.0
 
 _TICK_SECONDS = 1.0
 
@@ -100,7 +103,7 @@ class Service:
         )
         engine = self.engine
         self._observer = engine.observer
-        self._audit = Audit(Outbox(settings.database), engine.progress, engine.pipeline, self._binlog_end)
+        self._audit = Audit(Outbox(engine.source), engine.progress, engine.pipeline, self._binlog_end)
         self._auditor = Auditor(
             self._audit, settings.stream.audit_seconds, self._runner, self._observer.audited
         )
@@ -124,8 +127,9 @@ class Service:
             tick_seconds=_TICK_SECONDS,
             hang_up=self.engine.reload,
             clean_up=self._clean_up,
+            impatient=self.engine.source.impatient,
         )
-        self._audit.close()
+        self.engine.source.close()
         log.info("stopped", delivered=self.engine.delivered_count, parked=self.engine.parked_count)
 
     def _clean_up(self) -> None:
@@ -134,6 +138,7 @@ class Service:
         with self._reader_lock:
             if self._reader is not None:
                 self._reader.interrupt()
+        impatient = self.engine.source.impatient
         with impatient():
             self._auditor.stop()
             self._sampler.stop()
@@ -191,8 +196,8 @@ class Service:
     def _binlog_end(self) -> Position | None:
         """The end of the binlog now; None where there is none that we may read."""
         try:
-            with reading(self.engine.settings.database) as connection:
-                return catalogue.binlog_end(connection)
+            with self.engine.source.session(database=False) as session:
+                return catalogue.binlog_end(session)
         except NoBinlog:
             return None
 
@@ -212,6 +217,9 @@ class Service:
             except NoBinlog as error:
                 self._degraded(error)
                 continue
+            except SourceChanged as error:
+                log.info("the database is connected to anew", reason=str(error))
+                pause = backoff.delay(rng) if time.monotonic() - began < _CHANGED_AGAIN_SECONDS else 0.0
             except PositionLost as error:
                 log.warning("position lost", reason=str(error))
                 self._tell_source(Source.POSITION, error)
@@ -235,18 +243,19 @@ class Service:
     def _stream(self) -> None:
         """Connects, audits, and reads the binlog until something fails."""
         engine, settings = self.engine, self.engine.settings
-        self._begin_at()
+        epoch = self._begin_at()
         self._full_audit()
         assert engine.progress.position is not None
         columns = engine.progress.columns
         reader = BinlogReader(
-            settings.database,
+            engine.source,
             settings.stream,
             settings.server_id,
             engine.progress.position,
             tuple(catalogue.Column(name, unsigned, kind) for name, kind, unsigned in columns)
             if columns
             else None,
+            epoch,
         )
         with self._reader_lock:
             if self._stopping.is_set():
@@ -266,12 +275,15 @@ class Service:
                 self._reader = None
             reader.close()
 
-    def _begin_at(self) -> None:
-        """Decides where the stream begins: at the position if the server still has it, else at its end now."""
-        engine, settings = self.engine, self.engine.settings
+    def _begin_at(self) -> int:
+        """Decides where the stream begins: at the position if the server still has it, else at its end now.
+
+        Gives the source's epoch in which that holds.
+        """
+        engine = self.engine
         progress = engine.progress
-        with reading(settings.database) as connection:
-            identity = catalogue.identity(connection, settings.database.name)
+        with engine.source.session() as session:
+            identity = session.identity
             position = progress.position
             if position is not None and progress.identity != identity:
                 log.warning("another server or a restored one", was=progress.identity, now=identity)
@@ -280,26 +292,25 @@ class Service:
                 position = None
             elif position is not None:
                 try:
-                    catalogue.holds(connection, position)
+                    catalogue.holds(session, position)
                 except PositionLost as error:
                     log.warning("position lost", reason=str(error))
                     position = None
             columns = None
             self._fresh_position = position is None
             if position is None:
-                position, columns = catalogue.fresh_position(
-                    connection, settings.database.name, identity.table
-                )
+                position, columns = catalogue.fresh_position(session)
                 log.info("fresh position", position=str(position))
                 self._end_of_log = position
             else:
-                self._end_of_log = catalogue.binlog_end(connection)
+                self._end_of_log = catalogue.binlog_end(session)
         self._position_lost = False
         progress.restart_stream(position, identity, plain(columns))
         self._sampler.connected(position)
         if self._source is not Source.DEGRADED:  # whether there is a stream again, its first event tells
             self._tell_source(Source.UP)
         log.info("connected", server=identity.server, position=str(position))
+        return session.epoch
 
     def _full_audit(self) -> None:
         first, self._first_audit = self._first_audit, False
@@ -379,9 +390,8 @@ class Service:
         while not self._stopping.is_set() and time.monotonic() < again_at:
             self._sampler.moved()
             try:
-                with reading(engine.settings.database) as connection:
-                    identity = catalogue.identity(connection, engine.settings.database.name)
-                engine.progress.restart_stream(None, identity)
+                with engine.source.session() as session:
+                    engine.progress.restart_stream(None, session.identity)
                 self._full_audit()
                 self._sampler.connected(None)
                 self._tell_source(Source.DEGRADED, error)

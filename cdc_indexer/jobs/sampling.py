@@ -7,9 +7,6 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
-from typing import Any
-
-import pymysql
 
 from cdc_indexer.jobs.audit import Audit
 from cdc_indexer.jobs.engine import Engine
@@ -20,7 +17,6 @@ from cdc_indexer.model.study import OutboxRow
 from cdc_indexer.monitor.lag import Lag
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.binlog import TransactionEnd
-from cdc_indexer.source.connection import connect
 
 #: The server is asked how long its binary log is, and the parked store what it holds, this often.
 _ASK_SECONDS = 5.0
@@ -54,7 +50,6 @@ class Sampler:
         self._parked_seen = 0
         self._parked = 0
         self._parked_reasons: tuple[tuple[str, int], ...] = ()
-        self._session: Any = None
         self._thread = threading.Thread(target=self._ask_all, name="sampler", daemon=True)
 
     def start(self) -> None:
@@ -168,14 +163,11 @@ class Sampler:
     # --- what takes time to find out ---------------------------------------------------------------------
 
     def _ask_all(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                self._ask_parked()
-                self._lag_bytes = self._ask_bytes()
-                self._ask_now.wait(_ASK_SECONDS)
-                self._ask_now.clear()
-        finally:
-            self._close()
+        while not self._stopping.is_set():
+            self._ask_parked()
+            self._lag_bytes = self._ask_bytes()
+            self._ask_now.wait(_ASK_SECONDS)
+            self._ask_now.clear()
 
     def _ask_parked(self) -> None:
         # While the store can't be read the last answer stands; that it can't is said by who writes it.
@@ -192,16 +184,8 @@ class Sampler:
             # It has said so itself; an idle service asks nothing.
             return 0
         try:
-            if self._session is None:
-                self._session = connect(self._engine.settings.database, select_database=False)
-            return catalogue.bytes_behind(self._session, position)
-        except (IndexerError, pymysql.Error, OSError):
+            with self._engine.source.session(database=False) as session:
+                return catalogue.bytes_behind(session, position)
+        except IndexerError:
             # The stream meets the same and says so.
-            self._close()
             return None
-
-    def _close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            with suppress(pymysql.Error, OSError):
-                session.close()

@@ -6,6 +6,9 @@
     │   ├── AlreadyRunning    another process holds the state directory
     │   └── CheckpointError   no generation of the checkpoint can be trusted
     ├── SourceError           the database can't be read just now      -> wait, connect again
+    │   ├── SourceRefused     it refuses us, or a file for it is wrong -> the same; the files are read again before each try
+    │   ├── SourceFull        it has no room for one more session      -> do with those that there are, else wait
+    │   ├── SourceChanged     it is another one than before            -> begin again at once; nothing read before settles
     │   ├── SchemaError       the outbox or the view isn't as the SQL in extras/ makes it
     │   ├── PositionLost      the position is purged, reset or another server's -> fresh position, audit
     │   ├── NoBinlog          log_bin is off or the right is missing   -> go on from the table alone
@@ -43,6 +46,18 @@ class CheckpointError(FatalError):
 
 class SourceError(IndexerError):
     """The database is away, refuses us, or closed the connection; waiting can heal it."""
+
+
+class SourceRefused(SourceError):
+    """The login, a right or TLS is refused, or a file that the settings name can't be read; a person mends that."""
+
+
+class SourceFull(SourceError):
+    """The server gives this account, or anybody, no further session."""
+
+
+class SourceChanged(SourceError):
+    """Settings, server or address are others than when the session was borrowed: a new epoch of the source."""
 
 
 class SchemaError(SourceError):

@@ -13,6 +13,7 @@ import re
 import socket
 import zlib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -76,6 +77,44 @@ def _existing_file(path: Path) -> Path:
     return path
 
 
+def _host(value: str) -> str:
+    """A host as the driver wants it: an IPv6 address without the brackets that it has in a URL."""
+    value = value.strip()
+    if value.startswith("[") and value.endswith("]"):
+        value = value[1:-1]
+    address = value.partition("%")[0]
+    try:
+        ascii_host = value.encode("idna").decode()
+    except UnicodeError:
+        ascii_host = ""
+    if not _HOST.fullmatch(ascii_host) and not (":" in address and _is_address(address)):
+        raise _wrong("holds a host name that can't exist")
+    return value
+
+
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+
+
+def _is_address(value: str) -> bool:
+    try:
+        ip_address(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise _wrong("must not be blank")
+    return value
+
+
+def _verify(value: object) -> object:
+    if value != "ca" and not isinstance(value, bool):
+        raise _wrong('must be true, false or "ca"')
+    return value
+
+
 def _port(value: object) -> object:
     return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,5}", value) else value
 
@@ -115,7 +154,7 @@ def _url(value: str) -> str:
         ascii_host = host.encode("idna").decode()
     except UnicodeError:
         ascii_host = ""
-    if ":" not in host and not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?", ascii_host):
+    if ":" not in host and not _HOST.fullmatch(ascii_host):
         raise _wrong("holds a host name that can't exist")
     return value
 
@@ -161,24 +200,29 @@ class _Section(BaseModel):
 
 
 class TlsSettings(_Section):
-    """TLS to the database, verified unless ``verify`` is false. ``cert`` may hold its ``key`` as well."""
+    """TLS to the database, verified unless ``verify`` is false. ``cert`` may hold its ``key`` as well.
+
+    ``verify`` "ca": the certificate must be signed by the CA, and may name another host or none.
+    """
 
     ca: _File | None = None
     cert: _File | None = None
     key: _File | None = None
-    verify: bool = True
+    verify: Annotated[bool | Literal["ca"], BeforeValidator(_verify)] = True
 
     @model_validator(mode="after")
     def _key_belongs_to_a_certificate(self) -> TlsSettings:
         if self.key is not None and self.cert is None:
             raise _wrong("has a key without its cert")
+        if self.verify == "ca" and self.ca is None:
+            raise _wrong('has verify "ca" without a ca: name the file of the CA that signs for the server')
         return self
 
 
 class DatabaseSettings(_Section):
     """Where the PACS's database is. With ``unix_socket`` host and port aren't used."""
 
-    host: _Text
+    host: Annotated[_Text, AfterValidator(_host)]
     port: _Port = 3306
     user: _Text
     password: SecretStr
@@ -244,7 +288,7 @@ class Settings(_Section):
     database: DatabaseSettings
     key: Annotated[SecretStr, AfterValidator(_header)]
     webservice_url: Annotated[str, AfterValidator(_url)]
-    center: _Text
+    center: Annotated[_Text, AfterValidator(_not_blank)]
     state_dir: _Path
     stream: StreamSettings = StreamSettings()
     delivery: DeliverySettings = DeliverySettings()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
-
-import pymysql
 
 from cdc_indexer import __version__
 from cdc_indexer.model.errors import CheckpointError, IndexerError, NoBinlog, SchemaError, StorageError
@@ -13,9 +12,8 @@ from cdc_indexer.monitor.causes import Cause, Problem, as_sentence, parked_probl
 from cdc_indexer.monitor.report import Report, iso, judged, moment
 from cdc_indexer.monitor.texts import span
 from cdc_indexer.source import catalogue
-from cdc_indexer.source.connection import connect
-from cdc_indexer.source.errors import translate
 from cdc_indexer.source.outbox import Mark, Outbox
+from cdc_indexer.source.source import Source
 from cdc_indexer.state.checkpoint import Checkpoint, CheckpointFile
 from cdc_indexer.state.parked import Parked
 
@@ -117,33 +115,25 @@ class Offline:
     def _ask_database(self, checkpoint: Checkpoint) -> None:
         settings = self._settings
         try:
-            connection = connect(settings.database)
-            try:
-                self._known["bytes_behind"] = self._bytes_behind(connection, checkpoint)
-            finally:
-                connection.close()
-            outbox = Outbox(settings.database)
-            try:
-                self._look_for_rows(outbox, checkpoint)
-            finally:
-                outbox.close()
+            with closing(Source(settings.database)) as source:
+                self._known["bytes_behind"] = self._bytes_behind(source, checkpoint)
+                self._look_for_rows(Outbox(source), checkpoint)
         except SchemaError as error:
             self._wrong(Cause.SCHEMA, str(error))
         except IndexerError as error:
             self._wrong(Cause.DATABASE_AWAY, str(error))
 
-    def _bytes_behind(self, connection: Any, checkpoint: Checkpoint) -> int | None:
+    def _bytes_behind(self, source: Source, checkpoint: Checkpoint) -> int | None:
         if checkpoint.position is None or checkpoint.identity is None:
             return None
         try:
-            if catalogue.identity(connection, self._settings.database.name) != checkpoint.identity:
-                return None
-            return catalogue.bytes_behind(connection, checkpoint.position)
-        except (pymysql.Error, OSError) as error:
+            with source.session() as session:
+                if session.identity != checkpoint.identity:
+                    return None
+                return catalogue.bytes_behind(session, checkpoint.position)
+        except NoBinlog:
             # Without the right to see the log, or without a log, the table still tells.
-            if isinstance(translate(error, self._settings.database), NoBinlog):
-                return None
-            raise translate(error, self._settings.database) from None
+            return None
 
     def _look_for_rows(self, outbox: Outbox, checkpoint: Checkpoint) -> None:
         settled = checkpoint.settled

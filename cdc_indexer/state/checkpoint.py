@@ -47,7 +47,6 @@ def _position_text(position: Position | None) -> str:
             "file": position.file,
             "offset": position.offset,
             "file_created": position.file_created,
-            "gtid_set": position.gtid_set,
         }
     )
 
@@ -120,6 +119,8 @@ class Checkpoint:
             if document["format"] not in _READABLE_FORMATS:
                 raise ValueError(f"its format is {document['format']}, this version knows {FORMAT}")
             position = document["position"]
+            if position:
+                position.pop("gtid_set", None)  # 1.0 kept one, which nobody read
             columns = document["columns"]
             return cls(
                 identity=Identity(**document["source"]) if document["source"] else None,

@@ -11,7 +11,6 @@ import pytest
 
 from cdc_indexer.checks import installation
 from cdc_indexer.model.finding import Status
-from cdc_indexer.source.connection import connect
 from tests import following
 from tests.pacs5 import ADD_INDEXER, Pacs5, Pacs5Before531
 from tests.servers import Server
@@ -545,9 +544,8 @@ def test_written_for_mysql_5_6_and_for_any_database_name() -> None:
 def test_check_knows_its_triggers(archive: Pacs5) -> None:
     """And names the script that makes them."""
     database = following.settings(archive.server, archive.name)
-    connection = connect(database)
-    try:
-        (check,) = [make for name, make in installation.objects(connection, database) if name == "triggers"]
+    with following.reading(database) as session:
+        (check,) = [make for name, make in installation.objects(session, database) if name == "triggers"]
         assert [finding.status for finding in check()] == [Status.OK]
         there = {row[0] for row in archive.execute("SHOW TRIGGERS") if row[0].startswith("indexer_")}
         assert set(installation.TRIGGERS_ARC5) == there
@@ -556,5 +554,3 @@ def test_check_knows_its_triggers(archive: Pacs5) -> None:
         assert finding.status is Status.FAILED
         assert "indexer_instance_insert" in finding.message
         assert f"mysql {archive.name} < extras/add_indexer_arc5.sql" in finding.remedy
-    finally:
-        connection.close()

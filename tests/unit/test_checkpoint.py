@@ -27,7 +27,7 @@ def example(number: int = 1) -> Checkpoint:
     return Checkpoint(
         identity=Identity("8a94f357-aab4-11df-86ab-c80aa9429562", "pacsdb"),
         center="000",
-        position=Position("bin.000007", 4 + number, 1700000000, "0-1-17"),
+        position=Position("bin.000007", 4 + number, 1700000000),
         columns=(("id", "bigint", True), ("operation", "varchar", False)),
         settled=settled,
         unverified=IntervalSet([(2**63 + number, 2**63 + number)]),
@@ -49,7 +49,6 @@ positions = st.builds(
     st.from_regex(r"[a-z\-]{1,20}\.\d{6}", fullmatch=True),
     st.integers(4, 2**40),
     st.none() | st.integers(0, 2**32),
-    st.none() | st.text(max_size=30),
 )
 
 
