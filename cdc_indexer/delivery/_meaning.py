@@ -10,7 +10,7 @@ from typing import Any
 from cdc_indexer.delivery._retry_after import parse_retry_after
 from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 
-__all__ = ["classify", "is_json"]
+__all__ = ["classify", "is_json", "proxy_refuses"]
 
 _REJECTED = frozenset({400, 412, 413, 414, 415, 422})
 _WRONG_KEY = frozenset({401, 403})
@@ -124,6 +124,20 @@ def _why_held(status: int) -> tuple[Refusal, str]:
         Refusal.OTHER,
         f"The central index refuses every study (status {status}): ask whoever runs it.",
     )
+
+
+def proxy_refuses(status: int, where: str) -> Outcome:
+    """A proxy opens no way to the index: what that means."""
+    if status == 407:
+        return Outcome(Kind.HELD, status, reason=_PROXY, refusal=Refusal.STRANGER)
+    if status >= 500 or status in (408, 429):
+        reason = f"The proxy {where} can't reach the central index (status {status})."
+        return Outcome(Kind.RETRY_INDEX, status, reason=reason)
+    reason = (
+        f"The proxy {where} doesn't let us through to the central index (status {status}): have it allowed, "
+        "or name the index in NO_PROXY."
+    )
+    return Outcome(Kind.HELD, status, reason=reason, refusal=Refusal.STRANGER)
 
 
 # --- the body --------------------------------------------------------------------------------------------

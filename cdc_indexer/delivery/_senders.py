@@ -35,6 +35,8 @@ class Client(Protocol):
     """One connection and the request on it: see Webservice. Only ``connect`` may wait; nothing raises."""
 
     expires_at: float
+    #: The request is to be sent once more, on a new connection, instead of what its outcome says.
+    again: bool
 
     @property
     def events(self) -> int: ...
@@ -274,7 +276,7 @@ class Senders:
         work.began = work.began or work.started
         outcome = client.begin(request)
         if outcome is not None:
-            self._finish(work, outcome)
+            self._ended(work, outcome)
             return
         descriptor = client.fileno()
         self._in_flight[descriptor] = work
@@ -292,7 +294,14 @@ class Senders:
             return
         self._poll.unregister(descriptor)
         del self._in_flight[descriptor]
-        self._finish(work, outcome)
+        self._ended(work, outcome)
+
+    def _ended(self, work: Work, outcome: Outcome) -> None:
+        assert work.client is not None
+        if work.client.again:
+            self._connect(work)
+        else:
+            self._finish(work, outcome)
 
     def _expire(self) -> None:
         """Gives up the requests whose time is over; what came in the last moment counts."""
@@ -304,7 +313,7 @@ class Senders:
                 outcome = client.advance() or client.expire()
                 self._poll.unregister(descriptor)
                 del self._in_flight[descriptor]
-                self._finish(work, outcome)
+                self._ended(work, outcome)
         self._expires_at = min(
             (work.client.expires_at for work in self._in_flight.values() if work.client is not None),
             default=math.inf,

@@ -15,8 +15,10 @@ import requests
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from cdc_indexer import __version__
+from cdc_indexer.delivery._answer import Answer
 from cdc_indexer.delivery._connection import MAX_ANSWER_BYTES, Connection, Route, UnusableTlsFiles
-from cdc_indexer.delivery._meaning import classify, is_json
+from cdc_indexer.delivery._meaning import classify, is_json, proxy_refuses
+from cdc_indexer.delivery._urllib3 import ProxyRefuses
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 
@@ -79,6 +81,8 @@ class Webservice:
         self._method = "POST"
         self._deadline = 0.0
         self._accepted: tuple[int, bytes, Outcome] | None = None
+        #: Whether the request is to be begun once more, on a new connection: the one at rest had ended in that moment.
+        self.again = False
         #: When the request in flight is given up, by time.monotonic.
         self.expires_at = math.inf
 
@@ -103,6 +107,7 @@ class Webservice:
 
     def connect(self) -> Outcome | None:
         """Connects; what it means if that fails."""
+        self.again = False
         try:
             if self._route is None:
                 self._route = Route(self._url, self._ca, self._client_cert)
@@ -125,6 +130,7 @@ class Webservice:
         self._deadline = now + _DEADLINE_TIMEOUTS * self._timeout_seconds
         self.expires_at = now + self._timeout_seconds
         self._method = method
+        self.again = False
         try:
             assert self._connection is not None
             assert self._route is not None
@@ -135,7 +141,7 @@ class Webservice:
                 len(body),
                 body,
             )
-            self._connection.begin(method, data, request.max_answer_bytes)
+            self._connection.begin(data, request.max_answer_bytes)
         except Exception as error:
             return self._failed(error)
         return None
@@ -150,6 +156,9 @@ class Webservice:
                 return None
         except Exception as error:
             return self._failed(error)
+        return self._answered(answer)
+
+    def _answered(self, answer: Answer) -> Outcome:
         if not answer.reusable:
             self.close()
         # An index usually says the very same again.
@@ -173,12 +182,16 @@ class Webservice:
 
     def expire(self) -> Outcome:
         """Gives up the request in flight."""
-        return self._failed(TimeoutError())
+        answer = self._connection.give_up() if self._connection is not None else None
+        return self._answered(answer) if answer is not None else self._failed(TimeoutError())
 
     def exchange(self, request: Request) -> Outcome:
         """Sends a request and waits for its outcome."""
         failed = None if self.ready else self.connect()
-        return failed or self._wait(self.begin(request))
+        outcome = failed or self._wait(self.begin(request))
+        if self.again:
+            outcome = self.connect() or self._wait(self.begin(request))
+        return outcome
 
     def _wait(self, outcome: Outcome | None) -> Outcome:
         """The outcome of the request that was begun."""
@@ -238,6 +251,9 @@ class Webservice:
     def _failed(self, error: Exception) -> Outcome:
         """What it means that no answer came."""
         where = f"The central index at {self._where}"
+        if isinstance(error, ConnectionError | ssl.SSLEOFError) and self._connection is not None:
+            self.again = self._connection.lapsed
+        via = self._route.via if self._route is not None and self._connection is None else ""
         self.close()
         # TLS files may have been mended: they are read again before the next try.
         self._route = None
@@ -248,6 +264,10 @@ class Webservice:
             return Outcome(Kind.HELD, reason=reason, refusal=Refusal.CERTIFICATE)
         if isinstance(error, UnusableTlsFiles):
             return Outcome(Kind.HELD, reason=str(error), refusal=Refusal.CERTIFICATE)
+        if isinstance(error, ProxyRefuses):
+            return proxy_refuses(error.status, via)
+        if via:
+            where = f"The proxy {via}"
         cause = error.__cause__ if isinstance(error, NewConnectionError) and error.__cause__ else error
         # NewConnectionError is a ConnectTimeoutError too, whatever its cause.
         if isinstance(cause, TimeoutError | ConnectTimeoutError):
@@ -260,7 +280,9 @@ class Webservice:
             reason = f"{where} can't be talked to by TLS ({why}): {remedy}."
             return Outcome(Kind.HELD, reason=reason, refusal=Refusal.CERTIFICATE)
         if isinstance(error, NameResolutionError):
-            return Outcome(Kind.RETRY_INDEX, reason=f"The name of {self._where} can't be resolved now.")
+            return Outcome(
+                Kind.RETRY_INDEX, reason=f"The name of {via or self._where} can't be resolved now."
+            )
         if isinstance(error, requests.RequestException | UnicodeError):
             remedy = "correct webservice_url"
             reason = f"{where} has an address that can't be used: {remedy}."
