@@ -31,6 +31,7 @@ class Answer(NamedTuple):
     body: bytes
     retry_after: str | None
     reusable: bool
+    features: str | None = None
 
 
 #: Answers that are longer aren't kept.
@@ -163,6 +164,7 @@ class _Parsing:
         "_overhead",
         "_parser",
         "body",
+        "features",
         "keeps",
         "retry_after",
         "status",
@@ -185,6 +187,7 @@ class _Parsing:
     def _reset(self) -> None:
         self.status = 0
         self.retry_after: str | None = None
+        self.features: str | None = None
         self._framed = 0
         self.until_close = False
 
@@ -215,12 +218,12 @@ class _Parsing:
         return self._cut()
 
     def answer(self, *, reusable: bool) -> Answer:
-        return Answer(self.status, self.body, self.retry_after, reusable)
+        return Answer(self.status, self.body, self.retry_after, reusable, self.features)
 
     def _cut(self) -> Answer | None:
         if len(self.body) <= self._limit:
             return None
-        return Answer(self.status, self.body[: self._limit], self.retry_after, False)
+        return Answer(self.status, self.body[: self._limit], self.retry_after, False, self.features)
 
     # --- called by the parser ----------------------------------------------------------------------------
 
@@ -234,6 +237,9 @@ class _Parsing:
         name = name.lower()
         if name == b"retry-after":
             self.retry_after = value.decode("latin-1")
+        elif name == b"index-features":
+            text = value.decode("latin-1")
+            self.features = text if self.features is None else f"{self.features}, {text}"
         elif name in (b"content-length", b"transfer-encoding"):
             self._framed += 1
             if name == b"transfer-encoding" and value.lower().rpartition(b",")[2].strip() != b"chunked":

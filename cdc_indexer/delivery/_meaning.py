@@ -43,11 +43,19 @@ _PROXY = "The proxy wants a login (status 407): put it into HTTPS_PROXY as http:
 
 
 def classify(
-    method: str, status: int, body: bytes, retry_after: str | None, now: float, *, json_seen: bool = False
+    method: str,
+    status: int,
+    body: bytes,
+    retry_after: str | None,
+    now: float,
+    *,
+    json_seen: bool = False,
+    versioned: bool = False,
 ) -> Outcome:
     """What an answer means; ``now`` in seconds since the epoch, for a Retry-After that names a date.
 
-    ``json_seen``: this address has answered such a request with JSON before.
+    ``json_seen``: this address has answered such a request with JSON before. ``versioned``: the request had a version, so
+    that a 409 means that the index has a newer one, whatever it says besides.
     """
     text = as_text(body)
     if 200 <= status < 300:
@@ -55,7 +63,7 @@ def classify(
     if method == "DELETE" and status in (404, 410):
         return Outcome(Kind.ACCEPTED, status, text)
     if status == 409:
-        return _conflict(text)
+        return _conflict(text, versioned)
     if status in _REJECTED:
         reason = f"The central index rejected this study (status {status}): see its answer."
         return Outcome(Kind.REJECTED, status, text, reason=reason)
@@ -89,10 +97,10 @@ def _taken(method: str, status: int, text: str, json_seen: bool) -> Outcome:
     return Outcome(Kind.ACCEPTED, status, text)
 
 
-def _conflict(text: str) -> Outcome:
+def _conflict(text: str, versioned: bool) -> Outcome:
     said = _parsed(text)
-    if isinstance(said, dict) and _word(said.get("status")) == "stale":
-        version = said.get("version")
+    if versioned or (isinstance(said, dict) and _word(said.get("status")) == "stale"):
+        version = said.get("version") if isinstance(said, dict) else None
         known = (
             version if isinstance(version, int) and not isinstance(version, bool) and version >= 0 else None
         )

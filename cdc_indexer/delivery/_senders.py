@@ -12,101 +12,19 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
 
-from cdc_indexer.delivery.batch import batch
+from cdc_indexer.delivery._work import Client, Durable, Queue, Work
 from cdc_indexer.delivery.webservice import Request
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import Stopped
 from cdc_indexer.model.outcome import Outcome
-
-if TYPE_CHECKING:
-    from cdc_indexer.delivery.dispatcher import Delivery
 
 #: Of so many of the last requests the quickest tells how far away the index is.
 _ANSWER_TIMES_KEPT = 32
 
 #: How long results wait for those of the requests that are in flight with them, to share a write of the checkpoint.
 _GATHER_MILLISECONDS = 1.0
-
-
-class Client(Protocol):
-    """One connection and the request on it: see Webservice. Only ``connect`` may wait; nothing raises."""
-
-    expires_at: float
-    #: The request is to be sent once more, on a new connection, instead of what its outcome says.
-    again: bool
-
-    @property
-    def events(self) -> int: ...
-    @property
-    def ready(self) -> bool: ...
-    def fileno(self) -> int: ...
-    def connect(self) -> Outcome | None: ...
-    def begin(self, request: Request) -> Outcome | None: ...
-    def advance(self) -> Outcome | None: ...
-    def expire(self) -> Outcome: ...
-    def close(self) -> None: ...
-
-
-class Durable(Protocol):
-    """Where results become durable: see CheckpointWriter."""
-
-    @property
-    def write_seconds(self) -> float:
-        """How long the last write took."""
-
-    def request(self, generation: int) -> None:
-        """Asks for a generation to be written."""
-
-    def wait(self, generation: int) -> None:
-        """Returns once it is written; Stopped when it can't be before the end."""
-
-    def listen(self, written: Callable[[int], None]) -> None:
-        """``written`` is called, from any thread, with each generation that is on the disk."""
-
-
-class Work:
-    """What holds one slot: deliveries that go in one request."""
-
-    __slots__ = ("asking", "began", "client", "deliveries", "final", "job", "probe", "request", "started")
-
-    def __init__(self, deliveries: list[Delivery], probe: bool) -> None:
-        self.deliveries = deliveries
-        self.probe = probe
-        #: The deliveries that are done with, whatever came of them.
-        self.final: Iterable[Delivery] = ()
-        self.job: Generator[Request, Outcome, list[Outcome]] | None = None
-        self.client: Client | None = None
-        self.request: Request | None = None
-        #: When its first request began, and when the present one did.
-        self.began = 0.0
-        self.started = 0.0
-        #: What came of it, while the index is asked by GET what that means.
-        self.asking: list[Outcome] | None = None
-
-
-class Queue(Protocol):
-    """Who has the deliveries: see Dispatcher. All but ``before_probe`` are quick."""
-
-    def take(self) -> tuple[list[Work], float]:
-        """What is to be sent now, one for each slot that is free, and the seconds until there may be more."""
-
-    def asks(self, outcomes: Sequence[Outcome]) -> bool:
-        """Whether the index is to be asked by GET before these can be judged."""
-
-    def judge(self, work: Work, outcomes: Sequence[Outcome], asked: Outcome | None = None) -> int | None:
-        """What came of it, ``asked`` what a GET gave.
-
-        The generation that must be durable before ``release``, None when nothing is final.
-        """
-
-    def release(self, works: Iterable[Work]) -> None:
-        """Their results are durable."""
-
-    def before_probe(self) -> None:
-        """The next one is tried while the index refuses us."""
 
 
 class Senders:
@@ -119,9 +37,12 @@ class Senders:
         durable: Durable,
         on_answer: Callable[[Sequence[Outcome], float], None],
         *,
-        batches: bool,
+        ask_first: bool = False,
     ) -> None:
-        self.batches = batches
+        self._ask_first = self._asks_first = ask_first
+        #: What waits until the index has answered the question before the first POST.
+        self._unbegun: list[Work] = []
+        self._question: Work | None = None
         self._queue = queue
         self._durable = durable
         self._on_answer = on_answer
@@ -166,8 +87,9 @@ class Senders:
             self._waker.close()
             self._waking.close()
 
-    def use(self, make_client: Callable[[], Client]) -> None:
-        """Other clients from the next request on."""
+    def use(self, make_client: Callable[[], Client], *, ask_first: bool = False) -> None:
+        """Other clients from the next request on; ``ask_first`` as for a new address."""
+        self._ask_first = self._ask_first or (ask_first and self._asks_first)
         self._make_client = make_client
         self._version += 1
 
@@ -235,14 +157,22 @@ class Senders:
     # --- one request -------------------------------------------------------------------------------------
 
     def _begin(self, work: Work) -> None:
+        if self._ask_first:
+            self._unbegun.append(work)
+            if self._question is None:
+                self._question = question = Work([], False)
+                question.asking, question.request = [], Request.question()
+                question.client = self._client()
+                self._go_on(question)
+            return
         if work.probe:
             self._queue.before_probe()
         first = work.deliveries[0]
-        if len(work.deliveries) > 1 or (self.batches and first.body is not None):
-            work.job = batch(work.deliveries)
+        work.job = self._queue.job(work.deliveries)
+        if work.job is not None:
             work.request = next(work.job)
         else:
-            work.request = Request(first.body, first.idempotency_key, first.study_iuid)
+            work.request = Request(first.body, first.idempotency_key, first.study_iuid, version=first.version)
         work.client = self._client()
         self._go_on(work)
 
@@ -325,6 +255,9 @@ class Senders:
             failpoints.hit("after_post")
         self._finished = True
         seconds = time.monotonic() - work.started if work.started else 0.0
+        if work is self._question:
+            self._has_asked(work)
+            return
         asked: Outcome | None = None
         if work.asking is not None:
             outcomes, asked = work.asking, outcome
@@ -355,6 +288,16 @@ class Senders:
         if generation is not None:
             self._undurable.append((generation, work))
             self._unasked = max(self._unasked, generation)
+
+    def _has_asked(self, question: Work) -> None:
+        """The question before the first POST is answered, or can't be; who made it has learned from it what there was."""
+        assert question.client is not None
+        self._rest(question.client)
+        self._question, self._ask_first = None, False
+        works, self._unbegun = self._unbegun, []
+        for work in works:
+            if not self._stopping:  # else it stays with us, unsent
+                self._begin(work)
 
     def _go_on(self, work: Work) -> None:
         """The next request of the same work."""

@@ -12,11 +12,16 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Literal
 
-from cdc_indexer.delivery._senders import Client, Durable, Senders, Work
+from cdc_indexer.delivery._senders import Senders
+from cdc_indexer.delivery._work import Client, Durable, Work
+from cdc_indexer.delivery.batch import batch, refused_as_such
+from cdc_indexer.delivery.features import Known
+from cdc_indexer.delivery.webservice import Request
 from cdc_indexer.flow.gate import Change, Do, Gate, Gatekeeper, Verdict
 from cdc_indexer.model.errors import Stopped
 from cdc_indexer.model.outcome import Kind, Outcome
@@ -32,7 +37,7 @@ class Delivery:
 
     ``key`` orders: two deliveries of one key are never in flight together. ``rows`` are the outbox rows (id, recorded_at)
     that settle with it. ``finished`` is told the final outcome, and gives the generation of the checkpoint that holds it.
-    ``behind``: it goes after all that aren't (`initial` beside live studies).
+    ``behind``: it goes after all that aren't (`initial` beside live studies). ``version``: its Study-Version, if it has one.
     """
 
     key: str
@@ -44,6 +49,7 @@ class Delivery:
     first_version: bool
     finished: Callable[[Delivery, Outcome], int]
     behind: bool = False
+    version: int | None = None
 
 
 class Dispatcher:
@@ -53,7 +59,7 @@ class Dispatcher:
     is stored.
     ``before_probe`` is called before each try while the index is away or refuses us (so that corrected files are read), from
     the thread that sends; it may call ``reconfigure``. ``on_answer`` is told the outcomes of each request and the seconds
-    that it took.
+    that it took. ``known``: what is known of the index. ``ask_first``: it is asked by GET before the first POST.
     """
 
     def __init__(
@@ -63,7 +69,9 @@ class Dispatcher:
         durable: Durable,
         concurrency: int,
         give_up_seconds: float,
-        batch_size: int = 1,
+        batch_size: int | Literal["auto"] = 1,
+        known: Known | None = None,
+        ask_first: bool = False,
         on_gate: Callable[[Change], None] = lambda change: None,
         before_probe: Callable[[], None] = lambda: None,
         on_answer: Callable[[Sequence[Outcome], float], None] = lambda outcomes, seconds: None,
@@ -73,9 +81,10 @@ class Dispatcher:
     ) -> None:
         self._concurrency = concurrency
         self._batch_size = batch_size
+        self._known = known or Known()
         self._on_gate = on_gate
         self._before_probe = before_probe
-        self._queue_limit = max(queue_limit, 2 * batch_size)
+        self._queue_limit = max(queue_limit, 2 * self._largest)
         self._clock = clock
         self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
 
@@ -97,7 +106,7 @@ class Dispatcher:
         self._active = 0
         #: Whether a slot waits for something to send.
         self._hungry = False
-        self._senders = Senders(self, make_client, durable, on_answer, batches=batch_size > 1)
+        self._senders = Senders(self, make_client, durable, on_answer, ask_first=ask_first)
 
     # --- from outside ------------------------------------------------------------------------------------
 
@@ -149,17 +158,18 @@ class Dispatcher:
         *,
         concurrency: int | None = None,
         give_up_seconds: float | None = None,
-        batch_size: int | None = None,
+        batch_size: int | Literal["auto"] | None = None,
+        known: Known | None = None,
     ) -> None:
         """Uses other settings from the next delivery on, and tries at once if the gate is closed."""
         with self._lock:
-            self._senders.use(make_client)
+            self._senders.use(make_client, ask_first=known is not None and known is not self._known)
+            self._known = known or self._known
             if give_up_seconds is not None:
                 self._keeper.give_up_seconds = give_up_seconds
             if batch_size is not None:
                 self._batch_size = batch_size
-                self._senders.batches = batch_size > 1
-                self._queue_limit = max(self._queue_limit, 2 * batch_size)
+                self._queue_limit = max(self._queue_limit, 2 * self._largest)
             if concurrency is not None:
                 self._concurrency = self._keeper.concurrency = concurrency
             self._keeper.mended()
@@ -185,7 +195,7 @@ class Dispatcher:
                 if self._delayed:
                     timeout = self._wake_delayed(self._clock())
                 while self._active < self._concurrency and (self._ready or self._behind):
-                    works.append(Work(self._next_batch(), False))
+                    works.append(Work(self._next_batch(self._concurrency - self._active), False))
                     self._active += 1
             elif not self._probing and self._active < self._concurrency:
                 now = self._clock()
@@ -243,13 +253,29 @@ class Dispatcher:
                     self._full[behind] = False
                     self._room.notify_all()
 
+    def job(self, deliveries: Sequence[Delivery]) -> Generator[Request, Outcome, list[Outcome]] | None:
+        """How these are sent if not as one object."""
+        auto = self._batch_size == "auto"
+        if len(deliveries) > 1:
+            return batch(deliveries, halves=not auto)
+        # With a number an array it is, of one as well; a deletion never is.
+        as_array = not auto and self._largest > 1 and deliveries[0].body is not None
+        return batch(deliveries) if as_array else None
+
     # --- under the lock ----------------------------------------------------------------------------------
 
-    def _next_batch(self) -> list[Delivery]:
+    @property
+    def _largest(self) -> int:
+        return self._known.largest_batch if self._batch_size == "auto" else self._batch_size
+
+    def _next_batch(self, free: int) -> list[Delivery]:
         """What is ready now, at most a batch; a deletion, and what the index failed on before, go alone."""
         deliveries: list[Delivery] = []
+        size = self._largest
+        if self._batch_size == "auto" and len(self._ready) + len(self._behind) <= free:
+            size = 1
         for queue in (self._ready, self._behind):
-            while queue and len(deliveries) < self._batch_size:
+            while queue and len(deliveries) < size:
                 alone = queue[0].body is None or self._keeper.goes_alone(queue[0].key)
                 if alone and deliveries:
                     return deliveries
@@ -280,6 +306,11 @@ class Dispatcher:
     ) -> tuple[list[tuple[Delivery, Outcome]], list[Change]]:
         """What is final, and how the gate has changed; the rest is queued again. Frees the slot when nothing is final."""
         now = self._clock()
+        if len(outcomes) > 1 and self._batch_size == "auto":
+            if refused_as_such(outcomes):
+                self._known.array_refused()
+            elif outcomes[0].kind is Kind.ACCEPTED:
+                self._known.array_taken()
         final: list[tuple[Delivery, Outcome]] = []
         changes: list[Change] = []
         judged: list[tuple[Delivery, Outcome, Verdict]] = []

@@ -35,10 +35,14 @@ _DEADLINE_TIMEOUTS = 3
 _REMEMBERED_BYTES = 1024
 
 
+#: What only the index itself says.
+_OWN = frozenset({Kind.ACCEPTED, Kind.ALREADY_THERE, Kind.STALE})
+
+
 class Request(NamedTuple):
     """What is to be sent: a document or an array of them, or with ``body`` None the deletion of a study.
 
-    ``asks``: a GET of the address instead, which leaves nothing in the index.
+    ``asks``: a GET of the address instead, which leaves nothing in the index. ``version``: that of the one study.
     """
 
     body: bytes | None
@@ -46,6 +50,7 @@ class Request(NamedTuple):
     study_iuid: str = ""
     max_answer_bytes: int = MAX_ANSWER_BYTES
     asks: bool = False
+    version: int | None = None
 
     @classmethod
     def question(cls) -> Request:
@@ -79,6 +84,7 @@ class Webservice:
         self._route: Route | None = None
         self._connection: Connection | None = None
         self._method = "POST"
+        self._versioned = False
         self._deadline = 0.0
         self._accepted: tuple[int, bytes, Outcome] | None = None
         #: Whether the request is to be begun once more, on a new connection: the one at rest had ended in that moment.
@@ -130,14 +136,17 @@ class Webservice:
         self._deadline = now + _DEADLINE_TIMEOUTS * self._timeout_seconds
         self.expires_at = now + self._timeout_seconds
         self._method = method
+        self._versioned = request.version is not None
         self.again = False
         try:
             assert self._connection is not None
             assert self._route is not None
             head = self._post_head if method == "POST" else self._head(method, url, self._route)
-            data = b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (
+            version = b"\r\nStudy-Version: %d" % request.version if request.version is not None else b""
+            data = b"%b%b%b\r\nContent-Length: %d\r\n\r\n%b" % (
                 head,
                 request.idempotency_key.encode(),
+                version,
                 len(body),
                 body,
             )
@@ -164,6 +173,7 @@ class Webservice:
         # An index usually says the very same again.
         known = self._accepted if self._method == "POST" else None
         if known is not None and known[0] == answer.status and known[1] == answer.body:
+            self._known.taught(answer.features)
             return known[2]
         outcome = classify(
             self._method,
@@ -172,11 +182,13 @@ class Webservice:
             answer.retry_after,
             time.time(),
             json_seen=self._known.json_seen,
+            versioned=self._versioned,
         )
-        if outcome.kind is Kind.ACCEPTED and self._method == "POST":
-            json = is_json(outcome.answer)
-            self._known.answered(self._method, outcome.kind, json=json)
-            if json and len(answer.body) < _REMEMBERED_BYTES:
+        if outcome.kind in _OWN and (answer.status < 300 or answer.status == 409):
+            self._known.taught(answer.features)
+        if outcome.kind is Kind.ACCEPTED and self._method == "POST" and is_json(outcome.answer):
+            self._known.answered_json()
+            if len(answer.body) < _REMEMBERED_BYTES:
                 self._accepted = answer.status, answer.body, outcome
         return outcome
 

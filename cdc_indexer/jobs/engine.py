@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
+from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Webservice
 from cdc_indexer.flow.gate import Change, Gate
 from cdc_indexer.flow.pipeline import VERIFY_BATCH, Pipeline, Policy
@@ -65,7 +66,8 @@ class Engine:
 
     ``reload`` reads the settings again. ``patience_seconds``: a job that somebody waits for fails when the central index
     is away for so long, and at once when it refuses us; None waits for ever. ``new_center``: everything is going to be
-    sent again, so the centre may be another one than before. ``observer`` is told what happens.
+    sent again, so the centre may be another one than before. ``ask_first``: the index is asked by GET what it can before
+    the first POST. ``observer`` is told what happens.
 
     Raises CheckpointError, and FatalError when the centre has changed.
     """
@@ -78,6 +80,7 @@ class Engine:
         reload: Callable[[], Settings | None],
         patience_seconds: float | None = None,
         new_center: bool = False,
+        ask_first: bool = False,
         observer: Observer | None = None,
     ) -> None:
         self.settings = settings
@@ -107,6 +110,8 @@ class Engine:
         self.writer = CheckpointWriter(self.file, self.progress.render, self.storage_trouble)
         self.writer.written_at = checkpoint.time.timestamp() if checkpoint.time is not None else None
         self.parked_store = Parked(settings.state_dir)
+        #: What the index at this address is known to do.
+        self.known = Known()
         self.versions = Versions(settings.delivery.settle_seconds)
         self.dispatcher = Dispatcher(
             self._make_webservice,
@@ -114,6 +119,8 @@ class Engine:
             concurrency=settings.delivery.concurrency,
             give_up_seconds=settings.delivery.give_up_seconds,
             batch_size=settings.delivery.batch_size,
+            known=self.known,
+            ask_first=ask_first,
             on_gate=self._gate_changed,
             before_probe=self.reload,
             on_answer=self.observer.answered,
@@ -226,6 +233,8 @@ class Engine:
             settings = settings.model_copy(
                 update={"center": self.settings.center, "state_dir": self.settings.state_dir}
             )
+        if settings.webservice_url != self.settings.webservice_url:
+            self.known = Known()
         self.settings = settings
         self.pipeline.policy = policy_of(settings)
         self.dispatcher.reconfigure(
@@ -233,12 +242,13 @@ class Engine:
             concurrency=settings.delivery.concurrency,
             give_up_seconds=settings.delivery.give_up_seconds,
             batch_size=settings.delivery.batch_size,
+            known=self.known,
         )
         self.observer.reconfigured(settings)
         log.info("settings read again")
 
     def _make_webservice(self) -> Webservice:
-        return Webservice(self.settings)
+        return Webservice(self.settings, self.known)
 
     # --- verification ------------------------------------------------------------------------------------
 

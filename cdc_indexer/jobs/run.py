@@ -96,6 +96,7 @@ class Service:
             self._runner,
             reload=reload,
             patience_seconds=PATIENCE_SECONDS if until_caught_up else None,
+            ask_first=True,
             observer=observer,
         )
         engine = self.engine
