@@ -61,7 +61,8 @@ def classify(
     if 200 <= status < 300:
         return _taken(method, status, text, json_seen)
     if method == "DELETE" and status in (404, 410):
-        return Outcome(Kind.ACCEPTED, status, text)
+        reason = f"There is nothing to delete at webservice_url (status {status}): see whether it is right."
+        return Outcome(Kind.ABSENT, status, text, reason=reason, refusal=Refusal.ADDRESS)
     if status == 409:
         return _conflict(text, versioned)
     if status in _REJECTED:

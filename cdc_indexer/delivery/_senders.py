@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from cdc_indexer.delivery._work import Client, Durable, Queue, Work
+from cdc_indexer.delivery._work import Ask, Client, Durable, Queue, Work
 from cdc_indexer.delivery.webservice import Request
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import Stopped
@@ -37,7 +37,7 @@ class Senders:
         durable: Durable,
         on_answer: Callable[[Sequence[Outcome], float], None],
         *,
-        ask_first: bool = False,
+        ask_first: Ask | None = None,
     ) -> None:
         self._ask_first = self._asks_first = ask_first
         #: What waits until the index has answered the question before the first POST.
@@ -89,7 +89,8 @@ class Senders:
 
     def use(self, make_client: Callable[[], Client], *, ask_first: bool = False) -> None:
         """Other clients from the next request on; ``ask_first`` as for a new address."""
-        self._ask_first = self._ask_first or (ask_first and self._asks_first)
+        if ask_first:
+            self._ask_first = self._ask_first or self._asks_first
         self._make_client = make_client
         self._version += 1
 
@@ -108,6 +109,8 @@ class Senders:
 
     def _work(self) -> None:
         try:
+            if self._ask_first is Ask.AT_START:
+                self._ask_index()
             while True:
                 works, seconds = self._queue.take()
                 self._finished = False
@@ -156,14 +159,18 @@ class Senders:
 
     # --- one request -------------------------------------------------------------------------------------
 
+    def _ask_index(self) -> None:
+        """Asks by GET, before the first POST; nothing else is begun until that is answered."""
+        if self._question is None:
+            self._question = question = Work([], False)
+            question.asking, question.request = [], Request.question()
+            question.client = self._client()
+            self._go_on(question)
+
     def _begin(self, work: Work) -> None:
         if self._ask_first:
             self._unbegun.append(work)
-            if self._question is None:
-                self._question = question = Work([], False)
-                question.asking, question.request = [], Request.question()
-                question.client = self._client()
-                self._go_on(question)
+            self._ask_index()
             return
         if work.probe:
             self._queue.before_probe()
@@ -293,7 +300,7 @@ class Senders:
         """The question before the first POST is answered, or can't be; who made it has learned from it what there was."""
         assert question.client is not None
         self._rest(question.client)
-        self._question, self._ask_first = None, False
+        self._question, self._ask_first = None, None
         works, self._unbegun = self._unbegun, []
         for work in works:
             if not self._stopping:  # else it stays with us, unsent

@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Literal
 
 from cdc_indexer.delivery._senders import Senders
-from cdc_indexer.delivery._work import Client, Durable, Work
+from cdc_indexer.delivery._work import Ask, Client, Durable, Work
 from cdc_indexer.delivery.batch import batch, refused_as_such
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Request
@@ -59,7 +59,8 @@ class Dispatcher:
     is stored.
     ``before_probe`` is called before each try while the index is away or refuses us (so that corrected files are read), from
     the thread that sends; it may call ``reconfigure``. ``on_answer`` is told the outcomes of each request and the seconds
-    that it took. ``known``: what is known of the index. ``ask_first``: it is asked by GET before the first POST.
+    that it took. ``known``: what is known of the index.
+    ``ask_first``: when it is asked by GET, if it is; no POST goes before that is answered.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class Dispatcher:
         give_up_seconds: float,
         batch_size: int | Literal["auto"] = 1,
         known: Known | None = None,
-        ask_first: bool = False,
+        ask_first: Ask | None = None,
         on_gate: Callable[[Change], None] = lambda change: None,
         before_probe: Callable[[], None] = lambda: None,
         on_answer: Callable[[Sequence[Outcome], float], None] = lambda outcomes, seconds: None,
@@ -219,9 +220,10 @@ class Dispatcher:
 
     def asks(self, outcomes: Sequence[Outcome]) -> bool:
         """Whether the index is to be asked by GET before these can be judged."""
-        kinds = {outcome.kind for outcome in outcomes}
-        with self._lock:
-            return kinds == {Kind.REJECTED} and self._keeper.asks(self._clock())
+        if all(outcome.kind in (Kind.REJECTED, Kind.ABSENT) for outcome in outcomes):
+            with self._lock:
+                return any(self._keeper.asks(outcome, self._clock()) for outcome in outcomes)
+        return False
 
     def judge(self, work: Work, outcomes: Sequence[Outcome], asked: Outcome | None = None) -> int | None:
         """What came of it; the generation that must be durable before ``release``, None when nothing is final.
@@ -330,7 +332,8 @@ class Dispatcher:
                     changes.append(verdict.change)
             for delivery, outcome, verdict in judged:
                 if verdict.do is Do.SETTLE:
-                    final.append((delivery, outcome))
+                    accepted = outcome.kind is Kind.ABSENT
+                    final.append((delivery, replace(outcome, kind=Kind.ACCEPTED) if accepted else outcome))
                 elif verdict.do in (Do.PARK, Do.READ_AGAIN):
                     # Nobody sends versions yet, so that nobody is told that his is old.
                     final.append((delivery, replace(outcome, kind=Kind.REJECTED)))

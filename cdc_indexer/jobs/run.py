@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cdc_indexer.delivery._work import Ask
 from cdc_indexer.flow.progress import Columns
 from cdc_indexer.flow.retry import Backoff
 from cdc_indexer.jobs.audit import Audit
@@ -96,7 +97,7 @@ class Service:
             self._runner,
             reload=reload,
             patience_seconds=PATIENCE_SECONDS if until_caught_up else None,
-            ask_first=True,
+            ask_first=Ask.WITH_THE_FIRST_POST if until_caught_up else Ask.AT_START,
             observer=observer,
         )
         engine = self.engine

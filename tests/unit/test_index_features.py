@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from cdc_indexer.delivery._work import Ask
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Request, Webservice
 from cdc_indexer.flow.gate import Gate
@@ -106,7 +107,7 @@ def test_without_the_feature_every_request_is_what_it_was(make: Start, receiver:
 def test_the_index_is_asked_before_the_first_post(make: Start, receiver: Receiver) -> None:
     receiver.always(Answer(200, [], TAKES_BATCHES), gets=True)
     receiver.answer_with(taking())
-    sender = make(ask_first=True)
+    sender = make(ask_first=Ask.AT_START)
     sender.send(*MANY)
     sender.dispatcher.start()
     all_accepted(sender, MANY)
@@ -120,7 +121,7 @@ def test_the_index_is_asked_before_the_first_post(make: Start, receiver: Receive
 def test_an_index_that_cannot_be_asked_gets_the_studies(make: Start, receiver: Receiver) -> None:
     receiver.always(Answer(404, b""), gets=True)
     receiver.answer_with(lambda entry: Answer(201))
-    sender = make(ask_first=True)
+    sender = make(ask_first=Ask.AT_START)
     sender.send(*MANY[:20])
     sender.dispatcher.start()
     all_accepted(sender, MANY[:20])
