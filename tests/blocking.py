@@ -20,6 +20,7 @@ class Client:
     expires_at = math.inf
     events = select.POLLIN
     ready = True
+    again = False
 
     def __init__(self, index: Any) -> None:
         self._index = index

@@ -10,7 +10,7 @@ from typing import Any
 from cdc_indexer.delivery._retry_after import parse_retry_after
 from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 
-__all__ = ["classify", "is_json"]
+__all__ = ["classify", "is_json", "proxy_refuses"]
 
 _REJECTED = frozenset({400, 412, 413, 414, 415, 422})
 _WRONG_KEY = frozenset({401, 403})
@@ -43,19 +43,28 @@ _PROXY = "The proxy wants a login (status 407): put it into HTTPS_PROXY as http:
 
 
 def classify(
-    method: str, status: int, body: bytes, retry_after: str | None, now: float, *, json_seen: bool = False
+    method: str,
+    status: int,
+    body: bytes,
+    retry_after: str | None,
+    now: float,
+    *,
+    json_seen: bool = False,
+    versioned: bool = False,
 ) -> Outcome:
     """What an answer means; ``now`` in seconds since the epoch, for a Retry-After that names a date.
 
-    ``json_seen``: this address has answered such a request with JSON before.
+    ``json_seen``: this address has answered such a request with JSON before. ``versioned``: the request had a version, so
+    that a 409 means that the index has a newer one, whatever it says besides.
     """
     text = as_text(body)
     if 200 <= status < 300:
         return _taken(method, status, text, json_seen)
     if method == "DELETE" and status in (404, 410):
-        return Outcome(Kind.ACCEPTED, status, text)
+        reason = f"There is nothing to delete at webservice_url (status {status}): see whether it is right."
+        return Outcome(Kind.ABSENT, status, text, reason=reason, refusal=Refusal.ADDRESS)
     if status == 409:
-        return _conflict(text)
+        return _conflict(text, versioned)
     if status in _REJECTED:
         reason = f"The central index rejected this study (status {status}): see its answer."
         return Outcome(Kind.REJECTED, status, text, reason=reason)
@@ -89,10 +98,10 @@ def _taken(method: str, status: int, text: str, json_seen: bool) -> Outcome:
     return Outcome(Kind.ACCEPTED, status, text)
 
 
-def _conflict(text: str) -> Outcome:
+def _conflict(text: str, versioned: bool) -> Outcome:
     said = _parsed(text)
-    if isinstance(said, dict) and _word(said.get("status")) == "stale":
-        version = said.get("version")
+    if versioned or (isinstance(said, dict) and _word(said.get("status")) == "stale"):
+        version = said.get("version") if isinstance(said, dict) else None
         known = (
             version if isinstance(version, int) and not isinstance(version, bool) and version >= 0 else None
         )
@@ -124,6 +133,20 @@ def _why_held(status: int) -> tuple[Refusal, str]:
         Refusal.OTHER,
         f"The central index refuses every study (status {status}): ask whoever runs it.",
     )
+
+
+def proxy_refuses(status: int, where: str) -> Outcome:
+    """A proxy opens no way to the index: what that means."""
+    if status == 407:
+        return Outcome(Kind.HELD, status, reason=_PROXY, refusal=Refusal.STRANGER)
+    if status >= 500 or status in (408, 429):
+        reason = f"The proxy {where} can't reach the central index (status {status})."
+        return Outcome(Kind.RETRY_INDEX, status, reason=reason)
+    reason = (
+        f"The proxy {where} doesn't let us through to the central index (status {status}): have it allowed, "
+        "or name the index in NO_PROXY."
+    )
+    return Outcome(Kind.HELD, status, reason=reason, refusal=Refusal.STRANGER)
 
 
 # --- the body --------------------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ import requests
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from cdc_indexer import __version__
+from cdc_indexer.delivery._answer import Answer
 from cdc_indexer.delivery._connection import MAX_ANSWER_BYTES, Connection, Route, UnusableTlsFiles
-from cdc_indexer.delivery._meaning import classify, is_json
+from cdc_indexer.delivery._meaning import classify, is_json, proxy_refuses
+from cdc_indexer.delivery._urllib3 import ProxyRefuses
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 
@@ -33,10 +35,14 @@ _DEADLINE_TIMEOUTS = 3
 _REMEMBERED_BYTES = 1024
 
 
+#: What only the index itself says.
+_OWN = frozenset({Kind.ACCEPTED, Kind.ALREADY_THERE, Kind.STALE})
+
+
 class Request(NamedTuple):
     """What is to be sent: a document or an array of them, or with ``body`` None the deletion of a study.
 
-    ``asks``: a GET of the address instead, which leaves nothing in the index.
+    ``asks``: a GET of the address instead, which leaves nothing in the index. ``version``: that of the one study.
     """
 
     body: bytes | None
@@ -44,6 +50,7 @@ class Request(NamedTuple):
     study_iuid: str = ""
     max_answer_bytes: int = MAX_ANSWER_BYTES
     asks: bool = False
+    version: int | None = None
 
     @classmethod
     def question(cls) -> Request:
@@ -77,8 +84,11 @@ class Webservice:
         self._route: Route | None = None
         self._connection: Connection | None = None
         self._method = "POST"
+        self._versioned = False
         self._deadline = 0.0
         self._accepted: tuple[int, bytes, Outcome] | None = None
+        #: Whether the request is to be begun once more, on a new connection: the one at rest had ended in that moment.
+        self.again = False
         #: When the request in flight is given up, by time.monotonic.
         self.expires_at = math.inf
 
@@ -103,6 +113,7 @@ class Webservice:
 
     def connect(self) -> Outcome | None:
         """Connects; what it means if that fails."""
+        self.again = False
         try:
             if self._route is None:
                 self._route = Route(self._url, self._ca, self._client_cert)
@@ -125,17 +136,21 @@ class Webservice:
         self._deadline = now + _DEADLINE_TIMEOUTS * self._timeout_seconds
         self.expires_at = now + self._timeout_seconds
         self._method = method
+        self._versioned = request.version is not None
+        self.again = False
         try:
             assert self._connection is not None
             assert self._route is not None
             head = self._post_head if method == "POST" else self._head(method, url, self._route)
-            data = b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (
+            version = b"\r\nStudy-Version: %d" % request.version if request.version is not None else b""
+            data = b"%b%b%b\r\nContent-Length: %d\r\n\r\n%b" % (
                 head,
                 request.idempotency_key.encode(),
+                version,
                 len(body),
                 body,
             )
-            self._connection.begin(method, data, request.max_answer_bytes)
+            self._connection.begin(data, request.max_answer_bytes)
         except Exception as error:
             return self._failed(error)
         return None
@@ -150,11 +165,15 @@ class Webservice:
                 return None
         except Exception as error:
             return self._failed(error)
+        return self._answered(answer)
+
+    def _answered(self, answer: Answer) -> Outcome:
         if not answer.reusable:
             self.close()
         # An index usually says the very same again.
         known = self._accepted if self._method == "POST" else None
         if known is not None and known[0] == answer.status and known[1] == answer.body:
+            self._known.taught(answer.features)
             return known[2]
         outcome = classify(
             self._method,
@@ -163,22 +182,28 @@ class Webservice:
             answer.retry_after,
             time.time(),
             json_seen=self._known.json_seen,
+            versioned=self._versioned,
         )
-        if outcome.kind is Kind.ACCEPTED and self._method == "POST":
-            json = is_json(outcome.answer)
-            self._known.answered(self._method, outcome.kind, json=json)
-            if json and len(answer.body) < _REMEMBERED_BYTES:
+        if outcome.kind in _OWN and (answer.status < 300 or answer.status == 409):
+            self._known.taught(answer.features)
+        if outcome.kind is Kind.ACCEPTED and self._method == "POST" and is_json(outcome.answer):
+            self._known.answered_json()
+            if len(answer.body) < _REMEMBERED_BYTES:
                 self._accepted = answer.status, answer.body, outcome
         return outcome
 
     def expire(self) -> Outcome:
         """Gives up the request in flight."""
-        return self._failed(TimeoutError())
+        answer = self._connection.give_up() if self._connection is not None else None
+        return self._answered(answer) if answer is not None else self._failed(TimeoutError())
 
     def exchange(self, request: Request) -> Outcome:
         """Sends a request and waits for its outcome."""
         failed = None if self.ready else self.connect()
-        return failed or self._wait(self.begin(request))
+        outcome = failed or self._wait(self.begin(request))
+        if self.again:
+            outcome = self.connect() or self._wait(self.begin(request))
+        return outcome
 
     def _wait(self, outcome: Outcome | None) -> Outcome:
         """The outcome of the request that was begun."""
@@ -238,6 +263,9 @@ class Webservice:
     def _failed(self, error: Exception) -> Outcome:
         """What it means that no answer came."""
         where = f"The central index at {self._where}"
+        if isinstance(error, ConnectionError | ssl.SSLEOFError) and self._connection is not None:
+            self.again = self._connection.lapsed
+        via = self._route.via if self._route is not None and self._connection is None else ""
         self.close()
         # TLS files may have been mended: they are read again before the next try.
         self._route = None
@@ -248,6 +276,10 @@ class Webservice:
             return Outcome(Kind.HELD, reason=reason, refusal=Refusal.CERTIFICATE)
         if isinstance(error, UnusableTlsFiles):
             return Outcome(Kind.HELD, reason=str(error), refusal=Refusal.CERTIFICATE)
+        if isinstance(error, ProxyRefuses):
+            return proxy_refuses(error.status, via)
+        if via:
+            where = f"The proxy {via}"
         cause = error.__cause__ if isinstance(error, NewConnectionError) and error.__cause__ else error
         # NewConnectionError is a ConnectTimeoutError too, whatever its cause.
         if isinstance(cause, TimeoutError | ConnectTimeoutError):
@@ -260,7 +292,9 @@ class Webservice:
             reason = f"{where} can't be talked to by TLS ({why}): {remedy}."
             return Outcome(Kind.HELD, reason=reason, refusal=Refusal.CERTIFICATE)
         if isinstance(error, NameResolutionError):
-            return Outcome(Kind.RETRY_INDEX, reason=f"The name of {self._where} can't be resolved now.")
+            return Outcome(
+                Kind.RETRY_INDEX, reason=f"The name of {via or self._where} can't be resolved now."
+            )
         if isinstance(error, requests.RequestException | UnicodeError):
             remedy = "correct webservice_url"
             reason = f"{where} has an address that can't be used: {remedy}."

@@ -6,6 +6,9 @@ the way to the index is open, comes out. No thread, no clock, no random of its o
     what came of it             seen lately                              what is to be done
     accepted, there already     -                                        SETTLE, and the gate is open
     a newer version is there    -                                        READ_AGAIN, and the gate is open
+    nothing there to be deleted a GET is answered well, or else a study  SETTLE
+                                was accepted within 60 s
+                                none                                     WAIT, held
     rejected (400 and the like) a study accepted within 60 s             PARK
                                 none, but a GET is answered well         PARK, three in a row and no more
                                 none                                     WAIT, held
@@ -26,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -170,11 +173,15 @@ class Gatekeeper:
             return self._answered(key, outcome, began, now)
         if outcome.kind is Kind.REJECTED:
             return self._rejected(key, outcome, began, now, asked)
+        if outcome.kind is Kind.ABSENT:
+            return self._absent(key, outcome, began, now, asked)
         return self._failed(key, outcome, began, now, together)
 
-    def asks(self, now: float) -> bool:
-        """Whether the verdict on a rejection would be ASK."""
-        return self._credit > 0 and not self._accepted_lately(now)
+    def asks(self, outcome: Outcome, now: float) -> bool:
+        """Whether the verdict on it would be ASK."""
+        if outcome.kind is Kind.REJECTED:
+            return self._credit > 0 and not self._accepted_lately(now)
+        return outcome.kind is Kind.ABSENT
 
     def forget(self, key: str) -> None:
         """That study doesn't wait any more, whatever became of it."""
@@ -198,7 +205,7 @@ class Gatekeeper:
         self, key: str, outcome: Outcome, began: float, now: float, asked: Outcome | None
     ) -> Verdict:
         if not self._accepted_lately(now):
-            if self.asks(now) and asked is None:
+            if self.asks(outcome, now) and asked is None:
                 return Verdict(Do.ASK)
             if not self._credit or asked is None or asked.kind is not Kind.ACCEPTED:
                 trouble = self._trouble(key)
@@ -215,6 +222,16 @@ class Gatekeeper:
             self._credit -= 1
         self.forget(key)
         return Verdict(Do.PARK, change=self._open(now))
+
+    def _absent(self, key: str, outcome: Outcome, began: float, now: float, asked: Outcome | None) -> Verdict:
+        """404 for a deletion: from the index it is as good as done, from anybody else at a wrong address it isn't."""
+        if asked is None:
+            return Verdict(Do.ASK)
+        works = asked.kind is Kind.ACCEPTED
+        if works or (self.gate is Gate.OPEN and self._accepted_lately(now)):
+            self.forget(key)
+            return Verdict(Do.SETTLE, change=self._open(now) if works else None)
+        return self._failed(key, replace(outcome, kind=Kind.HELD), began, now, False)
 
     def _failed(self, key: str, outcome: Outcome, began: float, now: float, together: bool) -> Verdict:
         trouble = self._trouble(key)

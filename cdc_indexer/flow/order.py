@@ -51,6 +51,8 @@ class Delivery:
     epoch: int = 0
     recorded: bool = False
     behind: bool = False
+    #: What the index is told of ``version``; None: it keeps none.
+    study_version: int | None = None
     #: Set while it is in no queue.
     taken: bool = False
 
@@ -93,7 +95,9 @@ class Order:
     def __init__(self, keeper: Gatekeeper, concurrency: int, batch_size: int = 1) -> None:
         self.keeper = keeper
         self.concurrency = concurrency
+        #: How many go in one request, and whether only when more wait than there are free slots.
         self.batch_size = batch_size
+        self.only_when_crowded = False
         #: Somebody asked for a pause: nothing is taken.
         self.paused = False
         self._ready: deque[Delivery] = deque()
@@ -198,8 +202,8 @@ class Order:
         """What is ready now, at most a batch; a deletion, and what the index failed on before, go alone."""
         deliveries: list[Delivery] = []
         waiting = len(self._ready) + len(self._behind)
-        # Nobody waits for company, and nobody goes with others as long as there is a slot for each.
-        size = self.batch_size if waiting > self.concurrency - self._active else 1
+        crowded = waiting > self.concurrency - self._active
+        size = self.batch_size if crowded or not self.only_when_crowded else 1
         for queue in (self._ready, self._behind):
             while queue and len(deliveries) < size:
                 alone = queue[0].body is None or self.keeper.goes_alone(queue[0].key)
@@ -232,7 +236,9 @@ class Order:
 
     def asks(self, outcomes: Sequence[Outcome], now: float) -> bool:
         """Whether the index is to be asked by GET before these can be judged."""
-        return {outcome.kind for outcome in outcomes} == {Kind.REJECTED} and self.keeper.asks(now)
+        if all(outcome.kind in (Kind.REJECTED, Kind.ABSENT) for outcome in outcomes):
+            return any(self.keeper.asks(outcome, now) for outcome in outcomes)
+        return False
 
     def judge(
         self,
@@ -261,7 +267,8 @@ class Order:
             judged.append((delivery, outcome, verdict))
         for delivery, outcome, verdict in judged:
             if verdict.do in (Do.SETTLE, Do.READ_AGAIN):
-                send.final.append((delivery, outcome))
+                absent = outcome.kind is Kind.ABSENT
+                send.final.append((delivery, replace(outcome, kind=Kind.ACCEPTED) if absent else outcome))
             elif verdict.do is Do.PARK:
                 send.final.append((delivery, replace(outcome, kind=Kind.REJECTED)))
             elif verdict.do is Do.RETRY:

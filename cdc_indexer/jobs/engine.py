@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cdc_indexer.delivery.webservice import Webservice
+from cdc_indexer.delivery._work import Ask
+from cdc_indexer.delivery.features import Known
 from cdc_indexer.flow.core import Core
 from cdc_indexer.flow.gate import Change, Gate, Gatekeeper
 from cdc_indexer.flow.order import Order
@@ -69,7 +70,8 @@ class Engine:
 
     ``reload`` reads the settings again. ``patience_seconds``: a job that somebody waits for fails when the central index
     is away for so long, and soon when it refuses us; None waits for ever. ``anew``: everything is going to be sent again, so
-    that centre and index may be others than before. ``observer`` is told what happens.
+    that centre and index may be others than before. ``ask_first``: when the index is asked by GET what it can,
+    if it is. ``observer`` is told what happens.
 
     Raises StateError, and FatalError when the centre or the index has changed.
     """
@@ -83,6 +85,7 @@ class Engine:
         patience_seconds: float | None = None,
         anew: bool = False,
         same_index: bool = False,
+        ask_first: Ask | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.settings = settings
@@ -95,7 +98,7 @@ class Engine:
         self.store = Store(settings.state_dir)
         recalled = recall(self.store, settings, anew=anew, same_index=same_index)
         keeper = Gatekeeper(settings.delivery.give_up_seconds, settings.delivery.concurrency, _rng())
-        order = Order(keeper, settings.delivery.concurrency, settings.delivery.batch_size)
+        order = Order(keeper, settings.delivery.concurrency)
         self.core = Core(
             policy_of(settings),
             Progress(recalled.settled, recalled.identity, recalled.position, recalled.columns),
@@ -124,11 +127,14 @@ class Engine:
         )
         self.writer.written_at = recalled.written_at
         self.writer.listen(self._written)
-        self.sending = Sending(self)
+        kept = recalled.meta.get("index")
+        same = isinstance(kept, dict) and kept.get("url") == settings.webservice_url
+        self.sending = Sending(self, Known.of(kept) if same else Known(), ask_first)
         self.verifier = Verifier(self)
         self.retries = Retries(self)
         #: Whether the state directory can't be written now: everything waits for that.
         self.storage_failing = False
+        self._durable = 0
         self.delivered_count = 0
         self.parked_count = 0
 
@@ -278,12 +284,18 @@ class Engine:
 
     def _written(self, generation: int) -> None:
         """In the writer's thread: turns and slots are free."""
+        self._durable = max(self._durable, generation)
         with self.inside() as core:
             results = core.durable(generation, self.now())
             self._room.notify_all()
-        self.sending.has_written(generation)
+        self.sending.wake()
         for result in results:
             self._tell(result)
+
+    def durable_already(self, generation: int) -> None:
+        """A result that changed nothing needn't wait for the disk."""
+        if generation <= self._durable:
+            self._written(self._durable)
 
     def _tell(self, result: Result) -> None:
         delivery, outcome = result.delivery, result.outcome
@@ -325,24 +337,20 @@ class Engine:
         if any(getattr(settings, name) != value for name, value in kept.items()):
             log.error("center and state_dir can't change while running: restart the service")
             settings = settings.model_copy(update=kept)
+        other_address = settings.webservice_url != self.settings.webservice_url
         self.settings = settings
         delivery = settings.delivery
         with self.inside() as core:
             core.use(policy_of(settings))
             order = core.parts.order
             order.concurrency = order.keeper.concurrency = delivery.concurrency
-            order.batch_size = delivery.batch_size
             order.keeper.give_up_seconds = delivery.give_up_seconds
             order.keeper.mended()
         if self.source.reload(settings.database):
             log.info("the archive's database is connected to anew")
-        self.sending.use(self.make_webservice)
+        self.sending.reconfigure(other_address=other_address)
         self.observer.reconfigured(settings)
         log.info("settings read again")
-
-    def make_webservice(self) -> Webservice:
-        """A client with the settings of now."""
-        return Webservice(self.settings)
 
     # --- what happens (called by other threads) ----------------------------------------------------------
 

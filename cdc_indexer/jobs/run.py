@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cdc_indexer.delivery._work import Ask
 from cdc_indexer.flow.retry import Backoff
 from cdc_indexer.jobs.audit import Audit
 from cdc_indexer.jobs.auditor import Auditor
@@ -75,6 +76,7 @@ class Service:
             reload=reload,
             patience_seconds=PATIENCE_SECONDS if until_caught_up else None,
             same_index=same_index,
+            ask_first=Ask.WITH_THE_FIRST_POST if until_caught_up else Ask.AT_START,
             observer=observer,
         )
         engine = self.engine

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
-from cdc_indexer.delivery._senders import Client, Senders, Work
-from cdc_indexer.model.outcome import Outcome
+from cdc_indexer.delivery._senders import Senders
+from cdc_indexer.delivery._work import Ask, Client, Delivery, Work
+from cdc_indexer.delivery.batch import batch, refused_as_such
+from cdc_indexer.delivery.features import Known
+from cdc_indexer.delivery.webservice import Request, Webservice
+from cdc_indexer.flow.order import Send
+from cdc_indexer.model.outcome import Kind, Outcome
 
 if TYPE_CHECKING:
     from cdc_indexer.jobs.engine import Engine
@@ -17,16 +22,23 @@ __all__ = ["Sending"]
 class Sending:
     """Asks the core what is to be sent (``Queue`` of delivery/), and tells it what is durable (``Durable``)."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, known: Known, ask_first: Ask | None) -> None:
         self._engine = engine
-        self._has_written: Callable[[int], None] = lambda generation: None
-        self._senders = Senders(
-            self,
-            engine.make_webservice,
-            self,
-            engine.observer.answered,
-            batches=engine.settings.delivery.batch_size > 1,
-        )
+        #: What the index at this address is known to do.
+        self.known = known
+        known.on_change = self._keep
+        self._senders = Senders(self, self._make_client, self, engine.observer.answered, ask_first=ask_first)
+
+    def _make_client(self) -> Client:
+        return Webservice(self._engine.settings, self.known)
+
+    def _keep(self, known: Known) -> None:
+        """What was learned is kept with the address; the next write will do."""
+        if known is self.known:
+            with self._engine.inside() as core:
+                core.parts.results.set(
+                    "index", {"url": self._engine.settings.webservice_url, **known.as_dict()}
+                )
 
     def start(self) -> None:
         """Starts the thread."""
@@ -36,9 +48,12 @@ class Sending:
         """Lets what is in flight finish and become durable, and ends the thread."""
         self._senders.stop()
 
-    def use(self, make_client: Callable[[], Client]) -> None:
-        """Other clients from the next request on, which may go at once."""
-        self._senders.use(make_client)
+    def reconfigure(self, *, other_address: bool) -> None:
+        """Clients with other settings from the next request on, which may go at once."""
+        if other_address:
+            self.known.on_change = lambda known: None
+            self.known = Known(on_change=self._keep)
+        self._senders.use(self._make_client, ask_first=other_address)
         self._senders.wake()
 
     def wake(self) -> None:
@@ -50,11 +65,32 @@ class Sending:
     def take(self) -> tuple[list[Work], float]:
         """What is to be sent now, one for each slot that is free, and the seconds until there may be more."""
         engine = self._engine
+        auto = engine.settings.delivery.batch_size == "auto"
         with engine.inside() as core:
             if engine.stopping.is_set() or engine.storage_failing:
                 return [], 1.0
+            core.parts.order.batch_size = self._largest
+            core.parts.order.only_when_crowded = auto
             sends, seconds = core.take_sends(engine.now())
+        versions = "versions" in self.known.features
+        for send in sends:
+            for delivery in send.deliveries:
+                delivery.study_version = delivery.version if versions else None
         return [Work(send) for send in sends], seconds
+
+    @property
+    def _largest(self) -> int:
+        size = self._engine.settings.delivery.batch_size
+        return self.known.largest_batch if size == "auto" else size
+
+    def job(self, deliveries: Sequence[Delivery]) -> Generator[Request, Outcome, list[Outcome]] | None:
+        """How these are sent if not as one object."""
+        auto = self._engine.settings.delivery.batch_size == "auto"
+        if len(deliveries) > 1:
+            return batch(deliveries, halves=not auto)
+        # With a number an array it is, of one as well; a deletion never is.
+        as_array = not auto and self._largest > 1 and deliveries[0].body is not None
+        return batch(deliveries) if as_array else None
 
     def asks(self, outcomes: Sequence[Outcome]) -> bool:
         """Whether the index is to be asked by GET before these can be judged."""
@@ -64,10 +100,18 @@ class Sending:
     def judge(self, work: Work, outcomes: Sequence[Outcome], asked: Outcome | None = None) -> int | None:
         """What came of it; the generation that has to be durable before its slot is free, None: it is."""
         engine = self._engine
+        if len(outcomes) > 1 and engine.settings.delivery.batch_size == "auto":
+            if refused_as_such(outcomes):
+                self.known.array_refused()
+            elif outcomes[0].kind is Kind.ACCEPTED:
+                self.known.array_taken()
+        assert isinstance(work.send, Send)
         with engine.inside() as core:
             generation, changes = core.judge(work.send, outcomes, engine.now(), began=work.began, asked=asked)
         for change in changes:
             engine.gate_changed(change)
+        if generation is not None:
+            engine.durable_already(generation)
         return generation
 
     def before_probe(self) -> None:
@@ -88,14 +132,3 @@ class Sending:
     def wait(self, generation: int) -> None:
         """Returns once it is written; Stopped when it can't be before the end."""
         self._engine.writer.wait(generation)
-
-    def listen(self, written: Callable[[int], None]) -> None:
-        """``written`` is called with each generation that is on the disk, once the core knows."""
-        self._has_written = written
-
-    def has_written(self, generation: int) -> None:
-        """That generation is on the disk."""
-        self._has_written(generation)
-
-    def release(self, works: Iterable[Work]) -> None:
-        """The core has freed their slots already."""

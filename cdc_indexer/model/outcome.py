@@ -11,6 +11,8 @@ class Kind(str, Enum):
 
     ACCEPTED = "accepted"
     ALREADY_THERE = "already there"
+    #: The index doesn't know the study that it is to delete, if it is the index that says so.
+    ABSENT = "absent"
     #: The index has a newer version of this study: it is read and sent again.
     STALE = "stale"
     #: This study is wrong: it is parked.

@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 #: Keys that a study's JSON has already, or has in a batch.
-_RESERVED_FIELDS = frozenset({*KEYS, "idempotency_key"})
+_RESERVED_FIELDS = frozenset({*KEYS, "idempotency_key", "version"})
 
 #: What Settings has but config.json hasn't.
 _NOT_IN_FILE = ("center", "config_path")
@@ -186,6 +186,12 @@ def _field_names(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
+def _batch_size(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1000):
+        return value
+    raise _wrong('must be "auto" or a whole number from 1 to 1000')
+
+
 _Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
 _Port = Annotated[int, BeforeValidator(_port), Field(ge=1, le=65535)]
 _Path = Annotated[Path, BeforeValidator(_path)]
@@ -247,7 +253,10 @@ class StreamSettings(_Section):
 
 
 class DeliverySettings(_Section):
-    """How studies are sent. ``client_cert`` is one PEM file with the certificate and its key."""
+    """How studies are sent. ``client_cert`` is one PEM file with the certificate and its key.
+
+    ``batch_size``: "auto" sends arrays to an index that says it takes them; a number, of up to so many, whatever it says.
+    """
 
     concurrency: int = Field(default=8, ge=1, le=256)
     timeout_seconds: float = Field(default=10.0, ge=0.1, le=600)
@@ -255,7 +264,7 @@ class DeliverySettings(_Section):
     updates: bool = True
     deletes: Literal["ignore", "delete"] = "ignore"
     settle_seconds: float = Field(default=5.0, ge=0, le=3600)
-    batch_size: int = Field(default=1, ge=1, le=1000)
+    batch_size: Annotated[Literal["auto"] | int, BeforeValidator(_batch_size)] = "auto"
     ca: _File | None = None
     client_cert: _File | None = None
     give_up_seconds: float = Field(default=3600.0, gt=0, le=2_592_000)

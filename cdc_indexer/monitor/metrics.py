@@ -56,6 +56,8 @@ _EPOCH = datetime(1970, 1, 1)
 _OUTCOMES = {
     Kind.ACCEPTED: "accepted",
     Kind.ALREADY_THERE: "already_there",
+    Kind.ABSENT: "absent",
+    Kind.STALE: "stale",
     Kind.REJECTED: "rejected",
     Kind.HELD: "held",
     Kind.RETRY_INDEX: "index_away",

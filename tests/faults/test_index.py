@@ -113,6 +113,10 @@ def test_it_answers_slowly(case: Case) -> None:
     assert 4 <= together <= CONCURRENCY
 
 
+def _resets(case: Case) -> int:
+    return sum(entry.status is None for entry in case.receiver.entries())
+
+
 def test_it_resets_connections(case: Case) -> None:
     """Whether it had taken the study or not: the study goes again, with its old key."""
     case.start()
@@ -122,7 +126,8 @@ def test_it_resets_connections(case: Case) -> None:
             case.receiver.next(1, ACCEPT_AND_RESET)
             case.fault(2)
             case.fault(repeats=1)
-            wait_until(lambda r=round_: case.indexer.log.count(BACK) > r, what=BACK)  # type: ignore[misc]
+            # A reset at rest is tried once more in silence: "away" is said only if that fails too.
+            wait_until(lambda r=round_: _resets(case) >= 2 * (r + 1), what="resets")  # type: ignore[misc]
     case.loaded(load)
     case.finish()
     times = [entry.idempotency_key for entry in case.receiver.accepted()]
@@ -403,10 +408,11 @@ def test_a_409_for_a_first_version_is_as_good_as_an_acceptance(case: Case) -> No
     case.start()
     case.receiver.always(Answer(409, {"detail": "exists"}))
     case.fault()
-    before = len(case.receiver.entries())
     # Complete at once, so that there is no later version.
     stored = case.pacs.store_studies(3)
-    wait_until(lambda: len(case.receiver.entries()) == before + 3, what="three requests")
+    wait_until(
+        lambda: sum(entry.method == "POST" for entry in case.receiver.entries()) == 3, what="three requests"
+    )
     case.receiver.normal()
     case.maybe += stored
     case.store(3)
@@ -522,6 +528,8 @@ def test_answers_of_every_kind(case: Case) -> None:
         # One success ends what a failure began, so that the pauses stay short.
         case.receiver.next(1, Answer(201))
     case.fault(len(answers))
+    # What is no JSON comes from somebody else, once JSON was seen: it is sent again, though this receiver has taken it.
+    case.bound += 3
     case.start()
     case.finish()
     assert 0 < len(case.parked) < len(answers)

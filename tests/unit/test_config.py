@@ -84,7 +84,7 @@ def test_the_defaults_are_those_of_the_contract(load: Load) -> None:
         "updates": True,
         "deletes": "ignore",
         "settle_seconds": 5,
-        "batch_size": 1,
+        "batch_size": "auto",
         "ca": None,
         "client_cert": None,
         "give_up_seconds": 3600,

@@ -3,99 +3,37 @@
 from __future__ import annotations
 
 import gzip
-import json
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
 from cdc_indexer.delivery.features import Known
-from cdc_indexer.delivery.webservice import Webservice
-from cdc_indexer.flow.gate import Change, Gate
-from cdc_indexer.model.outcome import Kind, Outcome, Refusal
-from tests.blocking import Disk
+from cdc_indexer.flow.gate import Gate
+from cdc_indexer.model.outcome import Kind, Refusal
 from tests.indexer import KEY
 from tests.receiver import OK, Answer, Receiver
-from tests.unit.test_webservice import settings
-
-
-@dataclass
-class Sender:
-    """A dispatcher, and what it was told of each study."""
-
-    receiver: Receiver
-    dispatcher: Dispatcher
-    changes: list[Change]
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def send(self, *uids: str) -> None:
-        for uid in uids:
-            self.dispatcher.submit(
-                Delivery(
-                    key=uid,
-                    study_pk=1,
-                    study_iuid=uid,
-                    idempotency_key=f"key-{uid}",
-                    body=json.dumps({"study_iuid": uid}).encode(),
-                    rows=(),
-                    first_version=True,
-                    finished=self._finisher(time.monotonic()),
-                )
-            )
-
-    def _finisher(self, began: float) -> Callable[[Delivery, Outcome], int]:
-        def finished(delivery: Delivery, outcome: Outcome) -> int:
-            self.outcomes[delivery.key] = outcome
-            self.seconds[delivery.key] = time.monotonic() - began
-            return len(self.outcomes)
-
-        return finished
-
-    def of(self, kind: Kind) -> set[str]:
-        return {uid for uid, outcome in list(self.outcomes.items()) if outcome.kind is kind}
-
-    def wait(self, until: Callable[[], object], what: str, seconds: float = 20.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not until():
-            assert time.monotonic() < deadline, f"{what}: {self.outcomes}, {self.changes}"
-            time.sleep(0.01)
-
-    def closes(self, gate: Gate) -> None:
-        self.wait(lambda: self.dispatcher.gate is gate, gate.value)
-
+from tests.sending import Sender
 
 Start = Callable[..., Sender]
 
 
 @pytest.fixture
 def start(tmp_path: Path, receiver: Receiver) -> Iterator[Start]:
-    started: list[Dispatcher] = []
+    started: list[Sender] = []
 
-    def make(*, known: Known | None = None, give_up_seconds: float = 3600.0, concurrency: int = 8) -> Sender:
-        config = settings(tmp_path, receiver.url, timeout_seconds=5)
-        shared = known or Known()
-        changes: list[Change] = []
-        dispatcher = Dispatcher(
-            lambda: Webservice(config, shared),
-            durable=Disk(),
-            concurrency=concurrency,
-            give_up_seconds=give_up_seconds,
-            on_gate=changes.append,
-            rng=random.Random(1),
-        )
-        dispatcher.start()
-        started.append(dispatcher)
-        return Sender(receiver, dispatcher, changes)
+    def make(**options: Any) -> Sender:
+        sender = Sender.start(tmp_path, receiver, **options)
+        sender.dispatcher.start()
+        started.append(sender)
+        return sender
 
     yield make
-    for dispatcher in started:
-        dispatcher.stop()
+    for sender in started:
+        sender.dispatcher.stop()
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ SILENT = Outcome(Kind.RETRY_INDEX, reason="nobody there")
 BUSY = Outcome(Kind.RETRY_INDEX, 429, retry_after_seconds=9.0, reason="busy")
 REFUSED = Outcome(Kind.HELD, 403, reason="another key", refusal=Refusal.KEY)
 LOST = Outcome(Kind.HELD, 404, reason="no such address", refusal=Refusal.ADDRESS)
+ABSENT = Outcome(Kind.ABSENT, 404, reason="nothing there", refusal=Refusal.ADDRESS)
 WORKS = Outcome(Kind.ACCEPTED, 200, "[]")
 BROKEN = Outcome(Kind.REJECTED, 400)
 
@@ -51,8 +52,9 @@ class World:
     def odd(self, key: str, outcome: Outcome) -> None:
         """Lets a study become known as one on which alone the index fails."""
         self.post(key, outcome)
+        self.now += 0.01
         self.post("good", ACCEPTED)
-        self.post(key, outcome)
+        assert self.post(key, outcome).do is Do.RETRY
 
 
 @pytest.fixture
@@ -136,6 +138,27 @@ def test_a_get_that_is_answered_again_lets_a_lonely_odd_study_be_parked(world: W
     verdict = world.post("odd", REJECTED, asked=WORKS)
     assert verdict.do is Do.PARK
     assert world.gate is Gate.OPEN
+
+
+@pytest.mark.parametrize("said", [LOST, Outcome(Kind.HELD, 405, refusal=Refusal.ADDRESS), SILENT])
+def test_a_deletion_that_finds_nothing_at_a_wrong_address_waits(world: World, said: Outcome) -> None:
+    assert world.post("gone", ABSENT) == Verdict(Do.ASK)
+    assert world.post("gone", ABSENT, asked=said).do is Do.WAIT
+    assert world.gate is Gate.HELD
+    world.post("good", ACCEPTED)
+    world.post("other", LOST)
+    assert world.post("gone", ABSENT, asked=said).do is Do.WAIT
+    verdict = world.post("gone", ABSENT, asked=WORKS)
+    assert verdict.do is Do.SETTLE
+    assert verdict.change is not None
+    assert verdict.change.gate is Gate.OPEN
+
+
+def test_a_deletion_that_finds_nothing_is_done_where_the_index_is_seen_to_work(world: World) -> None:
+    """Also where it doesn't know GET."""
+    assert world.post("a", ABSENT, asked=WORKS) == Verdict(Do.SETTLE)
+    world.post("good", ACCEPTED)
+    assert world.post("b", ABSENT, asked=LOST) == Verdict(Do.SETTLE)
 
 
 # --- failing on one, failing on all ----------------------------------------------------------------------
@@ -286,9 +309,11 @@ def test_many_answers_of_one_outage_are_one_step_of_the_pause(world: World) -> N
 
 
 def test_the_index_says_when_it_is_to_be_asked_again(world: World) -> None:
-    world.post("a", BUSY)
-    for key in ("a", "new"):
-        assert world.keeper.try_at(key) >= world.now + 9
+    for _ in range(2):
+        world.post("a", BUSY)
+        for key in ("a", "new"):
+            assert world.keeper.try_at(key) >= world.now + 9
+        world.now += 10
 
 
 def test_another_reason_is_told_once(world: World) -> None:
