@@ -120,7 +120,10 @@ def read_all(db: sqlite3.Connection, path: Path) -> dict[str, dict[str, str]]:
     content: dict[str, dict[str, str]] = {}
     for table in SEALED:
         content[table] = {}
-        for name, value, sealed in db.execute(f"SELECT name, value, seal FROM {table}"):  # noqa: S608
+        # As bytes: a damaged one may be of any type.
+        columns = "ifnull(CAST(name AS BLOB), x''), ifnull(CAST(value AS BLOB), x''), CAST(seal AS BLOB)"
+        for raw_name, raw_value, sealed in db.execute(f"SELECT {columns} FROM {table}"):  # noqa: S608
+            name, value = raw_name.decode("utf-8", "replace"), raw_value.decode("utf-8", "replace")
             if seal(table, name, value) != sealed:
                 raise damaged(path, f"a row of its table {table} isn't as it was written")
             content[table][name] = value
