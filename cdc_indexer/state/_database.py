@@ -42,6 +42,9 @@ DAMAGED_MARK = "ledger.damaged"
 
 BUSY_SECONDS = 10.0
 
+#: A commit writes whole pages, most of them for an entry of a few dozen bytes each.
+PAGE_BYTES = 2048
+
 #: Few rows, each with a seal of its own: a position or an interval that lost a digit must not be believed.
 SEALED = ("meta", "settled", "jobs")
 
@@ -89,6 +92,7 @@ def create(state_dir: Path, name: str = FILE_NAME) -> None:
     finally:
         os.close(descriptor)
     with closing(sqlite3.connect(temporary, isolation_level=None)) as db:
+        db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         db.execute("PRAGMA journal_mode = WAL")
         db.executescript(
             f"BEGIN;{_SCHEMA}{_ledger.SCHEMA}{_parking.SCHEMA}"

@@ -21,6 +21,7 @@ from cdc_indexer.model.ledger import Entry
 from cdc_indexer.state import _ledger, _parking
 from cdc_indexer.state._database import (
     DAMAGED_MARK,
+    PAGE_BYTES,
     check_tables,
     connect,
     create,
@@ -46,8 +47,8 @@ _COUNT = "ledger_count"
 _WRITER_KILOBYTES, _READER_KILOBYTES, _UPKEEP_KILOBYTES = 4000, 2000, 500
 
 #: How long the write-ahead log may grow before a commit is made to wait for the end of a checkpoint, in pages.
-_LOG_PAGES = 1500
-_FEW_PAGES = 40
+_LOG_PAGES = 2000
+_FEW_PAGES = 60
 
 _T = TypeVar("_T")
 
@@ -120,7 +121,7 @@ class Store:
                 rebuild(self._directory, content)
                 self._db = self._connect(_WRITER_KILOBYTES)
             # After a transaction that was larger than usual the log takes its usual size again.
-            self._db.execute(f"PRAGMA journal_size_limit = {_LOG_PAGES * 4096 * 2}").fetchall()
+            self._db.execute(f"PRAGMA journal_size_limit = {_LOG_PAGES * PAGE_BYTES * 2}").fetchall()
             self._count = int(content["meta"].get(_COUNT, "0"))
             self._reader = self._connect(_READER_KILOBYTES)
             self._upkeep = self._connect(_UPKEEP_KILOBYTES)

@@ -17,6 +17,7 @@ from cdc_indexer.model.changes import Changes, Closing, Parking, State
 from cdc_indexer.model.errors import FatalError, LedgerDamaged, StateError, StorageError, SyncFailed
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.state import _database, _files
+from cdc_indexer.state._database import PAGE_BYTES
 from cdc_indexer.state.parked_studies import ParkedStudies
 from cdc_indexer.state.store import LEDGER_DAMAGED, Store
 
@@ -379,7 +380,7 @@ def test_a_changed_digit_is_noticed(store: Store, state_dir: Path, table: str, c
 def test_a_torn_file_is_refused_when_more_than_the_ledger_is_gone(store: Store, state_dir: Path) -> None:
     store.apply(example())
     store.close()
-    torn = rewrite(state_dir, lambda content: content.__delitem__(slice(4096 * 2, None)))
+    torn = rewrite(state_dir, lambda content: content.__delitem__(slice(PAGE_BYTES * 2, None)))
     with pytest.raises(StateError, match="move it away to begin anew"):
         Store(state_dir)
     assert (state_dir / "state.sqlite").read_bytes() == torn
@@ -390,8 +391,8 @@ def _ledger_pages(state_dir: Path) -> list[int]:
     content = (state_dir / "state.sqlite").read_bytes()
     return [
         at
-        for at in range(4096 * 2, len(content), 4096)
-        if content[at : at + 4096].count(bytes(range(1, 17))) > 5
+        for at in range(PAGE_BYTES * 2, len(content), PAGE_BYTES)
+        if content[at : at + PAGE_BYTES].count(bytes(range(1, 17))) > 2
     ]
 
 
@@ -413,15 +414,15 @@ def test_a_damaged_ledger_alone_is_rebuilt(state_dir: Path, how: str) -> None:
 
     def spoil(content: bytearray) -> None:
         if how == "torn":
-            del content[-4096 * 3 :]
+            del content[-PAGE_BYTES * 3 :]
         elif how == "pages":
             for at in pages:
-                content[at : at + 4096] = b"\xa5" * 4096
+                content[at : at + PAGE_BYTES] = b"\xa5" * PAGE_BYTES
         else:
             with sqlite3.connect(state_dir / "state.sqlite") as db:
                 ((root,),) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'places'")
             db.close()
-            content[(root - 1) * 4096 : root * 4096] = b"\xa5" * 4096
+            content[(root - 1) * PAGE_BYTES : root * PAGE_BYTES] = b"\xa5" * PAGE_BYTES
 
     rewrite(state_dir, spoil)
     store = Store(state_dir)
@@ -456,7 +457,7 @@ def test_damage_found_later_ends_the_program_and_the_next_start_rebuilds(state_d
     at = _ledger_pages(state_dir)[20]
 
     def spoil(content: bytearray) -> None:
-        content[at : at + 4096] = b"\xa5" * 4096
+        content[at : at + PAGE_BYTES] = b"\xa5" * PAGE_BYTES
 
     rewrite(state_dir, spoil)
     store = Store(state_dir)
@@ -627,7 +628,7 @@ def test_the_log_stays_small_while_commits_go_on(store: Store, state_dir: Path) 
     finally:
         stop.set()
         thread.join()
-    assert largest < 24_000_000
+    assert largest < 16_000_000
 
 
 def test_what_is_erased_is_gone_from_the_disk(store: Store, state_dir: Path) -> None:
