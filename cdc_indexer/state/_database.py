@@ -134,8 +134,11 @@ def read_all(db: sqlite3.Connection, path: Path) -> dict[str, dict[str, str]]:
     return content
 
 
-def whole_ledger(db: sqlite3.Connection, path: Path) -> bool:
-    """Whether nothing shows that the ledger is damaged; its inside is judged when it is read."""
+def whole_ledger(db: sqlite3.Connection, path: Path, moved: bool) -> bool:
+    """Whether nothing shows that the ledger is damaged; its inside is judged when it is read.
+
+    ``moved``: all of the log is in the file.
+    """
     try:
         _ledger.probe(db)
         pages, size = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
@@ -145,7 +148,7 @@ def whole_ledger(db: sqlite3.Connection, path: Path) -> bool:
         if isinstance(meaning(error, path), LedgerDamaged):
             return False
         raise
-    return bool(path.stat().st_size >= pages * size)  # it is torn: the log was moved into it just before
+    return not moved or bool(path.stat().st_size >= pages * size)  # else it is torn
 
 
 def rebuild(state_dir: Path, content: dict[str, dict[str, str]]) -> None:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.changes import Changes
-from cdc_indexer.model.errors import LedgerDamaged, StateError, SyncFailed
+from cdc_indexer.model.errors import LedgerDamaged, StateError, StorageError, SyncFailed
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.state import _ledger, _parking
 from cdc_indexer.state._database import (
@@ -84,7 +84,7 @@ class Store:
         self.path = state_dir / FILE_NAME
         self._writing, self._reading, self._tidying = threading.Lock(), threading.Lock(), threading.Lock()
         self._erased = False
-        self._broken = False
+        self._broken = self._opened = False
         self._connections: list[sqlite3.Connection] = []
         if create:
             make_state_dir(state_dir)
@@ -111,11 +111,10 @@ class Store:
     def _open(self) -> None:
         with self._meaning():
             self._db = self._connect(_WRITER_KILOBYTES)
-            # What a start that was killed left in the log, in a page cache perhaps, is on the disk from here on.
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            moved = self._move_all()
             check_tables(self._db, self.path)
             content = read_all(self._db, self.path)
-            if (self._directory / DAMAGED_MARK).exists() or not whole_ledger(self._db, self.path):
+            if (self._directory / DAMAGED_MARK).exists() or not whole_ledger(self._db, self.path, moved):
                 self._disconnect()
                 content["meta"] |= {LEDGER_DAMAGED: "true", _COUNT: "0"}
                 rebuild(self._directory, content)
@@ -126,6 +125,17 @@ class Store:
             self._reader = self._connect(_READER_KILOBYTES)
             self._upkeep = self._connect(_UPKEEP_KILOBYTES)
             self._upkeep.execute("PRAGMA busy_timeout = 100").fetchall()
+            self._opened = True
+
+    def _move_all(self) -> bool:
+        """So that what a process left in the log, in the kernel's memory perhaps, is on the disk; False: not now."""
+        try:
+            busy, *_ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError as error:
+            if isinstance(meaning(error, self.path), StorageError):
+                return False  # a full disk: it can be read, and the first step says so
+            raise
+        return not busy
 
     def _connect(self, kilobytes: int) -> sqlite3.Connection:
         db = connect(self.path, kilobytes)
@@ -273,7 +283,7 @@ class Store:
             ours = meaning(error, self.path)
             if isinstance(ours, SyncFailed):
                 self._abandon()
-            elif isinstance(ours, LedgerDamaged) and self._connections:
+            elif isinstance(ours, LedgerDamaged) and self._opened:
                 mark_damaged(self._directory)
             raise ours from None
 

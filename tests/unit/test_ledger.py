@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -162,6 +163,33 @@ def test_an_archive_that_numbers_its_studies_anew(store: Store) -> None:
     while page := store.by_pk(seen[-1].study_pk if seen else -1, None, 300):
         seen += page
     assert [one.study_pk for one in seen] == list(range(1, count + 1))
+
+
+@pytest.mark.parametrize("how", ["lookup", "by_pk"])
+def test_a_study_that_moves_while_it_is_looked_for_is_found(
+    store: Store, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Its entry goes from one table to another between two questions."""
+    put(store, entry("1.2.3", 5), entry("1.2.4", 2), entry("1.2.5", 2))
+    between = iter([lambda: put(store, entry("1.2.3", 2, 9))])
+
+    class Reader:
+        def __init__(self, db: sqlite3.Connection) -> None:
+            self._db = db
+
+        def execute(self, sql: str, *args: tuple[object, ...]) -> object:
+            if "FROM displaced" in sql:
+                next(between, lambda: None)()
+            return self._db.execute(sql, *args)
+
+    monkeypatch.setattr(store, "_reader", Reader(store._reader))
+    if how == "lookup":
+        found = list(store.lookup(["1.2.3", "1.2.9"]).values())
+    else:
+        found = [one for one in store.by_pk(-1, None, 10) if one.study_iuid == "1.2.3"]
+    assert found == [entry("1.2.3", 5)]
+    monkeypatch.undo()
+    assert store.lookup(["1.2.3"]) == {"1.2.3": entry("1.2.3", 2, 9)}
 
 
 def test_a_pk_that_sqlite_can_not_hold_stops_nothing(store: Store) -> None:

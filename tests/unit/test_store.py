@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -310,6 +311,70 @@ def test_what_a_failed_commit_means(store: Store, code: int | None, text: str, k
     store._db = good
 
 
+NO_SYNC = """
+#define _GNU_SOURCE
+#include <errno.h>
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <unistd.h>
+static int lost(void) { return access(getenv("DISK_IS_LOST"), F_OK) == 0; }
+int fsync(int fd) {
+    if (lost()) { errno = EIO; return -1; }
+    return ((int (*)(int)) dlsym(RTLD_NEXT, "fsync"))(fd);
+}
+int fdatasync(int fd) {
+    if (lost()) { errno = EIO; return -1; }
+    return ((int (*)(int)) dlsym(RTLD_NEXT, "fdatasync"))(fd);
+}
+"""
+
+LOSE_THE_DISK = """
+import os, sys
+from pathlib import Path
+from tests.unit.test_store import example
+from cdc_indexer.model.errors import SyncFailed
+from cdc_indexer.state.store import Store
+store = Store(Path(sys.argv[1]))
+store.apply(example(1))
+lost = Path(os.environ["DISK_IS_LOST"])
+lost.touch()
+try:
+    if sys.argv[2] == "commit":
+        store.apply(example(2))
+    else:
+        store.tidy()
+except SyncFailed as error:
+    print(error)
+lost.unlink()
+store.close()
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+@pytest.mark.parametrize("when", ["commit", "checkpoint"])
+def test_a_disk_that_loses_what_it_took_ends_the_program(state_dir: Path, tmp_path: Path, when: str) -> None:
+    """After a failed fsync the kernel calls clean what isn't on the disk: the log mustn't be moved and removed."""
+    source, library = tmp_path / "no_sync.c", tmp_path / "no_sync.so"
+    source.write_text(NO_SYNC)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOSE_THE_DISK, str(state_dir), when],
+        env={**os.environ, "LD_PRELOAD": str(library), "DISK_IS_LOST": str(tmp_path / "lost")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "fsync failed" in done.stdout, done.stderr
+    assert (state_dir / "state.sqlite-wal").stat().st_size > 0
+    store = Store(state_dir)
+    try:
+        assert store.load().ledger in (1, 2)
+        assert store.load().meta["position"]["offset"] == store.load().ledger
+    finally:
+        store.close()
+
+
 # What can't be trusted
 
 
@@ -333,6 +398,14 @@ def test_a_damaged_file_is_said_not_replaced(state_dir: Path, content: bytes) ->
     with pytest.raises(StateError, match=r"state\.sqlite can't be used: .*move it away to begin anew"):
         Store(state_dir)
     assert (state_dir / "state.sqlite").read_bytes() == content
+
+
+def test_an_empty_file_is_not_begun_anew(state_dir: Path) -> None:
+    state_dir.mkdir()
+    (state_dir / "state.sqlite").touch()
+    with pytest.raises(StateError, match="it is empty"):
+        Store(state_dir)
+    assert (state_dir / "state.sqlite").stat().st_size == 0
 
 
 def test_a_newer_format_is_left_alone(store: Store, state_dir: Path) -> None:
@@ -451,6 +524,26 @@ def test_a_damaged_ledger_alone_is_rebuilt(state_dir: Path, how: str) -> None:
     assert sorted(path.name for path in state_dir.iterdir()) == ["state.sqlite"]
 
 
+def test_damage_of_more_than_the_ledger_is_not_taken_for_the_ledgers_later(state_dir: Path) -> None:
+    """A good copy that is put back keeps its ledger."""
+    filled(state_dir)
+    good = (state_dir / "state.sqlite").read_bytes()
+
+    def spoil(content: bytearray) -> None:
+        with sqlite3.connect(state_dir / "state.sqlite") as db:
+            ((root,),) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'meta'")
+        db.close()
+        content[(root - 1) * PAGE_BYTES : root * PAGE_BYTES] = b"\xa5" * PAGE_BYTES
+
+    rewrite(state_dir, spoil)
+    with pytest.raises(StateError, match="move it away to begin anew"):
+        Store(state_dir)
+    (state_dir / "state.sqlite").write_bytes(good)
+    store = Store(state_dir)
+    assert store.count == 4991
+    store.close()
+
+
 @pytest.mark.parametrize("how", ["lookup", "by_pk", "apply"])
 def test_damage_found_later_ends_the_program_and_the_next_start_rebuilds(state_dir: Path, how: str) -> None:
     filled(state_dir)
@@ -486,6 +579,27 @@ def test_a_flipped_bit_in_an_entry_is_noticed(store: Store, state_dir: Path) -> 
     with pytest.raises(LedgerDamaged):
         store.lookup(["1.2.3"])
     assert (state_dir / _database.DAMAGED_MARK).exists()
+
+
+def test_the_ledger_is_whole_though_others_hold_the_log(store: Store, state_dir: Path) -> None:
+    """While somebody lists parked studies, what is committed may be in the log only: the file is smaller, and not torn."""
+    store.apply(example(1))
+    reader = sqlite3.connect(state_dir / "state.sqlite", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM parked").fetchone()
+    rows = {f"1.2.{n}": Entry(f"1.2.{n}", n, 1, bytes(16)) for n in range(10, 5000)}
+    store.apply(Changes(ledger=rows))
+    # Two processes can't hold a state, but one that was killed leaves it like that.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_database, "BUSY_SECONDS", 0.1)
+        again = Store(state_dir)
+    try:
+        assert (state_dir / "state.sqlite").stat().st_size < 100_000
+        assert LEDGER_DAMAGED not in again.load().meta
+        assert again.count == 4991
+    finally:
+        again.close()
+        reader.close()
 
 
 def test_killed_while_it_is_rebuilt_it_is_rebuilt_again(
