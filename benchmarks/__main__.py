@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from benchmarks import measurements, triggers
+from benchmarks import measurements, state, triggers
 from benchmarks.measurements import AnyReceiver, Figures
 from benchmarks.receiver import NginxMissing, Receiver
 from benchmarks.report import Report
@@ -38,7 +38,7 @@ _FIRST, _SECOND = "mariadb-10.11", "mysql"
 _BOTH = (Ours.name, PlainScript.name)
 _OURS = (Ours.name,)
 
-CASES = ("one-row", "big", "delay", "initial", "far", "idle", "busy", "reading", "triggers", "sizes")
+CASES = ("one-row", "big", "delay", "initial", "far", "idle", "busy", "reading", "triggers", "state", "sizes")
 
 #: Only when named: takes a quarter of an hour.
 EXTRA_CASES = ("million",)
@@ -61,10 +61,22 @@ class Sizes:
     plain: int
     sizes: tuple[int, ...]
     away_ms: tuple[int, ...]
+    state: int = 1_000_000
 
     def scaled(self, scale: float) -> Sizes:
         """A part of each."""
-        names = ("delay", "one_row", "big", "far", "held", "busy", "idle_seconds", "reading", "triggers")
+        names = (
+            "delay",
+            "one_row",
+            "big",
+            "far",
+            "held",
+            "busy",
+            "idle_seconds",
+            "reading",
+            "triggers",
+            "state",
+        )
         less: dict[str, Any] = {name: max(10, int(getattr(self, name) * scale)) for name in names}
         return replace(self, **less)
 
@@ -72,7 +84,7 @@ class Sizes:
 _FULL = Sizes(
     3, 500, 10_000, 25_000, 1_000, 20_000, 300, 30.0, 20_000, 500, 2_000, (1_000, 100_000), (5, 20, 80)
 )
-_QUICK = Sizes(1, 50, 500, 1_000, 100, 1_000, 50, 3.0, 2_000, 50, 300, (), (20,))
+_QUICK = Sizes(1, 50, 500, 1_000, 100, 1_000, 50, 3.0, 2_000, 50, 300, (), (20,), 20_000)
 
 
 class Bench:
@@ -173,6 +185,13 @@ class Bench:
         for _ in range(self._sizes.runs):
             figures = triggers.cost(self._server, self._sizes.triggers)
             self._report.add(f"{self._server.flavour}: the triggers' cost", Ours.name, figures)
+
+    def state(self) -> None:
+        count = self._sizes.state
+        for _ in range(self._sizes.runs):
+            self._number += 1
+            figures = state.measure(self._directory / str(self._number), count)
+            self._report.add(f"the state, {count:,} studies in the ledger", Ours.name, figures)
 
     def sizes(self) -> None:
         for count in self._sizes.sizes:

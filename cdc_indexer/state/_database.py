@@ -42,6 +42,9 @@ DAMAGED_MARK = "ledger.damaged"
 
 BUSY_SECONDS = 10.0
 
+#: A commit writes whole pages, most of them for an entry of a few dozen bytes each.
+PAGE_BYTES = 2048
+
 #: Few rows, each with a seal of its own: a position or an interval that lost a digit must not be believed.
 SEALED = ("meta", "settled", "jobs")
 
@@ -89,6 +92,7 @@ def create(state_dir: Path, name: str = FILE_NAME) -> None:
     finally:
         os.close(descriptor)
     with closing(sqlite3.connect(temporary, isolation_level=None)) as db:
+        db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         db.execute("PRAGMA journal_mode = WAL")
         db.executescript(
             f"BEGIN;{_SCHEMA}{_ledger.SCHEMA}{_parking.SCHEMA}"
@@ -120,15 +124,21 @@ def read_all(db: sqlite3.Connection, path: Path) -> dict[str, dict[str, str]]:
     content: dict[str, dict[str, str]] = {}
     for table in SEALED:
         content[table] = {}
-        for name, value, sealed in db.execute(f"SELECT name, value, seal FROM {table}"):  # noqa: S608
+        # As bytes: a damaged one may be of any type.
+        columns = "ifnull(CAST(name AS BLOB), x''), ifnull(CAST(value AS BLOB), x''), CAST(seal AS BLOB)"
+        for raw_name, raw_value, sealed in db.execute(f"SELECT {columns} FROM {table}"):  # noqa: S608
+            name, value = raw_name.decode("utf-8", "replace"), raw_value.decode("utf-8", "replace")
             if seal(table, name, value) != sealed:
                 raise damaged(path, f"a row of its table {table} isn't as it was written")
             content[table][name] = value
     return content
 
 
-def whole_ledger(db: sqlite3.Connection, path: Path) -> bool:
-    """Whether nothing shows that the ledger is damaged; its inside is judged when it is read."""
+def whole_ledger(db: sqlite3.Connection, path: Path, moved: bool) -> bool:
+    """Whether nothing shows that the ledger is damaged; its inside is judged when it is read.
+
+    ``moved``: all of the log is in the file.
+    """
     try:
         _ledger.probe(db)
         pages, size = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
@@ -138,7 +148,7 @@ def whole_ledger(db: sqlite3.Connection, path: Path) -> bool:
         if isinstance(meaning(error, path), LedgerDamaged):
             return False
         raise
-    return bool(path.stat().st_size >= pages * size)  # it is torn: the log was moved into it just before
+    return not moved or bool(path.stat().st_size >= pages * size)  # else it is torn
 
 
 def rebuild(state_dir: Path, content: dict[str, dict[str, str]]) -> None:

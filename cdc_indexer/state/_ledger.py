@@ -8,11 +8,11 @@ taken: those few lie in ``displaced``. ``unverified`` names the entries whose st
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cdc_indexer.model.ledger import Entry
-from cdc_indexer.state._packing import pack, short_hash, uid_of, unpack
+from cdc_indexer.state._packing import pack, short_hash, unpack
 
 SCHEMA = """
 CREATE TABLE ledger (study_pk INTEGER PRIMARY KEY, entry BLOB NOT NULL);
@@ -32,55 +32,61 @@ _LENGTHS = (1, 8, 64, 512)
 
 
 class _Found(NamedTuple):
-    study_pk: int
-    entry: bytes
+    entry: Entry
     displaced: bool
 
 
 def put(db: sqlite3.Connection, entries: Sequence[Entry]) -> int:
     """Writes the new entry of each study; by how many there are more."""
     found = _find(db, [entry.study_iuid for entry in entries])
-    taken = _taken(db, {_place(entry) for entry in entries})
-    fresh: list[tuple[int, bytes]] = []
-    places: list[tuple[int, int]] = []
     changed: list[tuple[bytes, int]] = []
+    moved: list[Entry] = []
     added = 0
     for entry in entries:
-        uid, pk, packed = entry.study_iuid, _place(entry), pack(entry)
-        before = found.get(uid)
-        if before is not None and before.study_pk == pk:
-            if before.displaced:
-                db.execute("UPDATE displaced SET entry = ? WHERE study_iuid = ?", (packed, uid))
-            else:
-                changed.append((packed, pk))
-            continue
+        before = found.get(entry.study_iuid)
         if before is None:
             added += 1
+            moved.append(entry)
+        elif before.entry.study_pk != _place(entry):
+            _remove(db, before)
+            moved.append(entry)
+        elif before.displaced:
+            db.execute("UPDATE displaced SET entry = ? WHERE study_iuid = ?", (pack(entry), entry.study_iuid))
         else:
-            _remove(db, uid, before)
-            if not before.displaced:
-                taken.discard(before.study_pk)
-        if pk in taken:
-            db.execute("INSERT INTO displaced VALUES (?, ?, ?)", (uid, pk, packed))
-        else:
-            taken.add(pk)
-            fresh.append((pk, packed))
-            places.append((short_hash(uid), pk))
+            changed.append((pack(entry), before.entry.study_pk))
     if changed:
         db.executemany("UPDATE ledger SET entry = ? WHERE study_pk = ?", changed)
-    if fresh:
-        db.executemany("INSERT INTO ledger VALUES (?, ?)", fresh)
-        db.executemany("INSERT OR REPLACE INTO places VALUES (?, ?)", places)
+    if moved:
+        _place_all(db, moved)
     _mark(db, entries, found)
     return added
+
+
+def _place_all(db: sqlite3.Connection, entries: Sequence[Entry]) -> None:
+    """Those that have no place yet."""
+    pks = [_place(entry) for entry in entries]
+    taken = {pk for (pk,) in _select(db, "SELECT study_pk FROM ledger WHERE study_pk IN ", pks)}
+    fresh: list[tuple[int, bytes]] = []
+    places: list[tuple[int, int]] = []
+    for entry, pk in zip(entries, pks, strict=True):
+        if pk in taken:
+            db.execute("INSERT INTO displaced VALUES (?, ?, ?)", (entry.study_iuid, pk, pack(entry)))
+        else:
+            taken.add(pk)
+            fresh.append((pk, pack(entry)))
+            places.append((short_hash(entry.study_iuid), pk))
+    if fresh:
+        db.executemany("INSERT INTO ledger VALUES (?, ?)", fresh)
+        # One that is there already is left of an entry that damage took away.
+        db.executemany("INSERT OR REPLACE INTO places VALUES (?, ?)", places)
 
 
 def _mark(db: sqlite3.Connection, entries: Sequence[Entry], found: dict[str, _Found]) -> None:
     gone, marked = [], []
     for entry in entries:
         before = found.get(entry.study_iuid)
-        if before is not None and unpack(0, before.entry).unverified:
-            gone.append((before.study_pk, entry.study_iuid))
+        if before is not None and before.entry.unverified:
+            gone.append((before.entry.study_pk, entry.study_iuid))
         if entry.unverified:
             marked.append((_place(entry), entry.study_iuid))
     if gone:
@@ -91,7 +97,7 @@ def _mark(db: sqlite3.Connection, entries: Sequence[Entry], found: dict[str, _Fo
 
 def lookup(db: sqlite3.Connection, study_iuids: Sequence[str]) -> dict[str, Entry]:
     """The entries of those studies that have one."""
-    return {uid: unpack(found.study_pk, found.entry) for uid, found in _find(db, study_iuids).items()}
+    return {uid: found.entry for uid, found in _find(db, study_iuids).items()}
 
 
 def by_pk(db: sqlite3.Connection, after_pk: int, until_pk: int | None, limit: int) -> list[Entry]:
@@ -155,27 +161,27 @@ def _find(db: sqlite3.Connection, study_iuids: Sequence[str]) -> dict[str, _Foun
         wanted.setdefault(short_hash(uid), set()).add(uid)
     found: dict[str, _Found] = {}
     sql = "SELECT p.hash, l.study_pk, l.entry FROM places p JOIN ledger l ON l.study_pk = p.study_pk WHERE p.hash IN "
-    for hash_, pk, entry in _select(db, sql, list(wanted)):
-        uid = uid_of(entry)
-        if uid in wanted[hash_]:
-            found[uid] = _Found(pk, entry, displaced=False)
+    for hash_, pk, packed in _select(db, sql, list(wanted)):
+        entry = unpack(pk, packed)
+        if entry.study_iuid in wanted[hash_]:
+            found[entry.study_iuid] = _Found(entry, displaced=False)
     if len(found) < len(study_iuids) and db.execute("SELECT 1 FROM displaced LIMIT 1").fetchone():
         sql = "SELECT study_iuid, study_pk, entry FROM displaced WHERE study_iuid IN "
-        for uid, pk, entry in _select(db, sql, [uid for uid in study_iuids if uid not in found]):
-            found[uid] = _Found(pk, entry, displaced=True)
+        for uid, pk, packed in _select(db, sql, [uid for uid in study_iuids if uid not in found]):
+            found[uid] = _Found(unpack(pk, packed), displaced=True)
     return found
 
 
-def _taken(db: sqlite3.Connection, pks: Iterable[int]) -> set[int]:
-    return {pk for (pk,) in _select(db, "SELECT study_pk FROM ledger WHERE study_pk IN ", list(pks))}
-
-
-def _remove(db: sqlite3.Connection, uid: str, found: _Found) -> None:
+def _remove(db: sqlite3.Connection, found: _Found) -> None:
+    entry = found.entry
     if found.displaced:
-        db.execute("DELETE FROM displaced WHERE study_iuid = ?", (uid,))
+        db.execute("DELETE FROM displaced WHERE study_iuid = ?", (entry.study_iuid,))
     else:
-        db.execute("DELETE FROM ledger WHERE study_pk = ?", (found.study_pk,))
-        db.execute("DELETE FROM places WHERE hash = ? AND study_pk = ?", (short_hash(uid), found.study_pk))
+        db.execute("DELETE FROM ledger WHERE study_pk = ?", (entry.study_pk,))
+        db.execute(
+            "DELETE FROM places WHERE hash = ? AND study_pk = ?",
+            (short_hash(entry.study_iuid), entry.study_pk),
+        )
 
 
 def _select(db: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:

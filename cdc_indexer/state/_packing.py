@@ -12,7 +12,7 @@ from zlib import crc32
 
 from cdc_indexer.model.ledger import Entry
 
-__all__ = ["Unreadable", "pack", "short_hash", "uid_of", "unpack"]
+__all__ = ["Unreadable", "pack", "short_hash", "unpack"]
 
 _HEAD = struct.Struct(">HBQ")
 _DIGEST_BYTES = 16
@@ -94,11 +94,6 @@ def unpack(study_pk: int, data: bytes) -> Entry:
         )
     except (struct.error, IndexError, UnicodeDecodeError):
         raise Unreadable from None
-
-
-def uid_of(data: bytes) -> str:
-    """The study_iuid alone."""
-    return unpack(0, data).study_iuid
 
 
 def _uid(packed: bytes, flags: int) -> str:

@@ -1,9 +1,9 @@
 """How other commands ask a running `run` to do something, and learn how far that is: small files in the state directory.
 
 ``NAME.request.json`` is the request: while it is there, `run` works on it; who takes it away, cancels. `run` answers in
-``NAME.progress.json``, which nobody else writes, and takes the request away when it is done. Such a file may have been written
-by anybody who can write there, by hand or by another version: what isn't a request is refused in a sentence, put aside as
-``NAME.request.refused``, and `run` goes on.
+``NAME.progress.json``, which nobody else writes, and takes the request away when it is done. Such a file may have been
+written by hand or by another version: what isn't a request is refused in a sentence, put aside as ``NAME.request.refused``,
+and `run` goes on.
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ class Inbox:
             return None
         except (OSError, ValueError) as error:
             why = error.strerror or str(error) if isinstance(error, OSError) else _why(error)
-        return self._refuse(path, why)
+        self._refuse(path, why)
+        return None
 
     def _refuse(self, path: Path, why: str) -> None:
         try:

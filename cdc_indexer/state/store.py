@@ -16,11 +16,12 @@ from typing import Any, TypeVar
 
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.changes import Changes
-from cdc_indexer.model.errors import LedgerDamaged, StateError, SyncFailed
+from cdc_indexer.model.errors import LedgerDamaged, StateError, StorageError, SyncFailed
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.state import _ledger, _parking
 from cdc_indexer.state._database import (
     DAMAGED_MARK,
+    PAGE_BYTES,
     check_tables,
     connect,
     create,
@@ -46,8 +47,8 @@ _COUNT = "ledger_count"
 _WRITER_KILOBYTES, _READER_KILOBYTES, _UPKEEP_KILOBYTES = 4000, 2000, 500
 
 #: How long the write-ahead log may grow before a commit is made to wait for the end of a checkpoint, in pages.
-_LOG_PAGES = 1500
-_FEW_PAGES = 40
+_LOG_PAGES = 2000
+_FEW_PAGES = 60
 
 _T = TypeVar("_T")
 
@@ -83,7 +84,7 @@ class Store:
         self.path = state_dir / FILE_NAME
         self._writing, self._reading, self._tidying = threading.Lock(), threading.Lock(), threading.Lock()
         self._erased = False
-        self._broken = False
+        self._broken = self._opened = False
         self._connections: list[sqlite3.Connection] = []
         if create:
             make_state_dir(state_dir)
@@ -110,21 +111,31 @@ class Store:
     def _open(self) -> None:
         with self._meaning():
             self._db = self._connect(_WRITER_KILOBYTES)
-            # What a start that was killed left in the log, in a page cache perhaps, is on the disk from here on.
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            moved = self._move_all()
             check_tables(self._db, self.path)
             content = read_all(self._db, self.path)
-            if (self._directory / DAMAGED_MARK).exists() or not whole_ledger(self._db, self.path):
+            if (self._directory / DAMAGED_MARK).exists() or not whole_ledger(self._db, self.path, moved):
                 self._disconnect()
                 content["meta"] |= {LEDGER_DAMAGED: "true", _COUNT: "0"}
                 rebuild(self._directory, content)
                 self._db = self._connect(_WRITER_KILOBYTES)
             # After a transaction that was larger than usual the log takes its usual size again.
-            self._db.execute(f"PRAGMA journal_size_limit = {_LOG_PAGES * 4096 * 2}").fetchall()
+            self._db.execute(f"PRAGMA journal_size_limit = {_LOG_PAGES * PAGE_BYTES * 2}").fetchall()
             self._count = int(content["meta"].get(_COUNT, "0"))
             self._reader = self._connect(_READER_KILOBYTES)
             self._upkeep = self._connect(_UPKEEP_KILOBYTES)
             self._upkeep.execute("PRAGMA busy_timeout = 100").fetchall()
+            self._opened = True
+
+    def _move_all(self) -> bool:
+        """So that what a process left in the log, in the kernel's memory perhaps, is on the disk; False: not now."""
+        try:
+            busy, *_ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError as error:
+            if isinstance(meaning(error, self.path), StorageError):
+                return False  # a full disk: it can be read, and the first step says so
+            raise
+        return not busy
 
     def _connect(self, kilobytes: int) -> sqlite3.Connection:
         db = connect(self.path, kilobytes)
@@ -272,7 +283,7 @@ class Store:
             ours = meaning(error, self.path)
             if isinstance(ours, SyncFailed):
                 self._abandon()
-            elif isinstance(ours, LedgerDamaged) and self._connections:
+            elif isinstance(ours, LedgerDamaged) and self._opened:
                 mark_damaged(self._directory)
             raise ours from None
 
@@ -286,4 +297,4 @@ class Store:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(value, separators=(",", ":"))
