@@ -242,12 +242,10 @@ class Pipeline:
         )
         self._send(delivery, invalid)
 
-    def settle_unsent(self, values: Mapping[str, object], rows: Iterable[tuple[int, datetime]]) -> int:
-        """Settles a study's rows without sending it: the central index has it from the old client."""
-        study_pk = values.get("study_pk")
-        claimed = [row for row in rows if self._progress.claim(row[0])]
-        keep = isinstance(study_pk, int) and not self.policy.updates
-        return self._progress.settle(claimed, sent_pk=study_pk if keep else None)  # type: ignore[arg-type]
+    def settle_unsent(self, values: Mapping[str, object]) -> None:
+        """Notes that the central index has a study from the old client."""
+        study_pk = names(values)[1]
+        self._progress.settle((), sent_pk=study_pk if not self.policy.updates else None)
 
     def retry_parked(self, entry: ParkedEntry) -> bool:
         """Sends a parked delivery once more, as it was; False while another version of the study is under way."""

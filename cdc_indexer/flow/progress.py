@@ -81,10 +81,11 @@ class Progress:
         with self._lock:
             return row_id in self._settled or row_id in self._claimed
 
-    def is_settled(self, row_id: int) -> bool:
-        """Whether a row is delivered or parked."""
+    def is_settled(self, row_id: int, recorded_at: datetime | None = None) -> bool:
+        """Whether a row is delivered or parked; without ``recorded_at`` it must be one of after ``until``."""
         with self._lock:
-            return row_id in self._settled
+            old = recorded_at is not None and recorded_at <= self._settled.until
+            return old or row_id in self._settled
 
     def widest_settled(self, count: int) -> list[tuple[int, int]]:
         """Intervals of settled ids that a query may leave out, the widest ones."""
