@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Protocol
 
 from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
-from cdc_indexer.flow import patients
+from cdc_indexer.flow import patients, quiet
 from cdc_indexer.flow.keys import idempotency_key, seed_of
 from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.versions import Versions, Waiting
@@ -29,7 +29,7 @@ VERIFY_BATCH = 200
 _STORE_AGAIN_SECONDS = 5.0
 
 
-class View(patients.View, Protocol):
+class View(patients.View, quiet.View, Protocol):
     """What the pipeline reads from the PACS."""
 
     def studies(self, study_pks: Sequence[int]) -> dict[int, Mapping[str, object]]:
@@ -77,6 +77,9 @@ class Observer(Protocol):
     def storage_trouble(self, error: StorageError | None) -> None:
         """The state directory can't be written; None: it can again."""
 
+    def uncounted(self, study_pk: int) -> None:
+        """A study goes out for good although the archive hasn't counted its images."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -87,6 +90,8 @@ class Policy:
     stable: bool
     updates: bool
     deletes: bool
+    quiet_seconds: float
+    max_wait_seconds: float
 
 
 class Pipeline:
@@ -108,6 +113,7 @@ class Pipeline:
         self._parked = parked
         self._observer = observer
         self._patients = patients.Patients(progress)
+        self._once = False
         self._stopping = threading.Event()
 
     # --- rows come in ------------------------------------------------------------------------------------
@@ -133,7 +139,8 @@ class Pipeline:
                 self._send_first(row, key)
             else:
                 # A superseded one as well: sent before the newer row joins it, its values would go twice after a kill.
-                self._versions.add(key, row.study_pk, mark, study_iuid=row.study_iuid)
+                age = quiet.age_seconds(row.recorded_at) if self.policy.stable else 0.0
+                self._versions.add(key, row.study_pk, mark, study_iuid=row.study_iuid, age_seconds=age)
         return True
 
     def _take_patient(self, row: OutboxRow) -> None:
@@ -296,10 +303,38 @@ class Pipeline:
         the view can't be read.
         """
         shown, unseen = self._shown(due, view)
-        found = view.studies([waiting.study_pk for waiting in shown])
+        pks = [waiting.study_pk for waiting in shown]
+        found = view.studies(pks)
+        policy = self.policy
+        # After the view was read: a row that came in between says that it wasn't quiet.
+        looked = (
+            quiet.Quiet.look(view, pks, policy.quiet_seconds, policy.max_wait_seconds)
+            if policy.stable
+            else None
+        )
         for waiting in shown:
-            self._verify_one(waiting, found.get(waiting.study_pk))
+            values = found.get(waiting.study_pk)
+            if looked is None or not self._wait_longer(waiting, values, looked):
+                self._verify_one(waiting, values)
         return unseen
+
+    def _wait_longer(
+        self, waiting: Waiting, values: Mapping[str, object] | None, looked: quiet.Quiet
+    ) -> bool:
+        """Lets a study wait on that isn't stable yet."""
+        if not self.policy.updates and self._progress.was_sent(waiting.study_pk):
+            return False
+        seconds = looked.seconds_left(waiting, values, crowded=self._versions.crowded)
+        if not seconds:
+            if not self.policy.updates and quiet.uncounted(waiting, values):
+                self._observer.uncounted(waiting.study_pk)
+            return False
+        if self._once:
+            # Its own rows stay for the next run, and bring what changed of its patient as well.
+            self._patients.end(waiting.key, waiting.patients)
+            waiting.patients = ()
+        self._versions.put_back(waiting, None if self._once else seconds)
+        return True
 
     def _shown(self, due: Sequence[Waiting], view: View) -> tuple[list[Waiting], list[Waiting]]:
         """Those whose rows are in what is read from the view now, and those whose aren't."""
@@ -459,12 +494,18 @@ class Pipeline:
     @property
     def idle(self) -> bool:
         """Whether nothing is under way: every row taken is settled, every first version verified."""
-        return self._patients.idle and not (len(self._versions) or self._dispatcher.pending)
+        waiting = len(self._versions) - self._versions.left
+        return self._patients.idle and not (waiting or self._dispatcher.pending)
 
     @property
     def full(self) -> bool:
         """Whether who brings rows waits for room: until the central index is back, or studies are quiet."""
         return self._dispatcher.full or self._versions.full or self._patients.full
+
+    def hurry(self) -> None:
+        """Nobody waits for quiet: what isn't stable yet is left to the next start of the program."""
+        self._once = True
+        self._versions.hurry()
 
     def settle_unchanged(self, view: View, seconds: float) -> None:
         """After the last delivery: settles what waits for studies that are as they were last sent.

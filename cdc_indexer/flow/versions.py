@@ -1,9 +1,9 @@
 """Which version of a study is sent at once, and which waits until the study is quiet (pure but for its lock).
 
 A study's first version goes out as its row was recorded. Every later one takes its values from the view, read once
-the study has been quiet for ``settle_seconds``, at the latest MAX_WAIT_SECONDS after the first row that waits: the triggers
-read without locks, so what they record can be a moment stale, and a study that grows image by image isn't sent image by
-image. The rows that a version stands for wait with it and settle with it.
+the study has been quiet for ``settle_seconds``, at the latest ``max_wait_seconds`` after the first row that waits: the
+triggers read without locks, so what they record can be a moment stale, and a study that grows image by image isn't sent
+image by image. The rows that a version stands for wait with it and settle with it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from datetime import datetime
 from cdc_indexer.flow.patients import PatientChange
 from cdc_indexer.model.errors import Stopped
 
-#: A study that never is quiet is sent this long after the first of its rows that wait.
+#: A study that never is quiet is sent this long after the first of its rows that wait, where it may be sent once more.
 MAX_WAIT_SECONDS = 60.0
+
+#: Rows that are old already when they come (after an outage, in a run of cron) wait so long for the others of their study.
+_GATHER_SECONDS = 1.0
 
 #: Studies and rows that may wait; beyond, the oldest is sent before its time, and who brings more waits.
 MAX_STUDIES = 10_000
@@ -59,15 +62,28 @@ class Waiting:
 class _Study:
     """One study that is being sent, or waits."""
 
-    __slots__ = ("at_index", "busy", "due_at", "first_at", "last_at", "queued_at", "waiting")
+    __slots__ = (
+        "at_index",
+        "busy",
+        "came_at",
+        "due_at",
+        "first_at",
+        "last_at",
+        "queued_at",
+        "taken_first_at",
+        "waiting",
+    )
 
     def __init__(self, key: str, study_pk: int, now: float) -> None:
         self.waiting = Waiting(key, study_pk)
         self.busy = False
         #: Whether the central index has what the digest is of; not, if it rejected that.
         self.at_index = True
+        #: When the first and the last row that wait were recorded, and when the first came to us; that of those being sent.
         self.first_at = now
         self.last_at = now
+        self.came_at = now
+        self.taken_first_at = now
         self.due_at = now
         #: Where it stands in the queue; may be earlier than due_at, as each further row of it moves that.
         self.queued_at: float | None = None
@@ -80,11 +96,13 @@ class Versions:
         self,
         settle_seconds: float,
         *,
+        max_wait_seconds: float = MAX_WAIT_SECONDS,
         max_studies: int = MAX_STUDIES,
         max_rows: int = MAX_ROWS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settle_seconds = settle_seconds
+        self._max_wait_seconds = max_wait_seconds
         self._max_studies = max_studies
         self._max_rows = max_rows
         self._clock = clock
@@ -98,6 +116,8 @@ class Versions:
         self._stopped = False
         self._woken = False
         self._hurry = False
+        #: Those of them that are left to the next start of the program.
+        self._left: set[str] = set()
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
@@ -105,9 +125,30 @@ class Versions:
         return len(self._studies)
 
     @property
+    def left(self) -> int:
+        """How many of them wait for the next start of the program."""
+        return len(self._left)
+
+    def configure(self, settle_seconds: float, max_wait_seconds: float) -> None:
+        """Other settings, for the rows that come from now on."""
+        with self._changed:
+            self._settle_seconds = settle_seconds
+            self._max_wait_seconds = max_wait_seconds
+
+    @property
     def full(self) -> bool:
         """Whether bringing more has to wait."""
         return self._idle_studies >= self._max_studies or self._rows >= self._max_rows
+
+    @property
+    def crowded(self) -> bool:
+        """Whether half of the room is taken."""
+        return 2 * self._idle_studies >= self._max_studies or 2 * self._rows >= self._max_rows
+
+    @property
+    def _early(self) -> bool:
+        """Whether the next ones are due before their time; to make room only if they may be sent once more."""
+        return self._hurry or (self.full and self._max_wait_seconds < math.inf)
 
     def stop(self) -> None:
         """Ends every wait with Stopped."""
@@ -122,7 +163,7 @@ class Versions:
             self._changed.notify_all()
 
     def hurry(self) -> None:
-        """From now on nothing waits for quiet: the program is to end once all is sent."""
+        """From now on everything is due: the program is to end once all is sent that can be."""
         with self._changed:
             self._hurry = True
             self._changed.notify_all()
@@ -154,13 +195,14 @@ class Versions:
         deleted: bool | None = False,
         soon: bool = False,
         study_iuid: str = "",
+        age_seconds: float = 0.0,
         block: bool = True,
     ) -> None:
         """Lets a row (id, recorded_at) or a patient's change wait.
 
         ``deleted``: whether it says that the PACS deleted the study; None: it says nothing about that.
-        ``soon``: without waiting for quiet. Blocks while too many wait (Stopped ends that), but for who empties the queue
-        itself and asks ``full`` before.
+        ``soon``: without waiting for quiet. ``age_seconds``: it was recorded so long ago. Blocks while too many wait
+        (Stopped ends that), but for who empties the queue itself and asks ``full`` before.
         """
         with self._changed:
             self._wait_for_room(block)
@@ -171,9 +213,11 @@ class Versions:
                 study.waiting.digest = self._sent.pop(hash(key), None)
                 self._idle_studies += 1
             waiting = study.waiting
+            recorded_at = now - max(age_seconds, 0.0)
             if not (waiting.rows or waiting.patients):
-                study.first_at = now
-            study.last_at = now
+                study.first_at = recorded_at
+                study.came_at = now
+            study.last_at = max(study.last_at, recorded_at) if waiting.rows else recorded_at
             waiting.study_pk = study_pk
             waiting.study_iuid = study_iuid or waiting.study_iuid
             if deleted is not None:
@@ -193,6 +237,29 @@ class Versions:
             self._changed.wait()
         if self._stopped:
             raise Stopped
+
+    def put_back(self, taken: Waiting, seconds: float | None) -> None:
+        """What was due waits for ``seconds`` more, or for its next row; None: for the next start of the program."""
+        with self._changed:
+            study = self._studies[taken.key]
+            study.busy = False
+            later = study.waiting
+            if not later.rows:
+                taken.deleted, taken.study_pk = taken.deleted or later.deleted, later.study_pk
+            else:
+                taken.deleted, taken.study_pk = later.deleted, later.study_pk
+            taken.study_iuid = later.study_iuid or taken.study_iuid
+            taken.rows = [*taken.rows, *later.rows]
+            taken.verify_ids += later.verify_ids
+            taken.patients += later.patients
+            study.waiting = taken
+            study.first_at = study.taken_first_at
+            self._idle_studies += 1
+            self._rows += len(taken.rows) - len(later.rows) + len(taken.patients) - len(later.patients)
+            if seconds is None:
+                self._left.add(taken.key)
+            else:
+                self._schedule(study, self._clock() + seconds)
 
     def restore(self, key: str, study_pk: int, row_id: int, digest: int | None) -> None:
         """A first version that was sent before a restart, and still is to be verified.
@@ -228,7 +295,7 @@ class Versions:
             found: list[Waiting] = []
             heap = self._heap
             # Asked once: if the first one taken ended it, whoever brings more would have to wait again after one study.
-            early = self._hurry or self.full
+            early = self._early
             while heap and len(found) < limit:
                 queued_at, _, key = heap[0]
                 if queued_at > now and not early:
@@ -260,6 +327,7 @@ class Versions:
 
     def _take(self, study: _Study) -> Waiting:
         taken = study.waiting
+        study.taken_first_at = study.first_at
         was_full = self.full
         self._idle_studies -= 1
         self._rows -= len(taken.rows) + len(taken.patients)
@@ -299,7 +367,7 @@ class Versions:
         with self._changed:
             if self._stopped:
                 return
-            if self._woken or (self._heap and (self._hurry or self.full)):
+            if self._woken or (self._heap and self._early):
                 timeout_seconds = 0.0
             elif self._heap:
                 timeout_seconds = min(timeout_seconds, self._heap[0][0] - self._clock())
@@ -311,8 +379,10 @@ class Versions:
         if at is None:
             at = study.last_at + self._settle_seconds
             if study.waiting.rows or study.waiting.patients:
-                at = min(at, study.first_at + MAX_WAIT_SECONDS)
+                at = min(at, study.first_at + self._max_wait_seconds)
+                at = max(at, study.came_at + min(_GATHER_SECONDS, self._settle_seconds))
         study.due_at = at
+        self._left.discard(study.waiting.key)
         if not study.busy and (study.queued_at is None or at < study.queued_at):
             self._queue(study)
 
@@ -321,5 +391,5 @@ class Versions:
         self._sequence += 1
         heapq.heappush(self._heap, (study.due_at, self._sequence, study.waiting.key))
         # Only a new head of the queue concerns who waits for one to be due.
-        if self._heap[0][1] == self._sequence or self.full or self._hurry:
+        if self._heap[0][1] == self._sequence or self._early:
             self._changed.notify_all()

@@ -6,6 +6,7 @@ durable, and says when nothing is left.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,7 +19,7 @@ from cdc_indexer.delivery.webservice import Webservice
 from cdc_indexer.flow.gate import Gate
 from cdc_indexer.flow.pipeline import VERIFY_BATCH, Pipeline, Policy
 from cdc_indexer.flow.progress import Progress
-from cdc_indexer.flow.versions import Versions, Waiting
+from cdc_indexer.flow.versions import MAX_WAIT_SECONDS, Versions, Waiting
 from cdc_indexer.jobs.runner import Runner
 from cdc_indexer.model.errors import ConfigError, FatalError, SourceError, Stopped, StorageError
 from cdc_indexer.model.observer import Observer
@@ -103,7 +104,8 @@ class Engine:
         self.writer = CheckpointWriter(self.file, self.progress.render, self.storage_trouble)
         self.writer.written_at = checkpoint.time.timestamp() if checkpoint.time is not None else None
         self.parked_store = Parked(settings.state_dir)
-        self.versions = Versions(settings.delivery.settle_seconds)
+        quiet_seconds, max_wait_seconds = waits_of(settings)
+        self.versions = Versions(quiet_seconds, max_wait_seconds=max_wait_seconds)
         self.dispatcher = Dispatcher(
             self._make_webservice,
             durable=self.writer,
@@ -215,6 +217,7 @@ class Engine:
             )
         self.settings = settings
         self.pipeline.policy = policy_of(settings)
+        self.versions.configure(*waits_of(settings))
         self.dispatcher.reconfigure(
             self._make_webservice,
             concurrency=settings.delivery.concurrency,
@@ -278,6 +281,14 @@ class Engine:
         self.observer.parked(delivery, outcome)
         log.warning("parked", study_pk=delivery.study_pk, status=outcome.status, reason=outcome.reason)
 
+    def uncounted(self, study_pk: int) -> None:
+        """Observer: a study goes out for good although the archive hasn't counted its images."""
+        log.warning(
+            "a study goes out as it is",
+            study_pk=study_pk,
+            reason="the archive hasn't counted its images within a day: see whether it has stored them",
+        )
+
     def _gate_changed(self, gate: Gate, reason: str) -> None:
         self.observer.gate(gate, reason)
         if gate is Gate.OPEN:
@@ -305,6 +316,14 @@ class Engine:
             log.error("nothing is sent", reason=str(error))
 
 
+def waits_of(settings: Settings) -> tuple[float, float]:
+    """How long a study has to be quiet, and after which time it is sent although it isn't."""
+    delivery = settings.delivery
+    quiet = delivery.quiet_seconds
+    once = delivery.send == "stable" and not delivery.updates
+    return quiet, math.inf if once else max(quiet, MAX_WAIT_SECONDS)
+
+
 def policy_of(settings: Settings) -> Policy:
     """The part of the settings that says what is sent."""
     delivery = settings.delivery
@@ -314,4 +333,6 @@ def policy_of(settings: Settings) -> Policy:
         stable=delivery.send == "stable",
         updates=delivery.updates,
         deletes=delivery.deletes == "delete",
+        quiet_seconds=delivery.quiet_seconds,
+        max_wait_seconds=waits_of(settings)[1],
     )

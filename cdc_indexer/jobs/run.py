@@ -181,7 +181,7 @@ class Service:
         while self._audit.full(first=first).found or first:
             if first:
                 engine.versions.release_restored()
-                engine.versions.hurry()
+                engine.pipeline.hurry()
             first = False
             while not engine.idle:
                 if self._stopping.wait(0.02):

@@ -1,4 +1,4 @@
-"""Coming from the old cron client: what it had queued, what came in between, what it had sent; the README's order and others."""
+"""Coming from the old cron client: what it had queued, what came in between, what it had sent; in any order."""
 
 from __future__ import annotations
 
