@@ -18,9 +18,7 @@ from datetime import datetime
 
 from cdc_indexer.flow.patients import PatientChange
 from cdc_indexer.model.errors import Stopped
-
-#: A study that never is quiet is sent this long after the first of its rows that wait, where it may be sent once more.
-MAX_WAIT_SECONDS = 60.0
+from cdc_indexer.model.settings import MAX_WAIT_SECONDS
 
 #: Rows that are old already when they come (after an outage, in a run of cron) wait so long for the others of their study.
 _GATHER_SECONDS = 1.0

@@ -6,7 +6,6 @@ durable, and says when nothing is left.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,7 +18,7 @@ from cdc_indexer.delivery.webservice import Webservice
 from cdc_indexer.flow.gate import Gate
 from cdc_indexer.flow.pipeline import VERIFY_BATCH, Pipeline, Policy
 from cdc_indexer.flow.progress import Progress
-from cdc_indexer.flow.versions import MAX_WAIT_SECONDS, Versions, Waiting
+from cdc_indexer.flow.versions import Versions, Waiting
 from cdc_indexer.jobs.runner import Runner
 from cdc_indexer.model.errors import ConfigError, FatalError, SourceError, Stopped, StorageError
 from cdc_indexer.model.observer import Observer
@@ -104,8 +103,8 @@ class Engine:
         self.writer = CheckpointWriter(self.file, self.progress.render, self.storage_trouble)
         self.writer.written_at = checkpoint.time.timestamp() if checkpoint.time is not None else None
         self.parked_store = Parked(settings.state_dir)
-        quiet_seconds, max_wait_seconds = waits_of(settings)
-        self.versions = Versions(quiet_seconds, max_wait_seconds=max_wait_seconds)
+        delivery = settings.delivery
+        self.versions = Versions(delivery.quiet_seconds, max_wait_seconds=delivery.max_wait_seconds)
         self.dispatcher = Dispatcher(
             self._make_webservice,
             durable=self.writer,
@@ -217,7 +216,7 @@ class Engine:
             )
         self.settings = settings
         self.pipeline.policy = policy_of(settings)
-        self.versions.configure(*waits_of(settings))
+        self.versions.configure(settings.delivery.quiet_seconds, settings.delivery.max_wait_seconds)
         self.dispatcher.reconfigure(
             self._make_webservice,
             concurrency=settings.delivery.concurrency,
@@ -316,14 +315,6 @@ class Engine:
             log.error("nothing is sent", reason=str(error))
 
 
-def waits_of(settings: Settings) -> tuple[float, float]:
-    """How long a study has to be quiet, and after which time it is sent although it isn't."""
-    delivery = settings.delivery
-    quiet = delivery.quiet_seconds
-    once = delivery.send == "stable" and not delivery.updates
-    return quiet, math.inf if once else max(quiet, MAX_WAIT_SECONDS)
-
-
 def policy_of(settings: Settings) -> Policy:
     """The part of the settings that says what is sent."""
     delivery = settings.delivery
@@ -334,5 +325,5 @@ def policy_of(settings: Settings) -> Policy:
         updates=delivery.updates,
         deletes=delivery.deletes == "delete",
         quiet_seconds=delivery.quiet_seconds,
-        max_wait_seconds=waits_of(settings)[1],
+        max_wait_seconds=delivery.max_wait_seconds,
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pymysql
 
+from cdc_indexer.flow.gate import Gate
 from cdc_indexer.jobs.audit import Audit
 from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.model.errors import IndexerError
@@ -154,12 +155,19 @@ class Sampler:
         clock = time.time()
         now = datetime.fromtimestamp(clock, timezone.utc).replace(tzinfo=None)
         now += timedelta(seconds=self._audit.clock_difference_seconds)
-        lag = self._lag.seconds(position, now, self.idle_seconds)
+        engine = self._engine
+        # With an index that takes what it is sent, what isn't settled waits for quiet or for its images to be counted.
+        on_purpose = (
+            engine.pipeline.policy.stable
+            and engine.dispatcher.gate is Gate.OPEN
+            and not engine.dispatcher.full
+        )
+        lag = self._lag.seconds(position, now, self.idle_seconds, on_purpose=on_purpose)
         if self._lost_at is not None:
             # What was committed since then nobody has read.
             lag = max(lag, clock - self._lost_at)
         handed_over = self._audit.handing_over
-        if handed_over is None and position is None and self._engine.progress.claimed_count:
+        if handed_over is None and position is None and engine.progress.claimed_count and not on_purpose:
             handed_over = self._audit.oldest_unsettled
         if handed_over is not None:
             lag = max(lag, (now - handed_over).total_seconds())
