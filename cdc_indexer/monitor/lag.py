@@ -63,7 +63,7 @@ class Lag:
         """Since when the oldest row waits, or for how long the stream is behind.
 
         ``settled`` is the checkpoint's position, ``now`` the database's time, ``quiet_seconds`` since when nothing was read.
-        ``on_purpose``: what was read and isn't settled waits for its studies to be quiet (`send: stable`), and doesn't count.
+        ``on_purpose``: what was read and isn't settled waits for quiet (`send: stable`), and doesn't count.
         """
         with self._lock:
             ends = self._ends
