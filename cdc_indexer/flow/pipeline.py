@@ -153,9 +153,11 @@ class Pipeline:
     def _take_deleted(self, row: OutboxRow) -> None:
         key = study_key(row.study_iuid, row.study_pk)
         mark = (row.id, row.recorded_at)
+        # Now, not when the index has heard of it: the next row of that primary key may be of another UID.
+        self._progress.settle((), forget_pk=row.study_pk)
         if not self.policy.deletes and self._versions.begin(key, row.study_pk):
             # Nothing of it is under way, and the index isn't to hear of deletions.
-            self._progress.settle([mark], forget_pk=row.study_pk)
+            self._progress.settle([mark])
             self._versions.done(key, None)
         else:
             self._versions.add(key, row.study_pk, mark, deleted=True, study_iuid=row.study_iuid)
@@ -230,7 +232,7 @@ class Pipeline:
             accepted = outcome.kind in (Kind.ACCEPTED, Kind.ALREADY_THERE)
             if not accepted:
                 self._store(self._parked.park, delivery, outcome)
-            self._progress.settle(claimed, sent_pk=pk if accepted and not self.policy.updates else None)
+            self._progress.settle(claimed, sent_pk=self._for_good(delivery, accepted))
             self._versions.done(key, hash(delivery.body), at_index=accepted)
             self._tell(delivery, outcome, accepted=accepted)
             return finished(accepted)
@@ -265,12 +267,7 @@ class Pipeline:
             )
             if not accepted:
                 self._store(self._parked.park, delivery, outcome)
-            deleted = delivery.body is None
-            generation = self._progress.settle(
-                (),
-                sent_pk=entry.study_pk if accepted and not deleted and not self.policy.updates else None,
-                forget_pk=entry.study_pk if accepted and deleted else None,
-            )
+            generation = self._progress.settle((), sent_pk=self._for_good(delivery, accepted))
             self._versions.done(entry.study_key, None)
             self._tell(delivery, outcome, accepted=accepted)
             return generation
@@ -360,7 +357,7 @@ class Pipeline:
         if values is None:
             if not (waiting.deleted and policy.deletes):
                 # Left to its 'deleted' row, which comes or has come.
-                self._settle_unsent(waiting, None, forget_pk=waiting.study_pk if waiting.deleted else None)
+                self._settle_unsent(waiting, None)
                 return
         else:
             waiting.patients += self._patients.join(waiting.key, waiting.study_pk, values.get("patient_pk"))
@@ -393,10 +390,10 @@ class Pipeline:
         waiting.rows = ()
         self._settle_unsent(waiting, None)
 
-    def _settle_unsent(self, waiting: Waiting, digest: int | None, forget_pk: int | None = None) -> None:
+    def _settle_unsent(self, waiting: Waiting, digest: int | None) -> None:
         """Settles what stands for no POST: nothing differs, or there is nothing to send."""
-        if waiting.rows or forget_pk is not None:
-            self._progress.settle(waiting.rows, forget_pk=forget_pk)
+        if waiting.rows:
+            self._progress.settle(waiting.rows)
         if waiting.verify_ids:
             self._progress.verified(waiting.verify_ids)
         self._patients.end(waiting.key, waiting.patients)
@@ -437,7 +434,7 @@ class Pipeline:
             self._store(self._parked.park, delivery, outcome)
         updates = self.policy.updates
         generation = self._progress.settle(
-            delivery.rows, unverified=updates, sent_pk=delivery.study_pk if accepted and not updates else None
+            delivery.rows, unverified=updates, sent_pk=self._for_good(delivery, accepted)
         )
         ids = tuple(row_id for row_id, _ in delivery.rows)
         self._versions.done(delivery.key, hash(delivery.body), ids if updates else (), at_index=accepted)
@@ -452,18 +449,19 @@ class Pipeline:
         if not accepted:
             self._store(self._parked.park, delivery, outcome)
         deleted = delivery.body is None
-        pk = delivery.study_pk
-        generation = self._progress.settle(
-            delivery.rows,
-            sent_pk=pk if accepted and not deleted and not self.policy.updates else None,
-            forget_pk=pk if accepted and deleted else None,
-        )
+        generation = self._progress.settle(delivery.rows, sent_pk=self._for_good(delivery, accepted))
         if waiting.verify_ids:
             generation = self._progress.verified(waiting.verify_ids)
         self._patients.end(waiting.key, waiting.patients)
         self._versions.done(delivery.key, None if deleted else hash(delivery.body), at_index=accepted)
         self._tell(delivery, outcome, accepted=accepted)
         return max(generation, self._progress.generation) if waiting.patients else generation
+
+    def _for_good(self, delivery: Delivery, accepted: bool) -> int | None:
+        """The study that is never to be sent again, if it is: not one that was deleted while it was on its way."""
+        if not accepted or self.policy.updates or delivery.body is None or self._versions.ends(delivery.key):
+            return None
+        return delivery.study_pk
 
     def _store(self, action: Callable[..., None], *args: object) -> None:
         """Writes to the parked store, for as long as it takes: the row isn't settled before."""

@@ -230,6 +230,12 @@ class Versions:
                 self._rows += 1
             self._schedule(study, now if soon or deleted else None)
 
+    def ends(self, key: str) -> bool:
+        """Whether the last row that waits of a study says that the PACS deleted it."""
+        with self._changed:
+            study = self._studies.get(key)
+            return study is not None and study.waiting.deleted
+
     def _wait_for_room(self, block: bool) -> None:
         while block and self.full and not self._stopped:
             self._changed.wait()
