@@ -335,8 +335,8 @@ class _Objects(_Session):
                 "cascade",
                 f"The foreign key {name} (ON DELETE {rule}) changes studies when a row of {parent} is deleted, "
                 "and fires no trigger: such deletions aren't recorded.",
-                "Make the foreign key again without ON DELETE, as the archive's own script has it: the archive then takes the "
-                "patient from the studies first, which is recorded. What was deleted so far, tell the index yourself.",
+                "Make the foreign key again without ON DELETE, as the archive's own script has it: what the archive then "
+                "does with the studies is recorded. What was deleted so far, tell the index yourself.",
             )
 
     def _sees_triggers(self) -> bool:

@@ -120,6 +120,11 @@ class Dispatcher:
         """How many deliveries are queued, delayed or in flight."""
         return self._queued[False] + self._queued[True]
 
+    @property
+    def room_behind(self) -> int:
+        """How many deliveries that go behind the live ones can be queued without waiting."""
+        return 0 if self._full[True] else self._queue_limit - self._queued[True]
+
     def start(self) -> None:
         """Starts the thread that sends."""
         self._senders.start()

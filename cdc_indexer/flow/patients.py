@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Protocol
 
 from cdc_indexer.flow.progress import Progress
@@ -17,7 +18,7 @@ from cdc_indexer.model.errors import Stopped
 from cdc_indexer.model.settled import IntervalSet
 from cdc_indexer.model.study import OutboxRow, names, study_key
 
-#: How many changes may wait for their studies to be read; who brings more waits.
+#: How many changes may wait for their studies to be read; more are left to the next audit.
 MAX_WAITING = 10_000
 
 #: Of so many changes at a time it is asked whether the view shows them.
@@ -123,7 +124,7 @@ class Patients:
         #: Until they are settled, by patient_pk.
         self._open: dict[int, list[PatientChange]] = {}
         self._stopped = False
-        self._changed = threading.Condition()
+        self._changed = threading.Lock()
 
     @property
     def waiting(self) -> bool:
@@ -137,20 +138,16 @@ class Patients:
 
     @property
     def full(self) -> bool:
-        """Whether ``add`` would wait."""
+        """Whether more are to be left to the next audit."""
         return len(self._unread) >= MAX_WAITING
 
     def stop(self) -> None:
-        """Ends every wait with Stopped."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
+        """``add`` ends with Stopped."""
+        self._stopped = True
 
     def add(self, row: OutboxRow) -> None:
-        """Takes a row of operation 'patient'; waits while too many do (Stopped ends that)."""
+        """Takes a row of operation 'patient'; Stopped at the end."""
         with self._changed:
-            while self.full and not self._stopped:
-                self._changed.wait()
             if self._stopped:
                 raise Stopped
             change = PatientChange(row.id, row.recorded_at, row.patient_pk, self._progress.patient(row.id))
@@ -160,7 +157,7 @@ class Patients:
     def look(self, view: View) -> None:
         """Finds out which changes the view shows from now on; raises SourceError."""
         with self._changed:
-            new = [change for change in self._unread if not change.seen][:_LOOK_BATCH]
+            new = list(islice((change for change in self._unread if not change.seen), _LOOK_BATCH))
         unseen = view.unseen([change.row_id for change in new])
         for change in new:
             change.seen = change.row_id not in unseen
@@ -193,7 +190,6 @@ class Patients:
                 for change in together:
                     change.expanded = True
                     self._unread.remove(change)
-                self._changed.notify_all()
                 self._keep(together)
         return found
 

@@ -114,6 +114,7 @@ class Pipeline:
         self._observer = observer
         self._patients = patients.Patients(progress)
         self._once = False
+        self._patients_left = False
         self._stopping = threading.Event()
 
     # --- rows come in ------------------------------------------------------------------------------------
@@ -123,6 +124,10 @@ class Pipeline:
 
         ``superseded``: the table holds a newer row of the same study, so its own values are old.
         """
+        if row.operation == Operation.PATIENT and self._patients.full and not self._progress.known(row.id):
+            # It stays in the table for an audit: live studies don't wait until those of ten thousand patients are sent.
+            self._patients_left = True
+            return False
         if not self._progress.claim(row.id, streamed=streamed):
             return False
         mark = (row.id, row.recorded_at)
@@ -376,6 +381,7 @@ class Pipeline:
             body=body,
             rows=tuple(waiting.rows),
             first_version=False,
+            behind=bool(waiting.patients) and not waiting.ids,
             finished=lambda delivery, outcome: self._later_finished(delivery, outcome, waiting),
         )
         self._send(delivery, invalid)
@@ -405,6 +411,13 @@ class Pipeline:
     def patients_waiting(self) -> bool:
         """Whether changed patients are still to be expanded into their studies."""
         return self._patients.waiting
+
+    def audit_for_patients(self) -> bool:
+        """Whether changed patients were left to an audit, and there is room for them; said once."""
+        if not self._patients_left or self._patients.waiting:
+            return False
+        self._patients_left = False
+        return True
 
     def expand_patient(self, view: View) -> bool:
         """Lets the next page of the oldest changed patient's studies wait for verification.
@@ -498,7 +511,7 @@ class Pipeline:
     @property
     def full(self) -> bool:
         """Whether who brings rows waits for room: until the central index is back, or studies are quiet."""
-        return self._dispatcher.full or self._versions.full or self._patients.full
+        return self._dispatcher.full or self._versions.full
 
     def hurry(self) -> None:
         """Nobody waits for quiet: what isn't stable yet is left to the next start of the program."""

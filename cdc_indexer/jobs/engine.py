@@ -244,7 +244,8 @@ class Engine:
                         self._retrying = due
                         self._retrying = self.pipeline.verify(due, outbox)
                     more = len(due) - len(self._retrying) >= VERIFY_BATCH
-                    if self.pipeline.patients_waiting and not self.versions.full:
+                    # As many as can be queued at once: who waits for room behind the live studies would make those wait.
+                    if self.pipeline.patients_waiting and self._room_for_patients:
                         more = self.pipeline.expand_patient(outbox) or more
                     elif not due:
                         self.versions.wait(_VERIFIER_PAUSE_SECONDS)
@@ -266,6 +267,10 @@ class Engine:
             self._runner.fail(error)
         finally:
             outbox.close()
+
+    @property
+    def _room_for_patients(self) -> bool:
+        return not self.versions.full and self.dispatcher.room_behind >= VERIFY_BATCH
 
     # --- what happens (called by other threads) ----------------------------------------------------------
 

@@ -148,6 +148,8 @@ class Service:
         if not self._once and not self._stopping.is_set():
             self._feeder.look()
             self.engine.retry_parked()
+            if self.engine.pipeline.audit_for_patients():
+                self._auditor.request_full()
         self._sampler.tell()
         progress = self.engine.progress
         if (

@@ -52,7 +52,9 @@ def play(scenes: list[tuple[float, Callable[[], object]]]) -> None:
         act()
 
 
-@pytest.mark.parametrize("settle_seconds", [5, pytest.param(None, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "settle_seconds", [5, pytest.param(None, marks=[pytest.mark.soak, pytest.mark.timeout(600)])]
+)
 def test_the_archives_own_timing(
     pacs: Pacs, receiver: Receiver, indexer: Indexer, settle_seconds: float | None
 ) -> None:
