@@ -11,6 +11,8 @@ from datetime import date, datetime
 from typing import Any
 
 from cdc_indexer.flow.progress import Columns
+from cdc_indexer.flow.quiet import Quiet
+from cdc_indexer.flow.versions import Waiting
 from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.model.errors import NoBinlog, Stopped
 from cdc_indexer.model.settled import IntervalSet
@@ -161,7 +163,7 @@ class Held:
         """The index has these from the old client: but for those of which a row waits, which nobody has sent."""
         engine = self._engine
         for pk, values in wanted.items():
-            waits = any(not engine.progress.is_settled(row_id, at) for row_id, at in page.rows.get(pk, ()))
+            waits = bool(self._unsettled(page, pk))
             if not waits:
                 engine.pipeline.settle_unsent(values)
             with self._lock:
@@ -195,8 +197,9 @@ class Held:
             fresh = {study_pk_of(values): values for values in page.studies}
         else:
             fresh = dict(chunk)
+        unstable = self._unstable(fresh, page) if pipeline.policy.stable else set()
         for pk in reserved:
-            if pk not in fresh:  # deleted meanwhile
+            if pk not in fresh or pk in unstable:  # deleted meanwhile, or `run` sends it once it is quiet
                 pipeline.unreserve(chunk[pk])
                 self._finished(pk, accepted=None)
                 continue
@@ -208,6 +211,22 @@ class Held:
                 lambda accepted, pk=pk: self._finished(pk, accepted),  # type: ignore[misc]
                 behind=self._behind,
             )
+
+    def _unsettled(self, page: StudyPage, pk: int) -> list[tuple[int, datetime]]:
+        """The rows of a study that wait."""
+        settled = self._engine.progress.is_settled
+        return [row for row in page.rows.get(pk, ()) if not settled(*row)]
+
+    def _unstable(self, studies: Mapping[int, Mapping[str, object]], page: StudyPage) -> set[int]:
+        """Those of which rows wait, and which aren't quiet or counted yet."""
+        policy = self._engine.pipeline.policy
+        looked = Quiet.look(self._outbox, list(studies), policy.quiet_seconds, policy.max_wait_seconds)
+        found = set()
+        for pk, values in studies.items():
+            waiting = Waiting(str(pk), pk, rows=self._unsettled(page, pk))
+            if looked.seconds_left(waiting, values, crowded=False) > 0:
+                found.add(pk)
+        return found
 
     def _finished(self, pk: int, accepted: bool | None) -> int:
         with self._lock:

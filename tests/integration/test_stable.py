@@ -149,3 +149,33 @@ def test_a_backlog_that_is_quiet_goes_at_once(pacs: Pacs, receiver: Receiver, in
     pacs.execute("UPDATE study_service SET recorded_at = recorded_at - INTERVAL 10 MINUTE")
     with indexer.running():
         wait_until(lambda: sorted(receiver.study_iuids()) == sorted(stored), 20, "the backlog")
+
+
+@pytest.mark.parametrize("beside_run", [False, True])
+def test_initial_leaves_to_run_what_is_not_stable(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer, beside_run: bool
+) -> None:
+    """The archive is at work while what it already holds is sent."""
+    deliver(indexer, settle_seconds=6)
+    held = pacs.store_studies(50)
+    uncounted_for_ever = pacs.store_study("1.1")
+    pacs.execute("DELETE FROM study_service")  # stored before there was a trigger
+    counting = pacs.store_study("1.2")
+    growing = pacs.store_study("1.3")
+    pacs.update_counts(growing, 1, 5, "CT")
+    if beside_run:
+        indexer.start()
+        wait_until(lambda: indexer.caught_up, what="caught up")
+    assert indexer.run("initial").returncode == 0, indexer.log
+    assert sorted(receiver.study_iuids()) == sorted([*held, "1.1"])
+    pacs.update_counts(counting, 1, 60, "CT")
+    pacs.update_counts(growing, 3, 80, "CT")
+    pacs.update_counts(uncounted_for_ever, 1, 9, "CT")
+    if not beside_run:
+        indexer.start()
+    wait_until(lambda: len(receiver.accepted()) == 53, what="the other two")
+    time.sleep(1)
+    assert indexer.stop() == 0
+    found = counts_of(receiver)
+    assert (found["1.2"], found["1.3"]) == ([(1, 60, "CT")], [(3, 80, "CT")])
+    assert len(receiver.accepted()) == 53
