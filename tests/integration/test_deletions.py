@@ -175,3 +175,19 @@ def test_another_uid_at_an_index_that_is_not_told_of_deletions(
         pacs.edit_study(pk, description="CORRECTED", study_datetime=None)
         time.sleep(1.5)
     assert requests(receiver) == [("POST", "1.1"), ("POST", "1.2")]
+
+
+def test_another_uid_while_the_old_one_is_on_its_way(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer
+) -> None:
+    deliver(indexer, updates=False, settle_seconds=2)
+    receiver.for_studies(["1.1"], Answer(delay_seconds=1))
+    with indexer.running():
+        wait_until(lambda: indexer.caught_up, what="caught up")
+        pk = pacs.store_study("1.1")
+        wait_until(lambda: receiver.entries(), what="the study on its way")
+        change_uid(pacs, pk, "1.2")
+        wait_until(lambda: receiver.holds().keys() == {"1.2"}, what="the new UID")
+        pacs.edit_study(pk, description="CORRECTED", study_datetime=None)
+        time.sleep(3)
+    assert requests(receiver) == [("POST", "1.1"), ("DELETE", "1.1"), ("POST", "1.2")]
