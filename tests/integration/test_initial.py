@@ -128,6 +128,7 @@ def test_already_sent_settles_without_sending(pacs: Pacs, receiver: Receiver, in
     pacs.execute("DELETE FROM study_service")  # stored before there was a trigger
     assert indexer.run("initial", "--already-sent").returncode == 0
     new = pacs.store_study("1.1")
+    pacs.update_counts(new, 1, 4, "CT")
     with indexer.running():
         wait_until(lambda: receiver.accepted(), what="the new study")
         pacs.execute("UPDATE study SET study_desc = 'CORRECTED' WHERE study_iuid = %s", (stored[0],))
