@@ -334,7 +334,8 @@ class _Objects(_Session):
                 "cascade",
                 f"The foreign key {name} (ON DELETE {rule}) changes studies when a row of {parent} is deleted, "
                 "and fires no trigger: such deletions aren't recorded.",
-                "Delete studies before their patient, as the archive does; or tell the index yourself what was deleted so.",
+                "Make the foreign key again without ON DELETE, as the archive's own script has it: what the archive then "
+                "does with the studies is recorded. What was deleted so far, tell the index yourself.",
             )
 
     def _sees_triggers(self) -> bool:

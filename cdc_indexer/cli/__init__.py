@@ -157,7 +157,9 @@ _DAY = click.DateTime(["%Y-%m-%d"])
 @click.option("--restart", is_flag=True, help="Begin again instead of going on where the last one stopped.")
 @click.option("--dry-run", is_flag=True, help="Print what would be sent, as JSON lines; send nothing.")
 @click.option(
-    "--already-sent", is_flag=True, help="The index has them from the old client: send nothing, settle all."
+    "--already-sent",
+    is_flag=True,
+    help="The index has them from the old client: send none. A study that waits in study_service still goes out.",
 )
 @click.pass_obj
 def initial(

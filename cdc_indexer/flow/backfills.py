@@ -91,7 +91,8 @@ class Backfills:
             hints = Hints(rows=claimed, tickets=(backfill.begin(study_pk),), insist=insist, seed=backfill.run)
             free = parts.cases.get(study_key(uid, study_pk)) is None
             case = self._hint(uid, study_pk, hints, now)
-            if free:
+            # With `send: stable` what waits is read in its turn: whether it is quiet, the table has to say.
+            if free and not (parts.policy.stable and claimed):
                 values[study_pk] = study
                 reading.leases.append((case, parts.cases.lease(case, reading)))
         return reading

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from cdc_indexer.flow.case import Case, Hints
 from cdc_indexer.flow.policy import Policy
-from cdc_indexer.flow.quiet import MAX_WAIT_SECONDS, Quiet
+from cdc_indexer.flow.quiet import Quiet
 from cdc_indexer.model.moment import Now, microseconds
 
 __all__ = ["MAX_HINTS", "MAX_STUDIES", "Cases"]
@@ -96,12 +96,11 @@ class Cases:
             last = max((recorded_at for _, recorded_at in case.hints.rows), default=None)
             age = (now.clock - microseconds(last)) / 1e6 if last is not None else 0.0
             at = now.seconds + policy.settle_seconds - max(age, 0.0)
-            if policy.updates:
-                at = min(at, case.first_at + max(MAX_WAIT_SECONDS, policy.settle_seconds))
+            at = min(at, case.first_at + policy.max_wait_seconds)
         else:
             at = now.seconds + policy.settle_seconds
             if case.hints:
-                at = min(at, case.first_at + max(MAX_WAIT_SECONDS, policy.settle_seconds))
+                at = min(at, case.first_at + policy.max_wait_seconds)
         self.quiet.schedule(case, at)
 
     # --- leases ------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ class Do(Enum):
     DELETE = "delete"
     #: It can't become a document: it is parked as if the index had rejected it.
     PARK = "park"
-    #: Its images aren't counted yet: it is looked at again later.
+    #: It isn't quiet, or its images aren't counted: it is looked at again later.
     LATER = "later"
 
 
@@ -44,12 +44,12 @@ class Seen:
 
 
 def decide(
-    policy: Policy, entry: Entry | None, seen: Seen | None, hints: Hints, *, counted: bool = True
+    policy: Policy, entry: Entry | None, seen: Seen | None, hints: Hints, *, stable: bool = True
 ) -> tuple[Do, Entry | None]:
     """What to do, and the entry that the ledger then has if it is NOTHING.
 
     ``entry``: what the index was last told, None: nothing that we know of. ``seen``: what the archive holds, None: it
-    doesn't. ``counted`` is False while a study that has to be stable may still get its images counted.
+    doesn't. ``stable`` is False while a study that has to be quiet and counted isn't.
     """
     if seen is None:
         return _absent(policy, entry, hints)
@@ -60,7 +60,7 @@ def decide(
             return Do.NOTHING, replace(entry, unverified=False, deleted=False, rejected=None)
         if entry.rejected == digest and hints.insist is Insist.NO:
             return Do.NOTHING, replace(entry, unverified=False)
-    if policy.stable and not holds and not counted:
+    if not stable:
         return Do.LATER, entry
     return (Do.SEND if seen.document is not None else Do.PARK), entry
 

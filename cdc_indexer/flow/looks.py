@@ -24,8 +24,10 @@ __all__ = ["READING_LIMIT", "Looks"]
 #: How many studies are read from the view at a time.
 READING_LIMIT = 200
 
-#: A study whose images nobody counts goes out after this.
+#: A study whose images nobody counts goes out after this. Counts bring a row; should that be missing, the view is looked
+#: at now and then.
 _UNCOUNTED_SECONDS = 86_400.0
+_LOOK_AGAIN_SECONDS = 600.0
 
 #: Rows that the view doesn't show yet are looked for again after this.
 _UNSEEN_SECONDS = 0.05
@@ -119,9 +121,11 @@ class Looks:
                 if hints.gone and (values is None or study_key(*names(values)) != case.key):
                     # Stored again under another primary key, perhaps.
                     values = found.by_uid.get(case.study_iuid)
-                self._look(case, reading, hints, values, now)
+                self._look(case, reading, hints, values, found, now)
 
-    def _look(self, case: Case, reading: Reading, hints: Hints, values: Values | None, now: Now) -> None:
+    def _look(
+        self, case: Case, reading: Reading, hints: Hints, values: Values | None, found: Found, now: Now
+    ) -> None:
         parts = self._parts
         entry = case.entry
         if entry is not None and entry.version >= reading.version:
@@ -136,11 +140,11 @@ class Looks:
         if values is not None:
             case.study_pk = names(values)[1]
         seen = None if values is None else self._seen(values, entry)
-        counted = seen is None or self._counted(seen, hints, now)
-        do, after = decide(parts.policy, entry, seen, hints, counted=counted)
+        wait_seconds = 0.0 if seen is None else self._unstable_seconds(case, seen, hints, found, now)
+        do, after = decide(parts.policy, entry, seen, hints, stable=wait_seconds <= 0)
         if do is Do.LATER:
             self._leave_tickets(hints)
-            parts.cases.give_back(case, reading, hints, now, after_seconds=parts.policy.settle_seconds)
+            parts.cases.give_back(case, reading, hints, now, after_seconds=wait_seconds)
         elif do is Do.NOTHING:
             parts.settlement.nothing(case, reading, hints, after, now)
         elif do is Do.DELETE:
@@ -196,13 +200,22 @@ class Looks:
         except InvalidStudy as error:
             return Seen(None, str(error), *counts)
 
-    @staticmethod
-    def _counted(seen: Seen, hints: Hints, now: Now) -> bool:
-        """Whether the study's images are counted, or won't be any more."""
-        if seen.instances or not hints.rows:
-            return True
-        oldest = min(recorded_at for _, recorded_at in hints.rows)
-        return now.clock - microseconds(oldest) > _UNCOUNTED_SECONDS * 1e6
+    def _unstable_seconds(self, case: Case, seen: Seen, hints: Hints, found: Found, now: Now) -> float:
+        """With `send: stable`: how long the study has to wait because it isn't quiet, or its images aren't counted."""
+        policy = self._parts.policy
+        if not policy.stable or not hints.rows:
+            return 0.0
+        waited = (now.clock - microseconds(min(moment for _, moment in hints.rows))) / 1e6
+        left = 0.0
+        # What came while nobody listened, or hasn't been read yet, counts as well. (Later than now: clocks go back.)
+        newest = found.newest.get(case.study_pk)
+        if newest is not None and microseconds(newest) <= now.clock:
+            left = policy.settle_seconds - (now.clock - microseconds(newest)) / 1e6
+        holds = case.entry is not None and case.entry.digest is not None
+        # An archive that doesn't count at all says NULL.
+        if left <= 0 and seen.instances == 0 and not holds:
+            left = min(_UNCOUNTED_SECONDS - waited, _LOOK_AGAIN_SECONDS)
+        return min(left, policy.max_wait_seconds - waited)
 
     def _key(self, case: Case, hints: Hints, body: bytes, digest: bytes) -> str:
         """What is sent again after a kill has the key that it had: it is made of what is durable, and of the document."""

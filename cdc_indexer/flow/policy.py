@@ -18,6 +18,7 @@ class Policy:
         updates: the index takes further versions of a study; without them each study is sent once.
         deletes: the index is told of deletions.
         settle_seconds: a study is quiet when so long nothing of it was recorded.
+        max_wait_seconds: what never is quiet is looked at so long after its first hint; infinite: not before it is quiet.
     """
 
     center: str
@@ -26,3 +27,4 @@ class Policy:
     updates: bool = True
     deletes: bool = False
     settle_seconds: float = 5.0
+    max_wait_seconds: float = 60.0

@@ -1,4 +1,4 @@
-"""When a study is looked at: once it is quiet, at the latest a minute after its first hint (passive)."""
+"""When a study is looked at: once it is quiet, or has waited for long enough (passive)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from itertools import count
 
 from cdc_indexer.flow.case import Case
 
-__all__ = ["MAX_WAIT_SECONDS", "Quiet"]
-
-#: A study that never is quiet is looked at this long after its first hint.
-MAX_WAIT_SECONDS = 60.0
+__all__ = ["Quiet"]
 
 
 class Quiet:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from cdc_indexer.flow.case import Case, Hints
 from cdc_indexer.model.ledger import Entry
@@ -61,6 +62,7 @@ class Found:
         studies: the view's rows by study_pk; those that it doesn't hold are absent.
         by_uid: the view's rows of ``Reading.study_iuids``, by UID.
         unseen: rows whose transaction can't be seen yet.
+        newest: with `send: stable`, when the newest row of a study was recorded, by study_pk, as far as that is recent.
         entries: what the ledger says of ``Reading.keys``; those that it doesn't know are absent.
     """
 
@@ -68,4 +70,5 @@ class Found:
     studies: Mapping[int, Values] = field(default_factory=dict)
     by_uid: Mapping[str, Values] = field(default_factory=dict)
     unseen: Set[int] = frozenset()
+    newest: Mapping[int, datetime] = field(default_factory=dict)
     entries: Mapping[str, Entry] = field(default_factory=dict)

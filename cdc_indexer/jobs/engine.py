@@ -400,7 +400,8 @@ def policy_of(settings: Settings) -> Policy:
         stable=delivery.send == "stable",
         updates=delivery.updates,
         deletes=delivery.deletes == "delete",
-        settle_seconds=delivery.settle_seconds,
+        settle_seconds=delivery.quiet_seconds,
+        max_wait_seconds=delivery.max_wait_seconds,
     )
 
 

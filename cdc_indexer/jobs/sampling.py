@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 
+from cdc_indexer.flow.gate import Gate
 from cdc_indexer.jobs.audit import Audit
 from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.model.errors import IndexerError
@@ -149,12 +150,18 @@ class Sampler:
         clock = time.time()
         now = datetime.fromtimestamp(clock, timezone.utc).replace(tzinfo=None)
         now += timedelta(seconds=self._engine.clock_difference_seconds)
-        lag = self._lag.seconds(position, now, self.idle_seconds)
+        engine = self._engine
+        # With an index that takes what it is sent, what isn't settled waits for quiet or for its images to be counted.
+        order = engine.core.parts.order
+        on_purpose = (
+            engine.core.parts.policy.stable and order.gate is Gate.OPEN and not order.full(behind=False)
+        )
+        lag = self._lag.seconds(position, now, self.idle_seconds, on_purpose=on_purpose)
         if self._lost_at is not None:
             # What was committed since then nobody has read.
             lag = max(lag, clock - self._lost_at)
         handed_over = self._audit.handing_over
-        if handed_over is None and position is None and self._engine.progress.claimed_count:
+        if handed_over is None and position is None and engine.progress.claimed_count and not on_purpose:
             handed_over = self._audit.oldest_unsettled
         if handed_over is not None:
             lag = max(lag, (now - handed_over).total_seconds())

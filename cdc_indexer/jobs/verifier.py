@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import structlog
 
 from cdc_indexer.flow.readings import Found
 from cdc_indexer.model.errors import FatalError, SourceChanged, SourceError, Stopped, StorageError
+from cdc_indexer.model.moment import moment
 from cdc_indexer.source.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -122,7 +124,13 @@ class Verifier:
         by_uid = {}
         if uids := reading.study_iuids:
             by_uid = {str(study["study_iuid"]): study for study in outbox.page_of(uids).studies}
-        return Found(reading.epoch, studies, by_uid, unseen, self._engine.store.lookup(reading.keys))
+        newest = {}
+        policy = self._engine.core.parts.policy
+        if policy.stable:
+            since = moment(self._engine.now().clock) - timedelta(seconds=policy.settle_seconds)
+            newest = outbox.newest_rows(reading.study_pks, since)
+        entries = self._engine.store.lookup(reading.keys)
+        return Found(reading.epoch, studies, by_uid, unseen, newest, entries)
 
     # --- changed patients --------------------------------------------------------------------------------
 

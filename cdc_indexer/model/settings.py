@@ -8,6 +8,7 @@ never repeats a value: it might be a secret.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -199,6 +200,16 @@ _Socket = Annotated[str, BeforeValidator(_socket)]
 _File = Annotated[Path, BeforeValidator(_path), AfterValidator(_existing_file)]
 
 
+#: How long a study must be quiet where it is sent once and never corrected. DCM4CHEE 2.18 looks every minute for series
+#: whose last image came at least a minute ago, and counts them: up to two minutes after that image (its
+#: conf/xmdesc/dcm4chee-storescp-xmbean.xml: CheckPendingSeriesStoredInterval and SeriesStoredNotificationDelay, 1m each).
+#: Half a minute more for an archive that is busy.
+STABLE_SETTLE_SECONDS = 150.0
+
+#: What grows for longer than this is sent although it isn't quiet, where it may be sent once more.
+MAX_WAIT_SECONDS = 60.0
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, strict=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
@@ -268,6 +279,20 @@ class DeliverySettings(_Section):
     ca: _File | None = None
     client_cert: _File | None = None
     give_up_seconds: float = Field(default=3600.0, gt=0, le=2_592_000)
+
+    @property
+    def quiet_seconds(self) -> float:
+        """``settle_seconds`` as set, or as long as what is sent needs."""
+        if self.send == "stable" and not self.updates and "settle_seconds" not in self.model_fields_set:
+            return STABLE_SETTLE_SECONDS
+        return self.settle_seconds
+
+    @property
+    def max_wait_seconds(self) -> float:
+        """A study that never is quiet is sent so long after the first of its rows that wait, if it may be sent once more."""
+        if self.send == "stable" and not self.updates:
+            return math.inf
+        return max(self.quiet_seconds, MAX_WAIT_SECONDS)
 
 
 class MonitorSettings(_Section):

@@ -57,17 +57,20 @@ class Lag:
         """The server has nothing more to send."""
         self._read_at = None
 
-    def seconds(self, settled: Position | None, now: datetime, quiet_seconds: float) -> float:
+    def seconds(
+        self, settled: Position | None, now: datetime, quiet_seconds: float, *, on_purpose: bool = False
+    ) -> float:
         """Since when the oldest row waits, or for how long the stream is behind.
 
         ``settled`` is the checkpoint's position, ``now`` the database's time, ``quiet_seconds`` since when nothing was read.
+        ``on_purpose``: what was read and isn't settled waits for quiet (`send: stable`), and doesn't count.
         """
         with self._lock:
             ends = self._ends
             if settled is not None:
                 while ends and ends[0][0] <= settled.order:
                     ends.popleft()
-            unsettled = ends[0][1] if ends else self._reading
+            unsettled = ends[0][1] if ends and not on_purpose else self._reading
         oldest = unsettled
         if oldest is None and self._read_at is not None and quiet_seconds < QUIET_SECONDS:
             # In whole seconds, as the log has it.

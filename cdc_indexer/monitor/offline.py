@@ -11,6 +11,7 @@ from cdc_indexer.model.errors import IndexerError, NoBinlog, SchemaError, StateE
 from cdc_indexer.monitor.causes import Cause, Problem, as_sentence, parked_problem, worst_first
 from cdc_indexer.monitor.report import Report, iso, judged, moment
 from cdc_indexer.monitor.texts import span
+from cdc_indexer.monitor.unquiet import Unquiet
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.outbox import Mark, Outbox
 from cdc_indexer.source.source import Source
@@ -40,6 +41,9 @@ class Offline:
         self._last = last
         self._holder = holder
         self._problems: list[Problem] = []
+        #: With `send: stable`, studies that aren't quiet yet; and since when the oldest row waits for something else.
+        self._unquiet_studies = 0
+        self._late_seconds = 0.0
         self._known: dict[str, Any] = {}
 
     def report(self) -> Report:
@@ -65,7 +69,7 @@ class Offline:
             service=service,
             **judged(
                 worst_first(self._problems),
-                f"{active}; everything that was recorded is with the central index.",
+                f"{active}; {self._unquiet()} that was recorded is with the central index.",
             ),
             **kept,
             **self._known,
@@ -145,13 +149,15 @@ class Offline:
         settled = checkpoint.settled
         now = outbox.now()
         mark: Mark = (settled.until, _ID_MAX)
-        waiting, oldest = 0, None
+        waiting, oldest, late = 0, None, None
+        unquiet = Unquiet(self._settings, outbox, now)
         for _ in range(_PAGES):
             page = outbox.ids_after(mark, _PAGE, settled.largest(_PAGES))
-            for recorded_at, row_id in page:
-                if row_id not in settled:
-                    waiting += 1
-                    oldest = oldest or recorded_at
+            unsettled = [mark for mark in page if mark[1] not in settled]
+            waiting += len(unsettled)
+            if unsettled:
+                oldest = oldest or unsettled[0][0]
+                late = late or unquiet.first_late(unsettled)
             if len(page) < _PAGE:
                 break
             mark = page[-1]
@@ -159,6 +165,16 @@ class Offline:
             "waiting": waiting,
             "seconds_behind": max(0.0, round((now - oldest).total_seconds(), 1)) if oldest else 0.0,
         }
+        self._late_seconds = (now - late).total_seconds() if late else 0.0
+        self._unquiet_studies = len(unquiet.study_pks)
+
+    def _unquiet(self) -> str:
+        """What waits for quiet, for a sentence that goes on."""
+        count = self._unquiet_studies
+        if not count:
+            return "everything"
+        studies = "1 study waits until it is" if count == 1 else f"{count:,} studies wait until they are"
+        return f"{studies} quiet, for a later run (`send: stable`), and everything else"
 
     def _judge(self, service: bool, checkpoint: Glance | None) -> None:
         """Whether it is a fault that no `run` is active: not for who lets cron do it and has nothing that waits long."""
@@ -172,6 +188,6 @@ class Offline:
         since = stopped.timestamp() if stopped is not None else None
         if checkpoint is None and not self._problems:
             self._wrong(Cause.NOT_RUNNING, "Nothing was sent from here yet: start `run`")
-        elif service or (seconds or 0.0) > LATE_SECONDS:
+        elif service or self._late_seconds > LATE_SECONDS:
             remedy = "start the service" if service else "see why cron doesn't start it"
             self._wrong(Cause.NOT_RUNNING, f"No `run` is active{rows}: {remedy}", since)

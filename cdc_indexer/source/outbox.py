@@ -149,6 +149,18 @@ class Outbox:
             )
         return {study_pk: (recorded_at, row_id) for study_pk, recorded_at, row_id in rows}
 
+    def newest_rows(self, study_pks: Sequence[int], since: datetime) -> dict[int, datetime]:
+        """The newest recorded_at of each of these studies that has rows recorded after ``since``, by study_pk."""
+        if not study_pks:
+            return {}
+        with self._session() as session:
+            rows = session.rows(
+                f"SELECT study_pk, MAX(recorded_at) FROM {TABLE} "  # noqa: S608
+                f"WHERE recorded_at > %s AND study_pk IN ({_places(study_pks)}) GROUP BY study_pk",
+                (since, *study_pks),
+            )
+        return dict(rows)
+
     def _window(
         self, after: Mark, leave_out: Sequence[tuple[int, int]], not_after: datetime | None
     ) -> tuple[str, tuple[object, ...]]:

@@ -125,8 +125,10 @@ def test_already_sent_settles_without_sending(pacs: Pacs, receiver: Receiver, in
     stored = pacs.store_studies(700)
     indexer.settings["delivery"] = {"updates": False, "send": "stable", "settle_seconds": 0.3}
     indexer.write_files()
+    pacs.execute("DELETE FROM study_service")  # stored before there was a trigger
     assert indexer.run("initial", "--already-sent").returncode == 0
     new = pacs.store_study("1.1")
+    pacs.update_counts(new, 1, 4, "CT")
     with indexer.running():
         wait_until(lambda: receiver.accepted(), what="the new study")
         pacs.execute("UPDATE study SET study_desc = 'CORRECTED' WHERE study_iuid = %s", (stored[0],))
@@ -162,6 +164,7 @@ def test_an_index_that_refuses_the_key_ends_it_with_one_sentence(
 
 def test_beside_a_run_it_is_fed_by_that(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
     stored = pacs.store_studies(1000)
+    pacs.execute("DELETE FROM study_service")
     assert indexer.run("initial", "--already-sent").returncode == 0
     with indexer.running():
         wait_until(lambda: indexer.caught_up, what="caught up")
@@ -181,6 +184,7 @@ def test_beside_a_run_a_signal_takes_the_request_back(
     pacs: Pacs, receiver: Receiver, indexer: Indexer, tmp_path: Path
 ) -> None:
     pacs.store_studies(2000)
+    pacs.execute("DELETE FROM study_service")
     assert indexer.run("initial", "--already-sent").returncode == 0
     receiver.always(Answer(delay_seconds=0.05))
     with indexer.running():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -414,3 +415,22 @@ def test_pydantic_is_imported_by_the_settings_alone() -> None:
     program = f"import sys, {modules}; sys.exit('pydantic' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=False, env={**os.environ}, timeout=60)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("delivery", "quiet", "longest"),
+    [
+        ({}, 5, 60),
+        ({"settle_seconds": 3600}, 3600, 3600),
+        ({"send": "stable"}, 5, 60),
+        ({"send": "stable", "updates": False}, 150, math.inf),
+        ({"send": "stable", "updates": False, "settle_seconds": 5}, 5, math.inf),
+        ({"updates": False}, 5, 60),
+    ],
+)
+def test_how_long_a_study_must_be_quiet(
+    load: Load, delivery: dict[str, Any], quiet: float, longest: float
+) -> None:
+    """What is sent once waits for as long as the archive needs; what may be corrected is never held back for long."""
+    settings = load(delivery=delivery).delivery
+    assert (settings.quiet_seconds, settings.max_wait_seconds) == (quiet, longest)

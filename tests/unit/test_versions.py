@@ -9,8 +9,9 @@ from datetime import datetime
 import pytest
 
 from cdc_indexer.flow.patients import PatientChange
-from cdc_indexer.flow.versions import MAX_WAIT_SECONDS, Versions
+from cdc_indexer.flow.versions import Versions
 from cdc_indexer.model.errors import Stopped
+from cdc_indexer.model.settings import MAX_WAIT_SECONDS
 
 WHEN = datetime(2026, 3, 1)
 
