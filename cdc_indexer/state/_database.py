@@ -54,12 +54,17 @@ _SCHEMA = "".join(
 )
 
 
-def connect(path: Path, cache_kilobytes: int) -> sqlite3.Connection:
-    """A connection that any thread may use, one at a time. Raises StateError when it isn't a state, and sqlite3.Error."""
+def connect(path: Path, cache_kilobytes: int, *, torn: bool = False) -> sqlite3.Connection:
+    """A connection that any thread may use, one at a time. Raises StateError when it isn't a state, and sqlite3.Error.
+
+    ``torn``: what there is of a file that lost its end can be read.
+    """
     db = sqlite3.connect(
         path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=200
     )
     try:
+        if torn:
+            db.execute("PRAGMA writable_schema = ON")  # what makes SQLite go on where the file ends too early
         check_format(db, path)
         # FULL: what is committed survives a power cut. secure_delete: what is erased is gone. What the checkpoints of the
         # write-ahead log cost is paid by a thread of their own. Memory is flat: a cache, and no map that grows.
@@ -134,21 +139,17 @@ def read_all(db: sqlite3.Connection, path: Path) -> dict[str, dict[str, str]]:
     return content
 
 
-def whole_ledger(db: sqlite3.Connection, path: Path, moved: bool) -> bool:
-    """Whether nothing shows that the ledger is damaged; its inside is judged when it is read.
-
-    ``moved``: all of the log is in the file.
-    """
+def whole_ledger(db: sqlite3.Connection, path: Path) -> bool:
+    """Whether nothing shows that the ledger is damaged; its inside is judged when it is read."""
     try:
         _ledger.probe(db)
-        pages, size = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
     except Unreadable:
         return False
     except sqlite3.DatabaseError as error:
         if isinstance(meaning(error, path), LedgerDamaged):
             return False
         raise
-    return not moved or bool(path.stat().st_size >= pages * size)  # else it is torn
+    return True
 
 
 def rebuild(state_dir: Path, content: dict[str, dict[str, str]]) -> None:
@@ -160,7 +161,7 @@ def rebuild(state_dir: Path, content: dict[str, dict[str, str]]) -> None:
     temporary = f"{FILE_NAME}.new"
     create(state_dir, temporary)
     with closing(connect(state_dir / temporary, 1000)) as new:
-        with closing(connect(path, 1000)) as old:
+        with closing(connect(path, 1000, torn=True)) as old:
             parked, last = _parking.dump(old)
             # Nothing must be left that would be taken for the new file's.
             old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -120,14 +120,9 @@ def check_file(state_dir: Path) -> bool:
 
 
 def check_format(db: sqlite3.Connection, path: Path) -> None:
-    """Raises StateError when the file is another program's, or a newer version's."""
-    try:
-        ((application,),) = db.execute("PRAGMA application_id")
-        ((version,),) = db.execute("PRAGMA user_version")
-    except sqlite3.DatabaseError as error:
-        if isinstance(meaning(error, path), LedgerDamaged):
-            raise damaged(path, "it isn't a state of cdc_indexer, or it is damaged") from None
-        raise
+    """Raises StateError when the file is another program's, or a newer version's; sqlite3.Error when it can't be read."""
+    ((application,),) = db.execute("PRAGMA application_id")
+    ((version,),) = db.execute("PRAGMA user_version")
     if application != APPLICATION_ID:
         raise damaged(path, "it is another program's database")
     if version > FORMAT:

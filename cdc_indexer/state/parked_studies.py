@@ -165,7 +165,7 @@ class ParkedStudies:
             except (sqlite3.Error, OSError) as error:
                 ours = meaning(error, self._path)
                 if isinstance(ours, LedgerDamaged):
-                    ours = damaged(self._path, "it is damaged")
+                    ours = damaged(self._path, "it isn't a state of cdc_indexer, or it is damaged")
                 raise ours from None
 
     def _each(self, entry_ids: Collection[int] | None, sql: str, args: tuple[Any, ...]) -> int:

@@ -97,7 +97,7 @@ class Store:
                 self._disconnect()
                 raise
         except LedgerDamaged:  # while it was opened: not only the ledger
-            raise damaged(self.path, "it is damaged") from None
+            raise damaged(self.path, "it isn't a state of cdc_indexer, or it is damaged") from None
 
     def _make_sure(self, may_create: bool) -> bool:
         with self._meaning():
@@ -110,11 +110,18 @@ class Store:
 
     def _open(self) -> None:
         with self._meaning():
-            self._db = self._connect(_WRITER_KILOBYTES)
-            moved = self._move_all()
+            torn = (self._directory / DAMAGED_MARK).exists()
+            try:
+                self._db = self._connect(_WRITER_KILOBYTES, torn=torn)
+            except sqlite3.DatabaseError as error:
+                if not isinstance(meaning(error, self.path), LedgerDamaged):
+                    raise
+                self._db = self._connect(_WRITER_KILOBYTES, torn=True)
+                torn = True
+            self._move_all()
             check_tables(self._db, self.path)
             content = read_all(self._db, self.path)
-            if (self._directory / DAMAGED_MARK).exists() or not whole_ledger(self._db, self.path, moved):
+            if torn or not whole_ledger(self._db, self.path):
                 self._disconnect()
                 content["meta"] |= {LEDGER_DAMAGED: "true", _COUNT: "0"}
                 rebuild(self._directory, content)
@@ -127,18 +134,17 @@ class Store:
             self._upkeep.execute("PRAGMA busy_timeout = 100").fetchall()
             self._opened = True
 
-    def _move_all(self) -> bool:
-        """So that what a process left in the log, in the kernel's memory perhaps, is on the disk; False: not now."""
+    def _move_all(self) -> None:
+        """So that what a process left in the log, in the kernel's memory perhaps, is on the disk."""
         try:
-            busy, *_ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.OperationalError as error:
-            if isinstance(meaning(error, self.path), StorageError):
-                return False  # a full disk: it can be read, and the first step says so
-            raise
-        return not busy
+            if not isinstance(meaning(error, self.path), StorageError):
+                raise
+            # A full disk: it can be read, and the first step says so.
 
-    def _connect(self, kilobytes: int) -> sqlite3.Connection:
-        db = connect(self.path, kilobytes)
+    def _connect(self, kilobytes: int, *, torn: bool = False) -> sqlite3.Connection:
+        db = connect(self.path, kilobytes, torn=torn)
         self._connections.append(db)
         return db
 

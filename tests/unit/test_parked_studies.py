@@ -202,6 +202,7 @@ def test_the_command_works_beside_a_run_that_writes(
         assert command.stdout.read() == "done\n"
     assert store.load().parked in (number, number - 1)
     store.close()
-    again = Store(tmp_path / "state")
-    assert len(states(ParkedStudies(tmp_path / "state"))) == number
+    parked.close()
+    again = ParkedStudies(tmp_path / "state")
+    assert len(states(again)) == number
     again.close()
