@@ -117,6 +117,10 @@ def _resets(case: Case) -> int:
     return sum(entry.status is None for entry in case.receiver.entries())
 
 
+def _answered(case: Case) -> int:
+    return sum(entry.answered for entry in case.receiver.entries())
+
+
 def test_it_resets_connections(case: Case) -> None:
     """Whether it had taken the study or not: the study goes again, with its old key."""
     case.start()
@@ -128,6 +132,8 @@ def test_it_resets_connections(case: Case) -> None:
             case.fault(repeats=1)
             # A reset at rest is tried once more in silence: "away" is said only if that fails too.
             wait_until(lambda r=round_: _resets(case) >= 2 * (r + 1), what="resets")  # type: ignore[misc]
+            answered = _answered(case)
+            wait_until(lambda n=answered: _answered(case) > n + 2, what="an answer again")  # type: ignore[misc]
     case.loaded(load)
     case.finish()
     times = [entry.idempotency_key for entry in case.receiver.accepted()]
