@@ -104,9 +104,9 @@ def small_disk(disk: Disk) -> Disk:
 def nothing_more_is_sent(case: Case, seconds: float = 1.0) -> None:
     """It says so; and but for what each sender may have in flight, nothing arrives any more."""
     case.says(STOPPED)
-    before = len(case.receiver.entries())
+    before = len(case.receiver.sent())
     time.sleep(seconds)
-    assert len(case.receiver.entries()) <= before + CONCURRENCY
+    assert len(case.receiver.sent()) <= before + CONCURRENCY
 
 
 def test_the_disk_is_full(case: Case, small_disk: Disk) -> None:
@@ -170,7 +170,7 @@ def test_a_study_is_rejected_while_the_disk_is_full(case: Case, small_disk: Disk
     case.pacs.store_study(rejected)
     wait_until(lambda: "can't be written" in case.indexer.log, what="that it can't be written")
     time.sleep(1)
-    assert sum(rejected in entry.study_iuids for entry in case.receiver.entries()) <= 2
+    assert sum(rejected in entry.study_iuids for entry in case.receiver.sent()) <= 2
     small_disk.mend()
     wait_until(lambda: case.parked == {rejected}, what="the parked study")
     case.store(5)
@@ -195,7 +195,7 @@ def test_the_state_directory_is_moved_away_for_a_while(case: Case, disk: Disk) -
 
 def test_a_state_directory_that_can_not_be_written_is_said_at_the_start(case: Case, small_disk: Disk) -> None:
     settled(case)
-    sent = len(case.receiver.entries())
+    sent = len(case.receiver.sent())
     small_disk.forbid_writing()
     case.fault()
     case.store(5)
@@ -204,7 +204,7 @@ def test_a_state_directory_that_can_not_be_written_is_said_at_the_start(case: Ca
         assert done.returncode == 1
         assert "can't be" in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
-    assert len(case.receiver.entries()) == sent
+    assert len(case.receiver.sent()) == sent
     small_disk.mend()
     case.start()
     case.finish()
@@ -239,13 +239,13 @@ def refuses(case: Case, *words: str) -> None:
     """`run` ends with one sentence, sends nothing, and leaves the state as it is."""
     path = case.indexer.state_dir / "state.sqlite"
     before = path.read_bytes()
-    sent = len(case.receiver.entries())
+    sent = len(case.receiver.sent())
     done = case.indexer.run("run")
     assert done.returncode == 1
     said = done.stderr.strip()
     assert len(said.splitlines()) == 1
     assert all(word in said for word in words), said
-    assert len(case.receiver.entries()) == sent
+    assert len(case.receiver.sent()) == sent
     assert path.read_bytes() == before
     case.fault()
 

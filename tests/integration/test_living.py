@@ -86,9 +86,9 @@ def live(pacs: Pacs, receiver: Receiver, indexer: Indexer, steps: int) -> None:
     assert receiver.in_flight_together() == []
     assert_index_equals_pacs_without_fields(receiver, pacs)
     # Nothing is left that a later start would send.
-    sent = len(receiver.entries())
+    sent = len(receiver.sent())
     assert indexer.run("run", "--until-caught-up").returncode == 0
-    assert len(receiver.entries()) == sent
+    assert len(receiver.sent()) == sent
 
 
 def assert_index_equals_pacs_without_fields(receiver: Receiver, pacs: Pacs) -> None:
@@ -247,10 +247,10 @@ def nothing_follows(pacs: Pacs, receiver: Receiver, indexer: Indexer, began_with
         pacs.store_image(pk)
         pacs.edit_study(other, description="CORRECTED", study_datetime=None)
         wait_until(lambda: nothing_waits(indexer, pacs), what="all settled")
-        assert receiver.entries() == []
+        assert receiver.sent() == []
         # A study that was deleted, there too, may come again; so may a new one.
         pacs.delete_study(pk)
-        wait_until(lambda: [entry.deleted_iuid for entry in receiver.entries()] == ["1.1"], what="the DELETE")
+        wait_until(lambda: [entry.deleted_iuid for entry in receiver.sent()] == ["1.1"], what="the DELETE")
         pacs.store_study("1.1", patient_id="a")
         pacs.store_study("1.3", patient_id="a")
         wait_until(lambda: nothing_waits(indexer, pacs), what="all settled")
@@ -269,7 +269,7 @@ def test_a_deleted_study_pk_may_be_sent_again(pacs: Pacs, receiver: Receiver, in
         receiver.next(1, Answer(503, b""))
         pacs.delete_study(pk)
         wait_until(
-            lambda: any(entry.deleted_iuid and entry.accepted for entry in receiver.entries()), what="deleted"
+            lambda: any(entry.deleted_iuid and entry.accepted for entry in receiver.sent()), what="deleted"
         )
         pacs.execute("ALTER TABLE study AUTO_INCREMENT = 1")
         assert pacs.store_study("1.1") == pk
@@ -298,7 +298,7 @@ def test_a_primary_key_that_belongs_to_another_study_now(
     assert pacs.store_study("1.4") == pk
     with indexer.running():
         wait_until(lambda: nothing_waits(indexer, pacs), what="settled")
-    last = [(entry.method, entry.study_iuids) for entry in receiver.entries()[3:]]
+    last = [(entry.method, entry.study_iuids) for entry in receiver.sent()[3:]]
     assert sorted(last) == [("DELETE", ["1.3"]), ("POST", ["1.4"])]
 
 
@@ -419,7 +419,7 @@ def deleted_and_stored_again(pacs: Pacs, receiver: Receiver, indexer: Indexer, a
         receiver.next(1, Answer(503, b""))
         pacs.delete_study(pk)
         wait_until(lambda: nothing_waits(indexer, pacs), what="settled")
-        refused, taken = receiver.entries()[-2:]
+        refused, taken = receiver.sent()[-2:]
         receiver.normal()
         pacs.store_study("1.1", description="AGAIN")
         wait_until(
@@ -442,7 +442,7 @@ def test_deletions_are_not_sent_unless_asked_for(pacs: Pacs, receiver: Receiver,
         wait_until(lambda: documents(receiver, "1.1"), what="the study")
         pacs.delete_study(pk)
         wait_until(lambda: nothing_waits(indexer, pacs), what="settled")
-    assert {entry.method for entry in receiver.entries()} == {"POST"}
+    assert {entry.method for entry in receiver.sent()} == {"POST"}
 
 
 @pytest.mark.one_server
