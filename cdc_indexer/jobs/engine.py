@@ -40,6 +40,7 @@ from cdc_indexer.model.errors import (
 from cdc_indexer.model.moment import Now, microseconds
 from cdc_indexer.model.observer import Observer
 from cdc_indexer.model.outcome import Refusal
+from cdc_indexer.source.outbox import Outbox
 from cdc_indexer.source.source import Source
 from cdc_indexer.state.checkpoint_copy import CheckpointCopy
 from cdc_indexer.state.store import Store
@@ -110,7 +111,7 @@ class Engine:
         if anew:
             self.core.backfills.begin_ledger()
         self.jobs = recalled.jobs
-        self.meta = recalled.meta
+        self.meta = {**recalled.meta, **recalled.news}
         self._lock = threading.Lock()
         #: Told when something ended: there may be room, and something may be at rest.
         self._room = threading.Condition(self._lock)
@@ -306,6 +307,17 @@ class Engine:
             self.parked_count += 1
             self.observer.parked(delivery, outcome)
             log.warning("parked", study_pk=delivery.study_pk, status=outcome.status, reason=outcome.reason)
+
+    def remember(self, name: str, value: object) -> None:
+        """A value of the durable state by name."""
+        with self.inside() as core:
+            core.parts.results.set(name, value)
+            self.meta[name] = value
+
+    def begin_scope(self) -> None:
+        """The ledger begins with what is stored from now on, until `initial` has gone through the archive (CONVERGENCE 1)."""
+        if "scope" not in self.meta:
+            self.remember("scope", Outbox(self.source).last_study_pk())
 
     def flush(self) -> None:
         """Waits until everything of this moment is durable; Stopped when the program ends before it can be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -50,6 +51,8 @@ def recall(store: Store, settings: Settings, *, anew: bool, same_index: bool) ->
     for name, value in ((_CENTER, settings.center), (_URL, settings.webservice_url)):
         if meta.get(name) != value:
             news[name] = value
+    if "began_at" not in meta:
+        news["began_at"] = time.time()
     try:
         position, columns = meta.get("position"), meta.get("columns")
         return Recalled(

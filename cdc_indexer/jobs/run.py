@@ -22,6 +22,7 @@ from cdc_indexer.jobs.reading_table import TableReading
 from cdc_indexer.jobs.recovery import Recovery, Then, recovery
 from cdc_indexer.jobs.runner import Runner
 from cdc_indexer.jobs.sampling import Sampler
+from cdc_indexer.jobs.sweeper import Sweeper
 from cdc_indexer.model.errors import AlreadyRunning, IndexerError, NoBinlog, SourceError, Stopped
 from cdc_indexer.model.observer import Observer, Source
 from cdc_indexer.model.position import Position
@@ -87,6 +88,7 @@ class Service:
         )
         self._sampler = Sampler(engine, self._audit, self._stopping)
         self._feeder = Feeder(engine, self._runner)
+        self._sweeper = Sweeper(engine, self._runner)
         self._table = TableReading(engine, self._audit, self._sampler)
         self._follow = Follow(
             engine,
@@ -95,7 +97,8 @@ class Service:
             self._sampler,
             connected=self._connected,
             streaming=lambda: self._tell_source(Source.UP),
-            fresh=lambda: None,
+            fresh=self._fresh,
+            caught_up=self._sweeper.ready,
         )
         self._written = 0
         self._next_write = 0.0
@@ -129,6 +132,7 @@ class Service:
             self._sampler.stop()
         with impatient():
             self._feeder.join()
+            self._sweeper.join()
         self.engine.stop()
 
     def _tick(self) -> None:
@@ -140,6 +144,7 @@ class Service:
             engine.tick()
             if not self._once:
                 self._feeder.look()
+                self._sweeper.look()
         self._sampler.tell()
         generation = engine.core.parts.results.generation
         if generation != self._written and engine.progress.identity and time.monotonic() >= self._next_write:
@@ -209,6 +214,8 @@ class Service:
                     raise
                 self._say(what, error)
                 then = what.then
+                if what.sweep:
+                    self._sweeper.want(what.said)
                 if time.monotonic() - began > backoff.cap_seconds:
                     backoff = Backoff()
                 pause = what.pause_seconds if what.pause_seconds is not None else backoff.delay(rng)
@@ -239,7 +246,15 @@ class Service:
         with engine.inside() as core:
             core.intake.restart_stream(None, identity, epoch=epoch)
         self._table.full()
+        self._sweeper.table_only()
         self._sampler.connected(None)
+
+    def _fresh(self, *, first: bool, other_server: bool) -> None:
+        """A position was taken anew: what lies between it and the last one, only the table and the view tell."""
+        if first:
+            self.engine.begin_scope()
+        else:
+            self._sweeper.want("a position was taken anew", suspicious=other_server)
 
     def _connected(self) -> None:
         # Whether there is a stream again after one that couldn't be had, its first event tells.

@@ -209,6 +209,24 @@ class Outbox:
             rows = session.rows(f"SELECT study_pk FROM {VIEW} ORDER BY study_pk DESC LIMIT 1")  # noqa: S608
         return int(rows[0][0]) if rows else 0
 
+    def view_after(self, after_pk: int, limit: int) -> list[Mapping[str, object]]:
+        """The next page of the view by study_pk, without the outbox's rows."""
+        with self._session() as session:
+            return session.records(
+                f"SELECT * FROM {VIEW} WHERE study_pk > %s ORDER BY study_pk LIMIT %s",  # noqa: S608
+                (after_pk, limit),
+            )
+
+    def view_of(self, study_iuids: Sequence[str]) -> list[Mapping[str, object]]:
+        """The view's rows of the studies with these UIDs."""
+        if not study_iuids:
+            return []
+        with self._session() as session:
+            return session.records(
+                f"SELECT * FROM {VIEW} WHERE study_iuid IN ({_places(study_iuids)})",  # noqa: S608
+                study_iuids,
+            )
+
     def page_after(self, after_pk: int, limit: int) -> StudyPage:
         """The next page of the view by study_pk, with its studies' outbox rows, in one short snapshot."""
         return self._page("study_pk > %s ORDER BY study_pk LIMIT %s", (after_pk, limit))
