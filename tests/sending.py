@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
+
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Webservice
 from cdc_indexer.flow.gate import Change, Gate

@@ -15,6 +15,7 @@ import click
 
 from cdc_indexer import __version__
 from cdc_indexer.cli.parked import DONE, FAILED, parked
+from cdc_indexer.cli.reconcile import reconcile
 from cdc_indexer.model.errors import ConfigError, IndexerError
 
 if TYPE_CHECKING:
@@ -263,3 +264,4 @@ def status(files: Files, as_json: bool) -> int:
 
 
 cli.add_command(parked)
+cli.add_command(reconcile)

@@ -51,13 +51,20 @@ class Audited:
 class Audit:
     """Thread-safe: one at a time.
 
-    ``binlog_end`` gives the end of the server's binlog now, None where there is none.
+    ``binlog_end`` gives the end of the server's binlog now, None where there is none. ``clock_went_back`` is told when the
+    server's clock has.
     """
 
-    def __init__(self, engine: Engine, binlog_end: Callable[[], Position | None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        binlog_end: Callable[[], Position | None],
+        clock_went_back: Callable[[], None] = lambda: None,
+    ) -> None:
         self._engine = engine
         self._outbox = Outbox(engine.source)
         self._binlog_end = binlog_end
+        self._clock_went_back = clock_went_back
         self._lock = threading.Lock()
         self._clock: datetime | None = None
         self._newest: datetime | None = None
@@ -174,6 +181,8 @@ class Audit:
         before, self._clock = self._clock, now
         until = self._engine.progress.until
         went_back = now < until + HOLD_BACK / 2 or (before is not None and now < before - _CLOCK_SLACK)
+        if went_back:
+            self._clock_went_back()
         if went_back and now - HOLD_BACK < until:
             with self._engine.inside() as core:
                 core.take_until_back(minute_of(now - HOLD_BACK))

@@ -258,6 +258,7 @@ def take_position(engine: Engine, *, anew: bool = False) -> None:
         identity, epoch = session.identity, session.epoch
     with engine.inside() as core:
         core.intake.restart_stream(position, identity, plain(columns), epoch=epoch)
+    engine.begin_scope()
 
 
 def plain(columns: tuple[catalogue.Column, ...] | None) -> Columns | None:

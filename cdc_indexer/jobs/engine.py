@@ -315,7 +315,7 @@ class Engine:
             self.meta[name] = value
 
     def begin_scope(self) -> None:
-        """The ledger begins with what is stored from now on, until `initial` has gone through the archive (CONVERGENCE 1)."""
+        """The ledger begins with what is stored from now on, until `initial` has gone through the archive."""
         if "scope" not in self.meta:
             self.remember("scope", Outbox(self.source).last_study_pk())
 

@@ -36,8 +36,8 @@ class Fresh(Protocol):
 class Follow:
     """``once`` follows until something fails, which it raises.
 
-    ``streaming`` is called as soon as the server sends something, ``fresh`` when a position was taken anew, ``caught_up`` once
-    the end that the log had at the start is reached.
+    ``streaming`` is called as soon as the server sends something, ``fresh`` when a position was taken anew, ``caught_up``
+    once the end that the log had at the start is reached.
     """
 
     def __init__(

@@ -82,13 +82,15 @@ class Service:
         )
         engine = self.engine
         self._observer = engine.observer
-        self._audit = Audit(engine, self._binlog_end)
+        self._sweeper = Sweeper(engine, self._runner)
+        self._audit = Audit(
+            engine, self._binlog_end, lambda: self._sweeper.want("the database's clock went back")
+        )
         self._auditor = Auditor(
             self._audit, settings.stream.audit_seconds, self._runner, self._observer.audited
         )
         self._sampler = Sampler(engine, self._audit, self._stopping)
         self._feeder = Feeder(engine, self._runner)
-        self._sweeper = Sweeper(engine, self._runner)
         self._table = TableReading(engine, self._audit, self._sampler)
         self._follow = Follow(
             engine,

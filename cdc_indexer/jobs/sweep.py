@@ -19,6 +19,7 @@ from cdc_indexer.flow.backfill import Backfill
 from cdc_indexer.flow.compare import Compared, compare
 from cdc_indexer.flow.readings import Values
 from cdc_indexer.jobs.backfill import ALL
+from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import SourceChanged, Stopped
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.study import names, study_key
@@ -102,7 +103,7 @@ class Sweep:
         report_only: bool = False,
         suspicious: bool = False,
         rest: float = REST,
-        gone_after_seconds: float = GONE_AFTER_SECONDS,
+        gone_after_seconds: float | None = None,
         cancelled: Callable[[], bool] = lambda: False,
         wants: Callable[[Values], bool] = lambda values: True,
         whole: bool = True,
@@ -114,6 +115,8 @@ class Sweep:
         self.report_only = report_only
         self._suspicious = suspicious and not accept
         self._rest = rest
+        if gone_after_seconds is None:
+            gone_after_seconds = failpoints.seconds("gone_after", GONE_AFTER_SECONDS)
         self._gone_after_seconds = gone_after_seconds
         self._cancelled = cancelled
         self._wants = wants

@@ -150,9 +150,7 @@ class Sweeper:
     def _began(self) -> datetime | None:
         """When this state was begun: the first pass needn't come at once."""
         began = self._engine.meta.get("began_at")
-        with suppress(TypeError, ValueError):
-            return datetime.fromtimestamp(float(began))
-        return None
+        return datetime.fromtimestamp(began) if isinstance(began, float) else None
 
     def _read_request(self) -> ReconcileRequest | None:
         try:

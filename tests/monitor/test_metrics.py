@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cdc_indexer.delivery.dispatcher import Delivery
 from prometheus_client.parser import text_string_to_metric_families
 
-from cdc_indexer.delivery.dispatcher import Delivery
 from cdc_indexer.flow.gate import Gate
 from cdc_indexer.model.observer import Source
 from cdc_indexer.model.outcome import Kind, Outcome, Refusal

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
 
 from cdc_indexer.delivery._meaning import classify
-from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
 from cdc_indexer.flow.gate import Gate
 from cdc_indexer.model.outcome import Kind, Outcome
 from tests.blocking import Client, Disk
