@@ -18,6 +18,7 @@ import structlog
 
 from cdc_indexer.delivery._work import Ask
 from cdc_indexer.delivery.features import Known
+from cdc_indexer.delivery.index_client import IndexClient
 from cdc_indexer.flow.core import Core
 from cdc_indexer.flow.gate import Change, Gate, Gatekeeper
 from cdc_indexer.flow.order import Order
@@ -259,6 +260,10 @@ class Engine:
                 core.intake.restore(entries, self.now())
             after_pk = entries[-1].study_pk
 
+    def index_client(self) -> IndexClient | None:
+        """Asks the index for digests; None where it has none."""
+        return IndexClient(self.settings) if "digests" in self.sending.known.features else None
+
     # --- what is asked of it -----------------------------------------------------------------------------
 
     def at_rest(self) -> bool:
@@ -318,6 +323,12 @@ class Engine:
         """The ledger begins with what is stored from now on, until `initial` has gone through the archive."""
         if "scope" not in self.meta:
             self.remember("scope", Outbox(self.source).last_study_pk())
+
+    def correct(self, key: str, study_pk: int, digest: bytes | None) -> None:
+        """The index was seen to hold that of a study, None: nothing; the ledger says so from now on."""
+        entries = self.store.lookup([key])
+        with self.inside() as core:
+            core.backfills.correct(key, study_pk, digest, entries.get(key))
 
     def flush(self) -> None:
         """Waits until everything of this moment is durable; Stopped when the program ends before it can be."""

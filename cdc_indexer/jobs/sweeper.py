@@ -183,6 +183,7 @@ class Sweeper:
             cancelled=self._cancelled,
             wants=options.wants,
             whole=options.whole,
+            client=engine.index_client(),
         )
         try:
             result = sweep.feed()
