@@ -50,7 +50,7 @@ class Index:
     def start(self) -> None:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "extras.central"],
+                [sys.executable, "-m", "central_index"],
                 cwd=ROOT,
                 env={
                     **os.environ,

@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from extras.central.document import FIELDS, Study
+from central_index.document import FIELDS, Study
 
 _FORMAT = 1
 #: Repeated requests come within days, at the latest when a centre's parked studies are sent again.

@@ -26,10 +26,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from extras.central.document import Rejected, Study, parse
-from extras.central.keys import Keys, Role, digest
-from extras.central.sessions import COOKIE, LONGEST_SECONDS, Sessions
-from extras.central.store import Change, Deleted, Filters, Store, Stored
+from central_index.document import Rejected, Study, parse
+from central_index.keys import Keys, Role, digest
+from central_index.sessions import COOKIE, LONGEST_SECONDS, Sessions
+from central_index.store import Change, Deleted, Filters, Store, Stored
 
 _STATIC = Path(__file__).resolve().parent / "static"
 _LARGEST_BODY_BYTES = 4 * 1024 * 1024
