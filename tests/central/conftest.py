@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,37 @@ class Index:
             return process.wait(20)
         finally:
             process.kill()
+
+    # --- its database, by hand ----------------------------------------------------------------------------
+
+    #: The moment, in the database's words.
+    now = "unixepoch()"
+
+    @property
+    def _database(self) -> Path:
+        return self.directory / "central.sqlite"
+
+    def execute(self, script: str) -> None:
+        with closing(sqlite3.connect(self._database)) as connection:
+            connection.executescript(script)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self._database)) as connection:
+            return connection.execute(query).fetchall()
+
+    def forget(self) -> None:
+        """Sees to it that what is too old is gone: each write takes some of it along."""
+
+    def backup(self) -> Path:
+        """Of a stopped one."""
+        copy = self.directory / "backup.sqlite"
+        shutil.copy(self._database, copy)
+        return copy
+
+    def restore(self, copy: Path) -> None:
+        for suffix in ("-wal", "-shm"):
+            Path(f"{self._database}{suffix}").unlink(missing_ok=True)
+        shutil.copy(copy, self._database)
 
     # --- what is asked -----------------------------------------------------------------------------------
 

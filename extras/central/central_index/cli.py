@@ -17,7 +17,7 @@ import uvicorn
 
 from central_index.app import Central
 from central_index.keys import UnusableKeys
-from central_index.store import UnusableStore
+from central_index.model import UnusableStore
 
 log = structlog.get_logger()
 
@@ -53,12 +53,12 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
     default="127.0.0.1:8080",
     help="Where centres and people connect.",
 )
-@click.option("--database", type=click.Path(path_type=Path), default="central.sqlite", help="The studies.")
+@click.option("--database", metavar="FILE", default="central.sqlite", help="The studies.")
 @click.option("--keys", type=click.Path(path_type=Path), default="keys.json", help="Who may do what.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain, PEM.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key, PEM.")
 def main(
-    listen: tuple[str, int], database: Path, keys: Path, tls_cert: Path | None, tls_key: Path | None
+    listen: tuple[str, int], database: str, keys: Path, tls_cert: Path | None, tls_key: Path | None
 ) -> None:
     """The reference central index: takes the studies of many centres, and shows them to who may read."""
     structlog.configure(
@@ -78,7 +78,7 @@ def main(
         raise click.UsageError("--tls-cert and --tls-key belong together.")
     try:
         central = Central(database, keys)
-    except (UnusableKeys, UnusableStore) as error:
+    except UnusableKeys as error:
         raise click.ClickException(str(error)) from None
     config = uvicorn.Config(
         central.application,
@@ -99,7 +99,15 @@ def main(
         log.warning(
             "Names of patients and keys travel unencrypted: give --tls-cert and --tls-key, or put a proxy in front."
         )
-    asyncio.run(_Server(config, central).serve())
+    try:
+        asyncio.run(_serve(_Server(config, central), central))
+    except UnusableStore as error:
+        raise click.ClickException(str(error)) from None
+
+
+async def _serve(server: _Server, central: Central) -> None:
+    await central.open()
+    await server.serve()
 
 
 def _is_loopback(host: str) -> bool:
