@@ -1,16 +1,16 @@
-"""The file of the embedded store: of an older format, of a newer one, and while it can't be written."""
+"""The files of an index: its keys; the embedded store's, of an older format, of a newer one, while it can't be written."""
 
 from __future__ import annotations
 
 import sqlite3
+import stat
 import time
-from collections.abc import Callable
 from contextlib import closing
 
 import pytest
 
 from central_index.digests import FIELDS, range_digest, study_digest
-from tests.central.conftest import WRITER, Index, study
+from tests.central.conftest import WRITER, Index, MakeIndex, study
 
 #: As the first version made it.
 FORMAT_1 = """
@@ -38,7 +38,12 @@ PRAGMA user_version = 1;
 """
 
 
-def test_a_file_of_the_first_format_goes_on_being_used(make_index: Callable[[], Index]) -> None:
+@pytest.fixture(scope="module")
+def engine() -> str:
+    return "sqlite"
+
+
+def test_a_file_of_the_first_format_goes_on_being_used(make_index: MakeIndex) -> None:
     index = make_index()
     studies = [
         study(number, study_datetime=None if number == 2 else study()["study_datetime"])
@@ -72,7 +77,7 @@ def test_a_file_of_the_first_format_goes_on_being_used(make_index: Callable[[], 
     assert len(index.studies()) == 3
 
 
-def test_a_file_of_a_later_format_is_left_alone(make_index: Callable[[], Index]) -> None:
+def test_a_file_of_a_later_format_is_left_alone(make_index: MakeIndex) -> None:
     index = make_index()
     path = index.directory / "central.sqlite"
     with closing(sqlite3.connect(path)) as connection:
@@ -83,7 +88,7 @@ def test_a_file_of_a_later_format_is_left_alone(make_index: Callable[[], Index])
     assert "Traceback" not in index.log
 
 
-def test_a_migration_that_fails_leaves_the_file_as_it_was(make_index: Callable[[], Index]) -> None:
+def test_a_migration_that_fails_leaves_the_file_as_it_was(make_index: MakeIndex) -> None:
     index = make_index()
     path = index.directory / "central.sqlite"
     with closing(sqlite3.connect(path)) as connection:
@@ -110,3 +115,39 @@ def test_a_file_that_cant_be_written_is_503_and_passes(index: Index) -> None:
         connection.execute("ROLLBACK")
     assert index.post(study(2)).status_code == 201
     assert "Traceback" not in index.log
+
+
+def test_its_files_are_for_its_own_account(index: Index) -> None:
+    index.post(study())
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in index.directory.glob("central.sqlite*")}
+    assert set(modes) == {"central.sqlite", "central.sqlite-wal", "central.sqlite-shm"}
+    assert set(modes.values()) == {0o600}
+
+
+def test_it_doesnt_start_on_what_isnt_its_file(make_index: MakeIndex) -> None:
+    index = make_index()
+    (index.directory / "central.sqlite").write_text("something else that must not be lost")
+    with pytest.raises(AssertionError, match=r"central\.sqlite can't be used: file is not a database"):
+        index.start()
+    assert "Traceback" not in index.log
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "isn't there: write it, such as"),
+        ("{", "must look like"),
+        ('{"centers": {"000": 17}, "readers": {}}', "must look like"),
+        ('{"centers": {"000": "short"}, "readers": {}}', "the key of '000' is shorter than 12."),
+        ('{"centers": {"0": "the-same-key"}, "readers": {"r": "the-same-key"}}', "is another's, too."),
+    ],
+)
+def test_it_doesnt_start_with_unusable_keys(make_index: MakeIndex, content: str | None, said: str) -> None:
+    index = make_index()
+    keys = index.directory / "keys.json"
+    keys.unlink() if content is None else keys.write_text(content)
+    with pytest.raises(AssertionError, match="Error: "):
+        index.start()
+    assert said in index.log
+    assert "Traceback" not in index.log
+    assert "the-same-key" not in index.log

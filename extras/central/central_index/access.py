@@ -11,9 +11,10 @@ from starlette.responses import JSONResponse, Response
 
 from central_index.keys import Keys, Role, digest
 from central_index.sessions import COOKIE, LONGEST_SECONDS, Sessions
+from central_index.store import Store
 from central_index.web import OK, json_body, refusal
 
-#: A guesser gets so many tries in a minute, all together; the keys are long.
+#: A guesser gets so many tries in a minute from one address; the keys are long.
 _LOGINS_PER_MINUTE = 30
 
 log = structlog.get_logger()
@@ -22,30 +23,30 @@ log = structlog.get_logger()
 class Access:
     """Keys in the header X-Api-Key, and logins of the page."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, store: Store) -> None:
         self._keys = keys
-        self._sessions = Sessions()
-        self._logins: list[float] = []
+        self._store = store
+        self._sessions = Sessions(store)
 
-    def role(self, request: Request) -> Role | None:
+    async def role(self, request: Request) -> Role | None:
         key = request.headers.get("x-api-key")
         if key is not None:
             return self._keys.role(key)
-        key_digest = self._sessions.key_digest(request.cookies.get(COOKIE, ""))
+        key_digest = await self._sessions.key_digest(request.cookies.get(COOKIE, ""))
         return self._keys.role_of_digest(key_digest) if key_digest is not None else None
 
-    def writer(self, request: Request) -> Role:
+    async def writer(self, request: Request) -> Role:
         """Raises HTTPException."""
-        role = self.role(request)
+        role = await self.role(request)
         if role is None:
             raise HTTPException(401, "This key isn't known.")
         if not role.writes:
             raise HTTPException(403, "This key is for reading.")
         return role
 
-    def reader(self, request: Request) -> Role:
+    async def reader(self, request: Request) -> Role:
         """Raises HTTPException."""
-        role = self.role(request)
+        role = await self.role(request)
         if role is None:
             raise HTTPException(401, "Reading needs a key: send it as X-Api-Key, or log in on the page.")
         if role.writes:
@@ -53,22 +54,22 @@ class Access:
         return role
 
     async def login(self, request: Request) -> Response:
-        now = time.monotonic()
-        self._logins = [moment for moment in self._logins if moment > now - 60]
-        if len(self._logins) >= _LOGINS_PER_MINUTE:
+        now = time.time()
+        address = request.client.host if request.client else ""
+        if await self._store.refused_logins(address, now - 60) >= _LOGINS_PER_MINUTE:
             return refusal(429, "Too many tries: wait a minute.", {"Retry-After": "60"})
         content = await json_body(request)
         key = content.get("key") if isinstance(content, dict) else None
         role = self._keys.role(key) if isinstance(key, str) else None
         if not isinstance(key, str) or role is None or role.writes:
-            self._logins.append(now)
-            log.warning("A login was refused.", address=request.client.host if request.client else "")
+            await self._store.refuse_login(address, now)
+            log.warning("A login was refused.", address=address)
             return refusal(401, "This is no reader's key.")
         log.info("login", reader=role.name)
         response = JSONResponse(OK)
         response.set_cookie(
             COOKIE,
-            self._sessions.open(digest(key)),
+            await self._sessions.open(digest(key)),
             max_age=LONGEST_SECONDS,
             httponly=True,
             samesite="strict",
@@ -77,7 +78,7 @@ class Access:
         return response
 
     async def logout(self, request: Request) -> Response:
-        self._sessions.close(request.cookies.get(COOKIE, ""))
+        await self._sessions.close(request.cookies.get(COOKIE, ""))
         response = JSONResponse(OK)
         response.delete_cookie(COOKIE)
         return response

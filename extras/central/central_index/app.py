@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -35,11 +36,12 @@ class Central:
     for them.
     """
 
-    def __init__(self, database: str, keys: Path) -> None:
-        """Raises UnusableKeys."""
-        access = Access(Keys(keys))
-        self._news = News(access)
-        self._store = make_store(database, self._news.changed)
+    def __init__(self, database: str, read_database: str | None, keys: Path) -> None:
+        """Raises UnusableKeys, UnusableStore."""
+        self._news = News()
+        known = Keys(keys)
+        self._store = make_store(database, read_database, self._news.changed)
+        access = Access(known, self._store)
         writing = Writing(self._store, access)
         reading = Reading(self._store, access)
         self.application = Starlette(
@@ -47,7 +49,7 @@ class Central:
                 Route("/", _page),
                 Route("/login", access.login, methods=["POST"]),
                 Route("/logout", access.logout, methods=["POST"]),
-                Route("/events", self._news.events),
+                Route("/events", partial(self._news.events, access)),
                 Route(_REGISTER, writing.register, methods=["POST"]),
                 Route(_REGISTER, writing.try_key, methods=["GET"]),
                 Route(f"{_REGISTER}/digests", writing.digests, methods=["POST"]),

@@ -18,6 +18,7 @@ import uvicorn
 from central_index.app import Central
 from central_index.keys import UnusableKeys
 from central_index.model import UnusableStore
+from central_index.store import is_address
 
 log = structlog.get_logger()
 
@@ -53,12 +54,23 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
     default="127.0.0.1:8080",
     help="Where centres and people connect.",
 )
-@click.option("--database", metavar="FILE", default="central.sqlite", help="The studies.")
+@click.option(
+    "--database",
+    metavar="FILE|URL",
+    default="central.sqlite",
+    help="The studies: a file of SQLite, or postgresql://USER@HOST/NAME.",
+)
+@click.option("--read-database", metavar="URL", help="Where searches go instead, such as a standby.")
 @click.option("--keys", type=click.Path(path_type=Path), default="keys.json", help="Who may do what.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain, PEM.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key, PEM.")
 def main(
-    listen: tuple[str, int], database: str, keys: Path, tls_cert: Path | None, tls_key: Path | None
+    listen: tuple[str, int],
+    database: str,
+    read_database: str | None,
+    keys: Path,
+    tls_cert: Path | None,
+    tls_key: Path | None,
 ) -> None:
     """The reference central index: takes the studies of many centres, and shows them to who may read."""
     structlog.configure(
@@ -76,9 +88,11 @@ def main(
     host, port = listen
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key belong together.")
+    if read_database is not None and not (is_address(database) and is_address(read_database)):
+        raise click.UsageError("--read-database needs PostgreSQL on both sides.")
     try:
-        central = Central(database, keys)
-    except UnusableKeys as error:
+        central = Central(database, read_database, keys)
+    except (UnusableKeys, UnusableStore) as error:
         raise click.ClickException(str(error)) from None
     config = uvicorn.Config(
         central.application,

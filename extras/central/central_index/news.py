@@ -18,8 +18,7 @@ _KEEP_ALIVE_SECONDS = 15.0
 class News:
     """Server-sent events."""
 
-    def __init__(self, access: Access) -> None:
-        self._access = access
+    def __init__(self) -> None:
         #: One for each open page.
         self._watchers: set[asyncio.Event] = set()
         self._stopping = False
@@ -40,13 +39,13 @@ class News:
         for watcher in self._watchers:
             watcher.set()
 
-    async def events(self, request: Request) -> Response:
-        self._access.reader(request)
+    async def events(self, access: Access, request: Request) -> Response:
+        await access.reader(request)
         return StreamingResponse(
-            self._stream(request), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
+            self._stream(access, request), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"}
         )
 
-    async def _stream(self, request: Request) -> AsyncIterator[str]:
+    async def _stream(self, access: Access, request: Request) -> AsyncIterator[str]:
         news = asyncio.Event()
         self._watchers.add(news)
         try:
@@ -61,7 +60,7 @@ class News:
                     yield "data: changed\n\n"
                     await asyncio.sleep(0 if self._stopping else _NEWS_SECONDS)
                 # Logged out, or the key taken out of the file.
-                if self._access.role(request) is None:
+                if await access.role(request) is None:
                     return
         finally:
             self._watchers.discard(news)

@@ -29,11 +29,11 @@ class Reading:
         pairs = request.query_params.multi_items()
         if len(dict(pairs)) != len(pairs):
             return refusal(422, "A filter is given twice.")
-        return await self._found(self._access.reader(request), dict(pairs))
+        return await self._found(await self._access.reader(request), dict(pairs))
 
     async def search(self, request: Request) -> Response:
         """POST: the filters are a JSON object, so that no proxy on the way logs a patient's name."""
-        role = self._access.reader(request)
+        role = await self._access.reader(request)
         if not request.headers.get("content-type", "").startswith("application/json"):
             return refusal(415, "The filters must be application/json.")
         wanted = await json_body(request)

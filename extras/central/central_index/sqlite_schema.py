@@ -100,6 +100,9 @@ CREATE TABLE reports (
     received_at REAL NOT NULL,
     content TEXT NOT NULL
 );
+CREATE TABLE sessions (name_digest BLOB PRIMARY KEY, key_digest BLOB NOT NULL, until REAL NOT NULL);
+CREATE TABLE refused_logins (address TEXT NOT NULL, refused_at REAL NOT NULL);
+CREATE INDEX refused_logins_by_address ON refused_logins (address, refused_at);
 """
 #: Each brings a file of the format before to its own. A new file takes all of them.
 MIGRATIONS = {1: _FORMAT_1, 2: _FORMAT_2}

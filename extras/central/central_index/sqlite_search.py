@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from typing import Any
 
-from central_index.digests import FIELDS, range_digest
+from central_index.digests import range_digest
 from central_index.model import (
     MOST_COUNTED,
     CenterReport,
@@ -19,9 +18,8 @@ from central_index.model import (
     RangeDigest,
     TooManyStudies,
 )
+from central_index.shown import COLUMNS, as_json
 from central_index.sqlite_schema import HASHED, digest_of_row
-
-_COLUMNS = f"id, sorted_at, {', '.join(FIELDS)}, more, first_received_at, received_at, versions"
 
 
 def search(connection: sqlite3.Connection, filters: Filters) -> Found:
@@ -36,13 +34,13 @@ def search(connection: sqlite3.Connection, filters: Filters) -> Found:
         conditions += " AND (sorted_at, id) < (?, ?)"
         values += filters.after
     rows = connection.execute(
-        f"SELECT {_COLUMNS} FROM studies WHERE {conditions} ORDER BY sorted_at DESC, id DESC LIMIT ?",
+        f"SELECT {', '.join(COLUMNS)} FROM studies WHERE {conditions} ORDER BY sorted_at DESC, id DESC LIMIT ?",
         [*values, filters.limit + 1],
     ).fetchall()
     # One more than asked for says whether there is another page.
     shown = rows[: filters.limit]
     following = Place(shown[-1][1], shown[-1][0]) if len(rows) > filters.limit else None
-    studies = [_as_json(row) for row in shown]
+    studies = [as_json(row) for row in shown]
     if hits is None:
         return Found(studies, following, None, False)
     return Found(studies, following, min(hits, MOST_COUNTED), hits > MOST_COUNTED)
@@ -145,19 +143,3 @@ def _is_rare(connection: sqlite3.Connection, words: str) -> bool:
         (words, MOST_COUNTED),
     ).fetchone()
     return bool(number < MOST_COUNTED)
-
-
-def _as_json(row: Sequence[Any]) -> dict[str, Any]:
-    number, _, *values, more, first_received_at, received_at, versions = row
-    return {
-        **json.loads(more),
-        "id": number,
-        **dict(zip(FIELDS, values, strict=True)),
-        "first_received_at": moment(first_received_at),
-        "received_at": moment(received_at),
-        "versions": versions,
-    }
-
-
-def moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="microseconds")

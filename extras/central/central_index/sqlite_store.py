@@ -225,6 +225,40 @@ class SqliteStore:
     async def reports(self) -> list[CenterReport]:
         return await self._read(sqlite_search.reports)
 
+    # --- logins ------------------------------------------------------------------------------------------
+
+    async def open_session(self, name_digest: bytes, key_digest: bytes, until: float) -> None:
+        await self._execute("DELETE FROM sessions WHERE until < ?", time.time())
+        await self._execute("INSERT INTO sessions VALUES (?, ?, ?)", name_digest, key_digest, until)
+
+    async def session(self, name_digest: bytes, now: float) -> bytes | None:
+        def read(connection: sqlite3.Connection) -> bytes | None:
+            row = connection.execute(
+                "SELECT key_digest FROM sessions WHERE name_digest = ? AND until > ?", (name_digest, now)
+            ).fetchone()
+            return row[0] if row is not None else None
+
+        return await self._read(read)
+
+    async def close_session(self, name_digest: bytes) -> None:
+        await self._execute("DELETE FROM sessions WHERE name_digest = ?", name_digest)
+
+    async def refuse_login(self, address: str, now: float) -> None:
+        await self._execute("DELETE FROM refused_logins WHERE refused_at < ?", now - 3600)
+        await self._execute("INSERT INTO refused_logins VALUES (?, ?)", address, now)
+
+    async def refused_logins(self, address: str, since: float) -> int:
+        def read(connection: sqlite3.Connection) -> int:
+            number: int = connection.execute(
+                "SELECT count(*) FROM refused_logins WHERE address = ? AND refused_at > ?", (address, since)
+            ).fetchone()[0]
+            return number
+
+        return await self._read(read)
+
+    async def _execute(self, statement: str, *values: object) -> None:
+        await self._do(lambda: self._connection.execute(statement, values).close(), 1)
+
     async def _read(self, read: Callable[[sqlite3.Connection], _T]) -> _T:
         def in_thread() -> _T:
             with snapshot(self._path) as connection:

@@ -15,6 +15,7 @@ from central_index.model import (
     Range,
     RangeDigest,
     Reported,
+    UnusableStore,
 )
 
 
@@ -45,13 +46,37 @@ class Store(Protocol):
 
     async def reports(self) -> list[CenterReport]: ...
 
+    async def open_session(self, name_digest: bytes, key_digest: bytes, until: float) -> None:
+        """A login of the page, until then in seconds since 1970; known to all processes."""
+
+    async def session(self, name_digest: bytes, now: float) -> bytes | None:
+        """The digest of the key that it was opened with."""
+
+    async def close_session(self, name_digest: bytes) -> None: ...
+
+    async def refuse_login(self, address: str, now: float) -> None:
+        """Remembers it for a while."""
+
+    async def refused_logins(self, address: str, since: float) -> int: ...
+
 
 #: Called after each change, in any thread.
 OnChange = Callable[[], None]
 
 
-def make_store(database: str, on_change: OnChange) -> Store:
-    """For what ``--database`` says: the address of a PostgreSQL database, or a file."""
-    from central_index.sqlite_store import SqliteStore  # noqa: PLC0415 - the engine that isn't used isn't loaded
+def make_store(database: str, read_database: str | None, on_change: OnChange) -> Store:
+    """For what ``--database`` says: the address of a PostgreSQL database, or a file. Raises UnusableStore."""
+    # The engine that isn't used isn't loaded, and needn't be installed.
+    if not is_address(database):
+        from central_index.sqlite_store import SqliteStore  # noqa: PLC0415
 
-    return SqliteStore(Path(database), on_change)
+        return SqliteStore(Path(database), on_change)
+    try:
+        from central_index.postgres_store import PostgresStore  # noqa: PLC0415
+    except ImportError:
+        raise UnusableStore("PostgreSQL needs psycopg: pip install 'cdc-indexer[central]'.") from None
+    return PostgresStore(database, read_database, on_change)
+
+
+def is_address(database: str) -> bool:
+    return database.startswith(("postgresql://", "postgres://"))

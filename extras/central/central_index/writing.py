@@ -44,7 +44,7 @@ class Writing:
         self._access = access
 
     async def register(self, request: Request) -> Response:
-        role = self._access.writer(request)
+        role = await self._access.writer(request)
         received_at = time.time()
         version = _version(request)
         document = await json_body(request)
@@ -86,13 +86,13 @@ class Writing:
 
     async def try_key(self, request: Request) -> Response:
         """What a centre asks to see whether its key counts and whose it is, leaving nothing behind."""
-        role = self._access.writer(request)
+        role = await self._access.writer(request)
         # A name that no header can hold isn't said.
         headers = {"Index-Center": role.name} if role.name.isascii() and role.name.isprintable() else {}
         return JSONResponse([], headers=headers)
 
     async def delete(self, request: Request) -> Response:
-        role = self._access.writer(request)
+        role = await self._access.writer(request)
         version = _version(request)
         center = request.query_params.get("center", role.name)
         if center != role.name:
@@ -110,11 +110,14 @@ class Writing:
         try:
             return await self._store.write(changes)
         except StoreUnavailable as error:
-            log.error("The studies can't be written: look at the disk.", error=type(error.__cause__).__name__)
+            # Not what it says: that may hold values.
+            log.error(
+                "The studies can't be written: look at the database.", error=type(error.__cause__).__name__
+            )
             raise HTTPException(503, "The index can't write at present.", {"Retry-After": "5"}) from None
 
     async def digests(self, request: Request) -> Response:
-        role = self._access.writer(request)
+        role = await self._access.writer(request)
         wanted = await json_body(request)
         try:
             ranges, listed = read_ranges(wanted)
@@ -128,7 +131,7 @@ class Writing:
         return JSONResponse({"ranges": [shown(one) for one in found]})
 
     async def report(self, request: Request) -> Response:
-        role = self._access.writer(request)
+        role = await self._access.writer(request)
         try:
             content = read_report(await json_body(request))
         except Rejected as error:
