@@ -42,6 +42,7 @@ class Index:
         self.directory = directory
         #: As --database takes it.
         self.database = database or str(directory / "central.sqlite")
+        self.read_database: str | None = None
         self.url = f"http://127.0.0.1:{free_port()}"
         self.log_path = directory / "central.log"
         self.session = self._new_session()
@@ -82,6 +83,7 @@ class Index:
                     "CENTRAL_LISTEN": self.url.removeprefix("http://"),
                     "CENTRAL_DATABASE": self.database,
                     "CENTRAL_KEYS": str(self.directory / "keys.json"),
+                    **({"CENTRAL_READ_DATABASE": self.read_database} if self.read_database else {}),
                 },
                 stdout=log,
                 stderr=log,

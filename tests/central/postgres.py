@@ -112,16 +112,39 @@ class Cluster:
     def log(self) -> str:
         return self._log.read_text()
 
-    def stop(self, number: int = signal.SIGINT) -> None:
-        """SIGINT: the connections are cut, what was committed is written. SIGKILL: all its processes at once."""
+    def stop(self) -> None:
+        """The connections are cut, what was committed is written."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        if number == signal.SIGKILL:
-            os.killpg(process.pid, number)
-        else:
-            process.send_signal(number)
+        if process is not None:
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+
+    def kill(self) -> None:
+        """All its processes at once, as a machine that loses its power."""
+        process, self._process = self._process, None
+        assert process is not None
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for pid in (process.pid, *map(int, children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         process.wait(60)
+
+    def copy_of(self, primary: Cluster) -> None:
+        """Becomes its standby, by streaming replication."""
+        self.run(
+            "pg_basebackup",
+            "-D",
+            str(self.data),
+            "-d",
+            primary.url("postgres"),
+            "-R",
+            "-c",
+            "fast",
+            "--no-sync",
+        )
+
+    def promote(self) -> None:
+        self.run("pg_ctl", "promote", "-D", str(self.data))
 
     def remove(self) -> None:
         self.stop()

@@ -46,7 +46,9 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
     return host.strip("[]"), int(port)
 
 
-@click.command(context_settings={"auto_envvar_prefix": "CENTRAL", "show_default": True})
+@click.group(
+    invoke_without_command=True, context_settings={"auto_envvar_prefix": "CENTRAL", "show_default": True}
+)
 @click.option(
     "--listen",
     metavar="HOST:PORT",
@@ -64,7 +66,9 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
 @click.option("--keys", type=click.Path(path_type=Path), default="keys.json", help="Who may do what.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain, PEM.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key, PEM.")
+@click.pass_context
 def main(
+    context: click.Context,
     listen: tuple[str, int],
     database: str,
     read_database: str | None,
@@ -72,7 +76,15 @@ def main(
     tls_cert: Path | None,
     tls_key: Path | None,
 ) -> None:
-    """The reference central index: takes the studies of many centres, and shows them to who may read."""
+    """The reference central index: takes the studies of many centres, and shows them to who may read.
+
+    Without a command it serves.
+    """
+    # What this process makes holds names of patients.
+    os.umask(0o077)
+    if context.invoked_subcommand is not None:
+        context.obj = database
+        return
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -83,8 +95,6 @@ def main(
     )
     # Addresses hold what was searched for, so there is no access log.
     logging.basicConfig(level=logging.ERROR)
-    # What this process makes holds names of patients.
-    os.umask(0o077)
     host, port = listen
     if (tls_cert is None) != (tls_key is None):
         raise click.UsageError("--tls-cert and --tls-key belong together.")
@@ -117,6 +127,33 @@ def main(
         asyncio.run(_serve(_Server(config, central), central))
     except UnusableStore as error:
         raise click.ClickException(str(error)) from None
+
+
+@main.command("move")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_obj
+def move_command(database: str, file: Path) -> None:
+    """Moves the studies of FILE, an index on SQLite, into the PostgreSQL that --database names.
+
+    Stop the index on FILE first. It may be repeated.
+    """
+    if not is_address(database):
+        raise click.UsageError("--database must name the PostgreSQL, postgresql://USER@HOST/NAME.")
+    from central_index.moving import move  # noqa: PLC0415 - needs psycopg
+
+    try:
+        moved = asyncio.run(move(file, database, lambda done: click.echo(f"{done} studies", err=True)))
+    except UnusableStore as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"Moved {moved.studies} studies, deleted ones included.")
+    if moved.left_out:
+        click.echo(
+            f"Left out, since PostgreSQL can't keep U+0000: study_pk {', '.join(map(str, moved.left_out))}."
+        )
+    if moved.differing:
+        click.echo(f"Not the same on both sides (newer there, perhaps): {', '.join(moved.differing)}.")
+    else:
+        click.echo("Compared by their digests: the same on both sides.")
 
 
 async def _serve(server: _Server, central: Central) -> None:

@@ -64,6 +64,34 @@ ON CONFLICT (study_iuid, center) DO UPDATE SET
 WHERE excluded.version > kept.version OR (excluded.version = {LARGEST_VERSION} AND kept.version = {LARGEST_VERSION})
 RETURNING center, study_iuid
 """
+#: Rows of another store, with all that it knew of them.
+_MOVED = {name: kind for name, kind in _COLUMNS.items() if name != "id"} | {
+    "first_received_at": "double precision",
+    "versions": "integer",
+}
+_TAKEN = [column for column in _MOVED if column != "tokens"]
+MOVE = f"""
+INSERT INTO studies AS kept (id, {", ".join(_TAKEN)}, words)
+SELECT nextval('study_ids'), {", ".join(_TAKEN)}, array_to_tsvector(ARRAY(SELECT json_array_elements_text(tokens::json)))
+FROM unnest({", ".join(f"%s::{kind}[]" for kind in _MOVED.values())}) AS new ({", ".join(_MOVED)})
+ON CONFLICT (study_iuid, center) DO UPDATE SET
+    {", ".join(f"{column} = excluded.{column}" for column in (*_TAKEN, "words"))}
+WHERE excluded.version > kept.version
+"""
+
+
+def moved_arrays(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    """The parameters of MOVE, from rows as SQLite has them."""
+    moved = []
+    for row in rows:
+        values = row[: len(FIELDS)]
+        more, received_at, version, key, digest, deleted, first, versions = row[len(FIELDS) :]
+        study = dict(zip(FIELDS, values, strict=True))
+        at = None if deleted else sorted_at(study["study_datetime"], first)
+        tokens = json.dumps([] if deleted else tokens_of(study))
+        known = [more, received_at, version, key, *halves(digest), bool(deleted), at, tokens]
+        moved.append([*values, *known, first, versions])
+    return [list(column) for column in zip(*moved, strict=True)] or [[] for _ in _MOVED]
 
 
 def held_from(row: Sequence[Any]) -> tuple[Key, Held]:

@@ -291,8 +291,13 @@ async def _known_keys(connection: Connection, changes: Sequence[Change]) -> list
         [[center for center, _ in wanted], [digest for _, digest in wanted]],
     )
     new = {(center, bytes(digest)) for center, digest in await rows.fetchall()}
+    rows = await connection.execute(
+        "SELECT key_digest FROM requests WHERE center = '' AND key_digest = ANY(%s)",
+        [[digest for _, digest in wanted]],
+    )
+    moved = {bytes(digest) for (digest,) in await rows.fetchall()}
     for place, key in keys.items():
-        known[place] = key not in new
+        known[place] = key not in new or key[1] in moved
         # The next one with this key in the same group.
         new.discard(key)
     return known
