@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -329,6 +329,13 @@ class Engine:
         entries = self.store.lookup([key])
         with self.inside() as core:
             core.backfills.correct(key, study_pk, digest, entries.get(key))
+
+    def adopt(self, studies: Iterable[tuple[str, int, bytes]]) -> None:
+        """The index was seen to hold these documents (key, study_pk, digest) that the ledger didn't know."""
+        with self.inside() as core:
+            for key, study_pk, digest in studies:
+                core.backfills.correct(key, study_pk, digest, None)
+        self.writer.request(self.core.parts.results.generation)
 
     def flush(self) -> None:
         """Waits until everything of this moment is durable; Stopped when the program ends before it can be."""

@@ -25,6 +25,9 @@ __all__ = ["Difference", "Ranges", "Reconciliation"]
 #: So many studies of the view make a range.
 RANGE = 1000
 
+#: So many studies that the ledger doesn't know are kept before the index is asked.
+_UNKNOWN = 20_000
+
 _MODULUS = 1 << 128
 _PAGE = 200
 
@@ -39,6 +42,8 @@ class _Open:
     total: int = 0
     #: Something of it was under way, so that the sum says nothing.
     unclear: bool = False
+    #: (key, study_pk, digest) of those that the ledger doesn't know: if the sum is right, the index has them.
+    unknown: list[tuple[str, int, bytes]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +63,11 @@ class Ranges:
     """Collects what the pages of a sweep come to. ``suspects``: ranges that have to be looked at one study at a time."""
 
     ask: Callable[[list[Range]], list[tuple[int, int]]]
+    adopt: Callable[[list[tuple[str, int, bytes]]], None]
     suspects: list[Range] = field(default_factory=list)
     _open: _Open = field(default_factory=lambda: _Open(None))
-    _closed: list[tuple[Range, int, int]] = field(default_factory=list)
+    _closed: list[tuple[Range, _Open]] = field(default_factory=list)
+    _unknown: int = 0
 
     def add(
         self,
@@ -80,7 +87,11 @@ class Ranges:
             seen.add(key)
             one.studies += 1
             entry = entries.get(key)
-            self._hold(expected(digest_of(values, entry, policy), entry, policy))
+            wanted = expected(digest_of(values, entry, policy), entry, policy)
+            self._hold(wanted)
+            if wanted is not None and (entry is None or entry.digest is None):
+                one.unknown.append((key, names(values)[1], wanted))
+                self._unknown += 1
         for key, entry in entries.items():
             if key not in seen:
                 # Gone, and the index isn't told, or not yet.
@@ -100,20 +111,22 @@ class Ranges:
         if one.unclear:
             self.suspects.append(this)
         else:
-            self._closed.append((this, one.count, one.total))
-        if until_pk is None or len(self._closed) >= MAX_RANGES:
+            self._closed.append((this, one))
+        if until_pk is None or len(self._closed) >= MAX_RANGES or self._unknown >= _UNKNOWN:
             self.finish()
 
     def finish(self) -> None:
         """Asks the index about the ranges that are read."""
         closed, self._closed = self._closed, []
-        if closed:
-            answers = self.ask([one for one, _, _ in closed])
-            self.suspects += [
-                one
-                for (one, count, total), answer in zip(closed, answers, strict=True)
-                if answer != (count, total)
-            ]
+        self._unknown = 0
+        if not closed:
+            return
+        answers = self.ask([this for this, _ in closed])
+        for (this, one), answer in zip(closed, answers, strict=True):
+            if answer != (one.count, one.total):
+                self.suspects.append(this)
+            elif one.unknown:
+                self.adopt(one.unknown)
 
 
 class Reconciliation:

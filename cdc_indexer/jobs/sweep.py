@@ -116,6 +116,7 @@ class Sweep:
         wants: Callable[[Values], bool] = lambda values: True,
         whole: bool = True,
         client: IndexClient | None = None,
+        on_page: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = engine
         self._outbox = Outbox(engine.source)
@@ -128,6 +129,7 @@ class Sweep:
             gone_after_seconds = failpoints.seconds("gone_after", GONE_AFTER_SECONDS)
         self._gone_after_seconds = gone_after_seconds
         self._cancelled = cancelled
+        self._on_page = on_page
         self._wants = wants
         self._whole = whole
         #: The index, where it answers digests.
@@ -162,11 +164,12 @@ class Sweep:
         self.last_pk = outbox.last_study_pk()
         after_pk = self._backfill.after_pk
         if self._client is not None:
-            self._ranges = Ranges(self._client.digests)
+            self._ranges = Ranges(self._client.digests, engine.adopt)
             # A pass that was interrupted says nothing of what lay before.
             after_pk = 0
         while True:
             page_began = time.monotonic()
+            self._on_page()
             studies = outbox.view_after(after_pk, PAGE)
             until_pk = names(studies[-1])[1] if len(studies) == PAGE else None
             self._compare(studies, after_pk, until_pk)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from cdc_indexer.delivery.index_client import IndexUnavailable
 from cdc_indexer.jobs.backfill import InitialOptions
 from cdc_indexer.jobs.sweep import Sweep
 from cdc_indexer.model.errors import IndexerError, SourceChanged, SourceError, Stopped, StorageError
@@ -189,7 +190,7 @@ class Sweeper:
             result = sweep.feed()
         except Stopped:
             return
-        except (SourceError, StorageError) as error:
+        except (SourceError, StorageError, IndexUnavailable) as error:
             changed = isinstance(error, SourceChanged)
             log.log(20 if changed else 30, "a sweep is interrupted", reason=str(error))
             self._not_before = time.monotonic() + (0.0 if changed else _AGAIN_SECONDS)
