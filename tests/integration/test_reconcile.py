@@ -26,7 +26,8 @@ def index(tmp_path: Path) -> Iterator[Index]:
     one = Index(tmp_path / "index")
     one.start()
     yield one
-    one.close()
+    one.stop()
+    one.session.close()
 
 
 @pytest.fixture
