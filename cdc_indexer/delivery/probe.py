@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cdc_indexer.delivery.webservice import Webservice
 from cdc_indexer.model.finding import Finding, failed, ok, warning
-from cdc_indexer.model.outcome import Kind, Outcome
+from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import Settings
@@ -63,7 +63,7 @@ def _key(outcome: Outcome, status: int) -> Finding:
     """What the answer to a GET with our key says of the key."""
     if outcome.kind is Kind.ACCEPTED and _is_list(outcome.answer):
         return ok("key accepted", "The central index knows the key.")
-    if (outcome.kind is Kind.HELD and 200 <= status < 300) or status in (401, 403):
+    if outcome.refusal is Refusal.KEY or status in (401, 403):
         return failed(
             "key accepted",
             f"The central index refuses the key (status {status}).",

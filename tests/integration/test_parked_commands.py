@@ -104,7 +104,7 @@ def test_discard(parked: Indexer, receiver: Receiver) -> None:
     assert parked.run("parked", "discard", "--all").stdout == "1 discarded.\n"
     assert entries(parked) == []
     # No document, and no answer that quotes one, is left in the file.
-    kept = b"".join(path.read_bytes() for path in parked.state_dir.glob("parked.sqlite*"))
+    kept = b"".join(path.read_bytes() for path in parked.state_dir.glob("state.sqlite*"))
     assert b"NUNEZ" not in kept
     assert "NÚÑEZ".encode() not in kept
     receiver.normal()

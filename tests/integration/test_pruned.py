@@ -64,7 +64,9 @@ def test_an_initial_starts_by_itself(
         assert indexer.stop() == 0
     else:
         assert indexer.wait() == 0
-    assert indexer.checkpoint()["initial"] is None
+    checkpoint = indexer.checkpoint()
+    assert checkpoint is not None
+    assert "initial" not in checkpoint.jobs
     assert not (indexer.state_dir / "initial.request.json").exists()
     count = len(receiver.accepted())
     assert indexer.run("run", "--until-caught-up").returncode == 0

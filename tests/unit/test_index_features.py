@@ -166,12 +166,13 @@ def test_each_study_of_an_array_has_its_own_status_and_version(make: Start, rece
         return Answer(207, {"results": results}, TAKES_BATCHES)
 
     receiver.answer_with(answer)
-    sender = make(known=Known(features={"batch": 500}))
+    sender = make(known=Known(features={"batch": 500, "versions": 1}))
     sender.send(*MANY[:20], version=12)
     sender.dispatcher.start()
     sender.wait(lambda: len(sender.outcomes) == 20, "all judged")
     assert len(sender.of(Kind.ACCEPTED)) == 18
-    assert sender.of(Kind.REJECTED) == {"1.2.3", "1.2.5"}
+    assert sender.of(Kind.REJECTED) == {"1.2.3"}
+    assert sender.of(Kind.STALE) == {"1.2.5"}
     assert sender.outcomes["1.2.5"].version == 77
     (array,) = [entry.json for entry in receiver.entries()]
     assert {element["version"] for element in array} == {12}
