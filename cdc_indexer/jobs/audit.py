@@ -22,6 +22,15 @@ PAGE = 1000
 #: ``until`` stays this far behind the server's clock: a transaction may record a row and commit it minutes later.
 HOLD_BACK = timedelta(minutes=10)
 
+#: A transaction that is open for longer is said: it may be a prepared one (XA) that nobody will ever end.
+LONG_OPEN = timedelta(minutes=15)
+
+_OPEN = (
+    "A transaction of the archive's has been open since {since:%Y-%m-%d %H:%M} UTC: its studies wait for its end, and what "
+    "was recorded since then is read in every audit. Where the archive knows nothing of it any more it is a prepared one: "
+    "XA RECOVER shows it, XA COMMIT or XA ROLLBACK ends it."
+)
+
 #: How far back a quick audit looks behind the newest row it has seen. What commits later than that after it was
 #: recorded is found by the next full one.
 QUICK_OVERLAP = timedelta(seconds=2)
@@ -65,6 +74,9 @@ class Audit:
         self.clock_difference_seconds = 0.0
         self.oldest_unsettled: datetime | None = None
         self.handing_over: datetime | None = None
+        #: A sentence while a transaction has been open for long.
+        self.open_transaction: str | None = None
+        self._open: Mark | None = None
 
     def now(self) -> datetime:
         """The server's clock; raises SourceError."""
@@ -85,7 +97,8 @@ class Audit:
             ours = datetime.now(timezone.utc).replace(tzinfo=None)
             self.clock_difference_seconds = (now - ours).total_seconds()
             went_back = self._watch_clock(now)
-            found, oldest_unsettled = self._read_all(outbox, first, on_page)
+            found, oldest_unsettled, oldest_open = self._read_all(outbox, first, on_page)
+            self._watch_open(oldest_open, now)
             self.oldest_unsettled = oldest_unsettled
             until = minute_of(now - HOLD_BACK)
             if oldest_unsettled is not None:
@@ -98,27 +111,34 @@ class Audit:
 
     def _read_all(
         self, outbox: Outbox, first: bool, on_page: Callable[[], None]
-    ) -> tuple[int, datetime | None]:
+    ) -> tuple[int, datetime | None, Mark | None]:
+        """How many rows were handed over, and the oldest that isn't settled, and that isn't committed."""
         progress = self._progress
         leave_out = progress.widest_settled(_LEAVE_OUT)
         mark: Mark = (progress.until, _ID_MAX)
         found = 0
         oldest_unsettled: datetime | None = None
+        oldest_open: Mark | None = None
         while True:
             on_page()
             page = outbox.ids_after(mark, PAGE, leave_out)
-            unknown = []
+            unknown: dict[int, datetime] = {}
             for recorded_at, row_id in page:
                 if progress.is_settled(row_id):
                     continue
                 if oldest_unsettled is None or recorded_at < oldest_unsettled:
                     oldest_unsettled = recorded_at
                 if not progress.known(row_id):
-                    unknown.append(row_id)
+                    unknown[row_id] = recorded_at
             if unknown:
-                found += self._hand_over(outbox, outbox.rows(unknown), first)
+                rows = outbox.rows(list(unknown))
+                for row in rows:
+                    del unknown[row.id]
+                if unknown and oldest_open is None:
+                    oldest_open = min((recorded_at, row_id) for row_id, recorded_at in unknown.items())
+                found += self._hand_over(outbox, rows, first)
             if len(page) < PAGE:
-                return found, oldest_unsettled
+                return found, oldest_unsettled, oldest_open
             mark = page[-1]
 
     def _hand_over(self, outbox: Outbox, rows: list[OutboxRow], first: bool) -> int:
@@ -137,6 +157,14 @@ class Audit:
         finally:
             self.handing_over = None
         return found
+
+    def _watch_open(self, oldest: Mark | None, now: datetime) -> None:
+        """Says a transaction that is open for long; twice seen, for a row may be rolled back or pruned between two reads."""
+        again, self._open = oldest is not None and oldest == self._open, oldest
+        if oldest is not None and again and now - oldest[0] > LONG_OPEN:
+            self.open_transaction = _OPEN.format(since=oldest[0])
+        elif not again:
+            self.open_transaction = None
 
     def quick(self) -> int:
         """Hands over what was recorded lately: the binlog has just shown something that can't be decoded."""

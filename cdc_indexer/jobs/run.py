@@ -91,6 +91,7 @@ class Service:
         self._fresh_position = True
         self._columns: tuple[object, Columns | None] = (None, None)
         self._caught_up = False
+        self._open_said: str | None = None
         self._notifier = Notifier()
         #: As it was when the stream began.
         self._end_of_log: Position
@@ -104,9 +105,7 @@ class Service:
         engine = self.engine
         self._observer = engine.observer
         self._audit = Audit(Outbox(engine.source), engine.progress, engine.pipeline, self._binlog_end)
-        self._auditor = Auditor(
-            self._audit, settings.stream.audit_seconds, self._runner, self._observer.audited
-        )
+        self._auditor = Auditor(self._audit, settings.stream.audit_seconds, self._runner, self._audited)
         self._sampler = Sampler(engine, self._audit, self._stopping)
         self._feeder = Feeder(engine, self._runner)
         self._written = engine.progress.generation
@@ -321,7 +320,7 @@ class Service:
                 self._heal_pruned()
             audited = self._audit.full(first=first, on_page=self._sampler.moved)
             self._sampler.moved()
-            self._observer.audited(audited.found)
+            self._audited(audited.found)
         except SourceError:
             self._first_audit = first
             raise
@@ -329,6 +328,15 @@ class Service:
             self.engine.versions.release_restored()
         if audited.found:
             log.info("audit found rows to send", rows=audited.found)
+
+    def _audited(self, found: int) -> None:
+        self._observer.audited(found)
+        said = self._audit.open_transaction
+        if said != self._open_said:
+            self._open_said = said
+            self._observer.open_transaction(said)
+            if said:
+                log.warning("a transaction stays open", reason=said)
 
     def _heal_pruned(self) -> bool:
         """Asks for an `initial` when rows may have been deleted before they were sent; whether it did."""
