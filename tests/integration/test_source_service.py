@@ -147,6 +147,7 @@ def test_another_password(archive: Pacs, receiver: Receiver, indexer: Indexer, h
     """By itself: the files are read again before each try, as when the index refuses us."""
     with indexer.running():
         arrives(receiver, store(archive))
+        wait_until(lambda: indexer.caught_up, what="caught up")
         with_password(archive, "the-password-of-tomorrow")
         if how == "by itself":
             throw_out(archive)
@@ -185,6 +186,7 @@ def test_a_ca_that_can_not_be_read_for_a_while(
     indexer.write_files()
     with indexer.running():
         arrives(receiver, store(archive))
+        wait_until(lambda: indexer.caught_up, what="caught up")
         ca.write_text("")
         throw_out(archive)
         wait_until(lambda: "database.tls.ca can't be read" in ready(indexer)[1], 20, "it says so")
