@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from cdc_indexer.checks.database import preflight
+from cdc_indexer.checks.retention import Following
+from cdc_indexer.model.finding import Finding, Status
+from cdc_indexer.model.settings import load_settings
 from tests.indexer import Indexer, wait_until
 from tests.pacs import Pacs, new_uid
 from tests.ports import free_port
@@ -266,14 +271,44 @@ def test_a_forgotten_xa_transaction_is_said(archive: Pacs, receiver: Receiver, i
         wait_until(lambda: "open_transaction" not in causes(indexer), 20, "it is over")
 
 
+def checked(indexer: Indexer, name: str, *, admin: bool = False) -> list[Finding]:
+    settings = load_settings(indexer.directory / "config.json", {})
+    root = settings.database.model_copy(update={"user": "root", "password": SecretStr("")}) if admin else None
+    found = preflight(settings.database, Following(server_id=settings.server_id), root)
+    return [finding for finding in found if finding.name == name]
+
+
 @pytest.mark.one_server
 def test_an_archive_that_can_not_roll_back_is_said(archive: Pacs, indexer: Indexer) -> None:
-    def engines(*arguments: str) -> list[dict[str, Any]]:
-        done = indexer.run("check", "--json", *arguments)
-        return [finding for finding in json.loads(done.stdout) if finding["name"] == "storage engine"]
-
-    assert engines() == []
+    assert checked(indexer, "storage engine") == []
+    assert [one.status for one in checked(indexer, "storage engine", admin=True)] == [Status.OK]
+    archive.execute("SET foreign_key_checks = 0")
+    for (name,) in archive.execute(
+        "SELECT CONSTRAINT_NAME FROM information_schema.REFERENTIAL_CONSTRAINTS "
+        "WHERE CONSTRAINT_SCHEMA = %s AND TABLE_NAME = 'instance'",
+        (archive.name,),
+    ):
+        archive.execute(f"ALTER TABLE instance DROP FOREIGN KEY {name}")
+    archive.execute("ALTER TABLE instance ENGINE = MyISAM")
+    (found,) = checked(indexer, "storage engine", admin=True)
+    assert found.status is Status.WARNING
+    assert "instance (MyISAM)" in found.message
+    assert "ALTER TABLE instance ENGINE = InnoDB" in found.remedy
     archive.execute("ALTER TABLE study_service ENGINE = MyISAM")
-    (found,) = engines()
-    assert found["status"] == "failed"
-    assert "MyISAM" in found["message"]
+    (found,) = checked(indexer, "storage engine")
+    assert found.status is Status.FAILED
+    assert "study_service is a MyISAM table" in found.message
+
+
+@pytest.mark.parametrize(
+    ("allowed", "status"), [(0, Status.OK), (4, Status.OK), (3, Status.WARNING), (1, Status.FAILED)]
+)
+def test_how_many_sessions_the_account_may_have(
+    archive: Pacs, indexer: Indexer, allowed: int, status: Status
+) -> None:
+    for (host,) in archive.server.execute("SELECT Host FROM mysql.user WHERE User = %s", (archive.user,)):
+        archive.server.execute(f"ALTER USER {archive.user}@'{host}' WITH MAX_USER_CONNECTIONS {allowed}")
+    (found,) = checked(indexer, "sessions")
+    assert found.status is status
+    if status is not Status.OK:
+        assert "WITH MAX_USER_CONNECTIONS 4" in found.remedy
