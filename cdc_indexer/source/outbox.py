@@ -37,7 +37,7 @@ class StudyPage:
 
     studies: list[Mapping[str, object]]
     rows: Mapping[int, list[tuple[int, datetime]]]
-    epoch: int = 0
+    epoch: int
 
 
 class Outbox:
