@@ -162,7 +162,7 @@ class Gatekeeper:
         together: bool = False,
         asked: Outcome | None = None,
     ) -> Verdict:
-        """What is to be done with a study after a request that began at ``began``.
+        """What is to be done with a study after a request that began, connecting included, at ``began``.
 
         ``together``: the outcome is that of a whole request for many studies, so that nobody knows whose fault it is. Of the
         outcomes of one request those that say "accepted" are given first. ``asked``: what a GET gave, after ASK.

@@ -220,6 +220,27 @@ def test_an_index_that_is_away_is_tried_by_one_at_a_time_and_nothing_is_lost(sta
     assert gates == [Gate.AWAY, Gate.OPEN]
 
 
+def test_an_index_that_nobody_can_connect_to_is_tried_with_growing_pauses(start: Start) -> None:
+    """A try that comes to nothing before anything was sent is a try."""
+    tries: list[float] = []
+
+    class Unreachable(Client):
+        ready = False
+
+        def connect(self) -> Outcome | None:
+            tries.append(time.monotonic())
+            return Outcome(Kind.RETRY_INDEX, reason="nobody there")
+
+    results = Results()
+    dispatcher = start(Index())
+    dispatcher.reconfigure(lambda: Unreachable(Index()))
+    for number in range(20):
+        dispatcher.submit(delivery(f"{number}:0", results))
+    time.sleep(1.5)
+    assert dispatcher.gate is Gate.AWAY
+    assert 4 < len(tries) < 30
+
+
 def test_while_held_the_files_are_read_before_each_try_and_the_tries_rotate(start: Start) -> None:
     mended, read = threading.Event(), []
 
