@@ -220,10 +220,11 @@ class Dispatcher:
 
     def asks(self, outcomes: Sequence[Outcome]) -> bool:
         """Whether the index is to be asked by GET before these can be judged."""
-        if all(outcome.kind in (Kind.REJECTED, Kind.ABSENT) for outcome in outcomes):
-            with self._lock:
-                return any(self._keeper.asks(outcome, self._clock()) for outcome in outcomes)
-        return False
+        doubtful = (Kind.REJECTED, Kind.ABSENT)
+        if outcomes[0].kind not in doubtful or any(outcome.kind not in doubtful for outcome in outcomes):
+            return False
+        with self._lock:
+            return any(self._keeper.asks(outcome, self._clock()) for outcome in outcomes)
 
     def judge(self, work: Work, outcomes: Sequence[Outcome], asked: Outcome | None = None) -> int | None:
         """What came of it; the generation that must be durable before ``release``, None when nothing is final.
@@ -232,7 +233,7 @@ class Dispatcher:
         """
         final, changes = self._judge(work, outcomes, asked)
         work.final = [one for one, _ in final]
-        generation = max([one.finished(one, outcome) for one, outcome in final], default=None)
+        generation = max([one.finished(one, outcome) for one, outcome in final]) if final else None
         for change in changes:
             self._on_gate(change)
         return generation
@@ -257,12 +258,13 @@ class Dispatcher:
 
     def job(self, deliveries: Sequence[Delivery]) -> Generator[Request, Outcome, list[Outcome]] | None:
         """How these are sent if not as one object."""
-        auto = self._batch_size == "auto"
+        size = self._batch_size
         if len(deliveries) > 1:
-            return batch(deliveries, halves=not auto)
+            return batch(deliveries, halves=size != "auto")
         # With a number an array it is, of one as well; a deletion never is.
-        as_array = not auto and self._largest > 1 and deliveries[0].body is not None
-        return batch(deliveries) if as_array else None
+        if size in ("auto", 1) or deliveries[0].body is None:
+            return None
+        return batch(deliveries)
 
     # --- under the lock ----------------------------------------------------------------------------------
 
@@ -308,40 +310,54 @@ class Dispatcher:
     ) -> tuple[list[tuple[Delivery, Outcome]], list[Change]]:
         """What is final, and how the gate has changed; the rest is queued again. Frees the slot when nothing is final."""
         now = self._clock()
-        if len(outcomes) > 1 and self._batch_size == "auto":
-            if refused_as_such(outcomes):
-                self._known.array_refused()
-            elif outcomes[0].kind is Kind.ACCEPTED:
-                self._known.array_taken()
         final: list[tuple[Delivery, Outcome]] = []
         changes: list[Change] = []
-        judged: list[tuple[Delivery, Outcome, Verdict]] = []
-        # One outcome for the whole request: nobody knows whose fault it is.
-        together = len(outcomes) > 1 and all(outcome is outcomes[0] for outcome in outcomes)
-        pairs = list(zip(work.deliveries, outcomes, strict=True))
-        pairs.sort(key=lambda pair: pair[1].kind is not Kind.ACCEPTED)
+        deliveries: Sequence[Delivery] = work.deliveries
+        together = False
+        if len(outcomes) > 1:
+            if self._batch_size == "auto":
+                self._learn(outcomes)
+            # One outcome for the whole request: nobody knows whose fault it is.
+            together = all(outcome is outcomes[0] for outcome in outcomes)
+            # What was accepted is evidence for the rest.
+            pairs = sorted(
+                zip(deliveries, outcomes, strict=True), key=lambda pair: pair[1].kind is not Kind.ACCEPTED
+            )
+            deliveries, outcomes = zip(*pairs, strict=True)
         with self._lock:
             if work.probe:
                 self._probing = False
-            for delivery, outcome in pairs:
+            for delivery, outcome in zip(deliveries, outcomes, strict=True):
                 verdict = self._keeper.judge(
                     delivery.key, outcome, began=work.began, now=now, together=together, asked=asked
                 )
-                judged.append((delivery, outcome, verdict))
                 if verdict.change is not None:
                     changes.append(verdict.change)
-            for delivery, outcome, verdict in judged:
-                if verdict.do is Do.SETTLE:
-                    accepted = outcome.kind is Kind.ABSENT
-                    final.append((delivery, replace(outcome, kind=Kind.ACCEPTED) if accepted else outcome))
-                elif verdict.do in (Do.PARK, Do.READ_AGAIN):
-                    # Nobody sends versions yet, so that nobody is told that his is old.
-                    final.append((delivery, replace(outcome, kind=Kind.REJECTED)))
-                elif verdict.do is Do.RETRY:
-                    self._sequence += 1
-                    heapq.heappush(self._delayed, (verdict.at, self._sequence, delivery))
-                else:
-                    (self._behind if delivery.behind else self._ready).append(delivery)
+                last = self._follow(delivery, outcome, verdict)
+                if last is not None:
+                    final.append((delivery, last))
             if not final:
                 self._active -= 1
         return final, changes
+
+    def _learn(self, outcomes: Sequence[Outcome]) -> None:
+        """What the answer to an array says of arrays."""
+        if refused_as_such(outcomes):
+            self._known.array_refused()
+        elif outcomes[0].kind is Kind.ACCEPTED:
+            self._known.array_taken()
+
+    def _follow(self, delivery: Delivery, outcome: Outcome, verdict: Verdict) -> Outcome | None:
+        """Does what the verdict says; the outcome that is final, None for what is queued again. The caller has the lock."""
+        do = verdict.do
+        if do is Do.SETTLE:
+            return replace(outcome, kind=Kind.ACCEPTED) if outcome.kind is Kind.ABSENT else outcome
+        if do in (Do.PARK, Do.READ_AGAIN):
+            # Nobody sends versions yet, so that nobody is told that his is old.
+            return replace(outcome, kind=Kind.REJECTED)
+        if do is Do.RETRY:
+            self._sequence += 1
+            heapq.heappush(self._delayed, (verdict.at, self._sequence, delivery))
+        else:
+            (self._behind if delivery.behind else self._ready).append(delivery)
+        return None
