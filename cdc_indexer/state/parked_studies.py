@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cdc_indexer.model.changes import State
-from cdc_indexer.model.errors import LedgerDamaged, StateError
+from cdc_indexer.model.errors import LedgerDamaged, StateError, StorageError
 from cdc_indexer.state._database import connect, value_of
 from cdc_indexer.state._files import FILE_NAME, check_file, check_place, damaged, meaning
 from cdc_indexer.state._parking import CLOSE, now
@@ -134,7 +134,11 @@ class ParkedStudies:
         count = self._each(entry_ids, CLOSE, (State.DISCARDED.value, now()))
         with self._database() as db:
             # What was erased may still stand in the write-ahead log.
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            if value_of(db, "PRAGMA wal_checkpoint(TRUNCATE)"):
+                raise StorageError(
+                    f"{count} discarded, but their documents may still stand in {self._path}-wal, which another process "
+                    "reads: discard once more."
+                )
         return count
 
     def close(self) -> None:

@@ -201,7 +201,7 @@ class Store:
         write(db, "meta", meta)
         write(db, "settled", changes.settled.items())
         jobs = changes.jobs.items()
-        write(db, "jobs", [(name, None if job is None else _json(job)) for name, job in jobs])
+        write(db, "jobs", [(name, None if job is None else _json(dict(job))) for name, job in jobs])
         return count, bool(changes.parking) and _parking.put(db, changes.parking.values())
 
     def tidy(self) -> None:

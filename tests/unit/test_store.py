@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -270,6 +271,41 @@ def test_a_file_that_may_not_grow_is_said_and_heals(state_dir: Path) -> None:
         timeout=60,
     )
     assert done.stdout.strip() == "True", done.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Two megabytes of its own, where this machine lets us mount them."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_disk_without_room_is_said_also_at_the_start_and_heals(small_disk: Path) -> None:
+    store = Store(small_disk / "state")
+    store.apply(example(1))
+    filler = small_disk / "somebody-elses"
+    with filler.open("ab", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"x" * 512)
+    durable = 1
+    with pytest.raises(StorageError, match="full"):
+        for number in range(2, 200):
+            store.apply(example(number))
+            durable = number
+    store.tidy()
+    assert store.load().ledger == durable
+    store.close()
+    again = Store(small_disk / "state")
+    assert (again.load().ledger, again.count) == (durable, durable)
+    filler.unlink()
+    again.apply(example(durable + 1))
+    assert again.load().ledger == durable + 1
+    again.close()
 
 
 class _Failing:
