@@ -13,7 +13,7 @@ import pytest
 
 from cdc_indexer.model.changes import Changes, Closing, Parking, State
 from cdc_indexer.model.errors import StateError, StorageError
-from cdc_indexer.state import _database
+from cdc_indexer.state import _database, parked_studies
 from cdc_indexer.state.parked_studies import CLOSED_KEPT, ParkedStudies
 from cdc_indexer.state.store import Store
 
@@ -149,6 +149,7 @@ def test_what_could_not_be_erased_is_said(
 ) -> None:
     park(store, parking("1.2.3"))
     monkeypatch.setattr(_database, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(parked_studies, "_PAUSE_SECONDS", 0.01)
     impatient = ParkedStudies(tmp_path / "state")
     reader = sqlite3.connect(tmp_path / "state" / "state.sqlite", isolation_level=None)
     reader.execute("BEGIN")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -308,6 +308,21 @@ def test_a_disk_without_room_is_said_also_at_the_start_and_heals(small_disk: Pat
     again.close()
 
 
+@pytest.mark.parametrize("how", ["directory", "file", "replaced"])
+def test_a_state_that_is_taken_away_is_missed(store: Store, state_dir: Path, how: str) -> None:
+    """An unmounted share, a tidy hand: SQLite would write on into a file that no start will find."""
+    store.apply(example(1))
+    what = state_dir if how == "directory" else state_dir / "state.sqlite"
+    what.rename(what.with_suffix(".away"))
+    if how == "replaced":
+        what.write_bytes(b"a copy")
+    with pytest.raises(StorageError, match=r"taken away or replaced.*nothing more is sent until it can"):
+        store.apply(example(2))
+    what.with_suffix(".away").rename(what)
+    store.apply(example(2))
+    assert store.load().ledger == 2
+
+
 class _Failing:
     """A connection whose COMMIT fails, as one on a disk that loses what it took."""
 
@@ -550,6 +565,8 @@ def test_a_damaged_ledger_alone_is_rebuilt(state_dir: Path, how: str) -> None:
         assert loaded.settled == {"2026-03-01T12:00": "[1,3]", "2026-03-01T12:01": "[9,1]"}
         assert loaded.jobs == {"initial": {"after_pk": 1}, "sweep": {"at": 3}}
         assert (loaded.ledger, store.count, loaded.parked) == (0, 0, 1)
+        assert store.rebuilt
+        assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         store.apply(Changes(meta={LEDGER_DAMAGED: None}, ledger={"1.2.3": entry(3)}))
         store.apply(Changes(parking={"9.9": parking("9.9")}))
         parked = ParkedStudies(state_dir)
@@ -647,6 +664,36 @@ def test_the_ledger_is_whole_though_others_hold_the_log(store: Store, state_dir:
     finally:
         again.close()
         reader.close()
+
+
+def test_it_is_not_rebuilt_under_somebody_elses_hands(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has the old file open would write into the log that now is the new one's."""
+    filled(state_dir)
+    (state_dir / _database.DAMAGED_MARK).touch()
+    monkeypatch.setattr(_database, "BUSY_SECONDS", 0.1)
+    other = ParkedStudies(state_dir)
+    assert other.count == 1
+    with pytest.raises(StorageError, match="locked"):
+        Store(state_dir)
+    assert other.discard() == 1
+    other.close()
+    store = Store(state_dir)
+    assert (store.rebuilt, store.load().parked) == (True, 0)
+    store.close()
+
+
+def test_a_file_that_another_tool_left_otherwise(store: Store, state_dir: Path) -> None:
+    store.apply(example())
+    store.close()
+    with closing(sqlite3.connect(state_dir / "state.sqlite")) as db:
+        db.execute("PRAGMA journal_mode = DELETE")
+    again = Store(state_dir)
+    assert not again.rebuilt
+    assert again._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert again.count == 1
+    again.close()
 
 
 def test_killed_while_it_is_rebuilt_it_is_rebuilt_again(
