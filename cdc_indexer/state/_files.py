@@ -52,9 +52,11 @@ def meaning(error: sqlite3.Error | OSError, path: Path) -> IndexerError:
 
 
 def _unwritable(path: Path, why: str) -> StorageError:
+    remedy = "free some space or mend the directory's rights"
+    if "locked" in why:
+        remedy = "another process holds it, end that one"
     return StorageError(
-        f"the state {path} can't be written ({why}): nothing more is sent until it can; "
-        "free some space or mend the directory's rights."
+        f"the state {path} can't be written ({why}): nothing more is sent until it can; {remedy}."
     )
 
 

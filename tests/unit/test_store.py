@@ -823,6 +823,22 @@ def test_a_reader_never_makes_the_writer_wait(store: Store, state_dir: Path) -> 
         reader.close()
 
 
+def test_another_process_that_keeps_it_locked_is_said(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_database, "BUSY_SECONDS", 0.1)
+    store = Store(state_dir)
+    store.apply(example(1))
+    other = sqlite3.connect(state_dir / "state.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageError, match=r"nothing more is sent until it can; another process holds it"):
+        store.apply(example(2))
+    other.close()
+    store.apply(example(2))
+    assert store.count == 2
+    store.close()
+
+
 def test_the_log_stays_small_while_commits_go_on(store: Store, state_dir: Path) -> None:
     """Nothing moves it while a commit waits; and still it doesn't grow without end."""
     stop = threading.Event()
