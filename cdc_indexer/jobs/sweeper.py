@@ -80,7 +80,9 @@ class Sweeper:
         self._not_before = 0.0
         self._reason = ""
         self._suspicious = bool(engine.meta.get("suspicious"))
-        if Sweep.NAME in engine.jobs:
+        if engine.store.rebuilt:
+            self._reason = "the ledger was damaged"
+        elif Sweep.NAME in engine.jobs:
             self._reason = "the last one was interrupted"
 
     def ready(self) -> None:

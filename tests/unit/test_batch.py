@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
 
 from cdc_indexer.delivery._meaning import classify
 from cdc_indexer.flow.gate import Gate
