@@ -28,6 +28,10 @@ from tests.ports import free_port
 
 FLAVOURS = ("mariadb-10.11", "mariadb-11.8", "mysql")
 
+#: With this account the archives of the tests log in; the triggers belong to it.
+ARCHIVE = "'pacs'@'localhost'"
+ARCHIVE_PASSWORD = "the-archives-password-1"
+
 _START_SECONDS = 120.0
 _STOP_SECONDS = 60.0
 _PURGE_SECONDS = 10.0
@@ -391,11 +395,17 @@ class Server:
             if before:
                 self.execute(f"SET GLOBAL {variable} = %s", (int(before[0][1]),))
 
-    def create_database(self, name: str, charset: str = "latin1") -> None:
+    def create_database(self, name: str, charset: str = "latin1", archive: str | None = ARCHIVE) -> None:
+        """A database, and the account with which an archive would log in to it (none of its own: None)."""
         self.execute(f"CREATE DATABASE `{name}` CHARACTER SET {charset}")
+        if archive is not None:
+            self.execute(f"CREATE USER IF NOT EXISTS {archive} IDENTIFIED BY '{ARCHIVE_PASSWORD}'")
+            self.execute(f"GRANT ALL ON `{name}`.* TO {archive}")
 
     def drop_database(self, name: str) -> None:
         self.execute(f"DROP DATABASE IF EXISTS `{name}`")
+        for user, host in self.execute("SELECT User, Host FROM mysql.db WHERE Db = %s", (name,)):
+            self.execute(f"REVOKE ALL PRIVILEGES ON `{name}`.* FROM '{user}'@'{host}'")
 
 
 _live: list[Server] = []
