@@ -557,31 +557,29 @@ CALL indexer_install_rights('EXECUTE', 'PROCEDURE indexer_process');
 
 -- Gives the triggers that are there to the archive's account, where the server can do that (see the head of part 1).
 -- CREATE OR REPLACE: there is no moment without the trigger.
+-- The catalogue is read once: MariaDB makes a file for such an answer, which another server that starts on the machine may delete.
 DROP PROCEDURE IF EXISTS indexer_install_definer;
 DELIMITER //
 CREATE PROCEDURE indexer_install_definer()
 BEGIN
-  DECLARE statement_text LONGTEXT CHARACTER SET utf8mb4;
-  DECLARE done INT DEFAULT 0;
-  DECLARE triggers_read CURSOR FOR
-    SELECT CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
-                  ' TRIGGER ', TRIGGER_NAME, ' ', ACTION_TIMING, ' ',
-                  EVENT_MANIPULATION, ' ON `', EVENT_OBJECT_TABLE, '` FOR EACH ROW ', ACTION_STATEMENT)
+  DECLARE statements LONGTEXT CHARACTER SET utf8mb4;
+  DECLARE separator_text VARCHAR(40) CHARACTER SET utf8mb4 DEFAULT CONCAT('-- ', UUID());
+  IF @indexer_dynamic THEN
+    SET SESSION group_concat_max_len = 1000000;
+    SELECT GROUP_CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+                        ' TRIGGER ', TRIGGER_NAME, ' ', ACTION_TIMING, ' ', EVENT_MANIPULATION, ' ON `', EVENT_OBJECT_TABLE,
+                        '` FOR EACH ROW ', ACTION_STATEMENT, separator_text SEPARATOR '')
+      INTO statements
       FROM information_schema.TRIGGERS
      WHERE TRIGGER_SCHEMA = DATABASE() AND TRIGGER_NAME LIKE 'indexer\_%'
        AND DEFINER <> REPLACE(@indexer_account, '''', '');
-  DECLARE CONTINUE HANDLER FOR NOT FOUND SET done = 1;
-  IF @indexer_dynamic THEN
-    OPEN triggers_read;
-    FETCH triggers_read INTO statement_text;
-    WHILE NOT done DO
-      SET @indexer_sql = statement_text;
+    WHILE statements <> '' DO
+      SET @indexer_sql = SUBSTRING_INDEX(statements, separator_text, 1);
+      SET statements = SUBSTRING(statements, CHAR_LENGTH(@indexer_sql) + CHAR_LENGTH(separator_text) + 1);
       PREPARE indexer_statement FROM @indexer_sql;
       EXECUTE indexer_statement;
       DEALLOCATE PREPARE indexer_statement;
-      FETCH triggers_read INTO statement_text;
     END WHILE;
-    CLOSE triggers_read;
   END IF;
 END//
 DELIMITER ;
@@ -600,7 +598,6 @@ BEGIN
   END IF;
 END//
 DELIMITER ;
-CALL indexer_install_definer();
 
 -- MySQL takes no account's name from a variable: the same once more for the archive's usual account. Nothing new to read.
 SET @indexer_named = NULL;
@@ -1585,16 +1582,16 @@ DELIMITER ;
 CALL indexer_install_old_account();
 DROP PROCEDURE indexer_install_old_account;
 
+SELECT GROUP_CONCAT(DISTINCT DEFINER) INTO @indexer_given
+  FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE() AND TRIGGER_NAME LIKE 'indexer\_%';
 SELECT CONCAT('cdc_indexer is installed in ', DATABASE(), '.') AS ''
 UNION ALL
-SELECT CONCAT('The triggers run with the rights of ', GROUP_CONCAT(DISTINCT DEFINER), '. If the archive logs in as another account, put',
+SELECT CONCAT('The triggers run with the rights of ', @indexer_given, '. If the archive logs in as another account, put',
               ' SET @indexer_definer = ''user@host''; before the file and run it again.')
-  FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE() AND TRIGGER_NAME LIKE 'indexer\_%'
 UNION ALL
 SELECT CONCAT('This server takes no account from a variable, so they are not those of ', REPLACE(@indexer_account, '''', ''),
-              ': sed "s/DEFINER = CURRENT_USER/DEFINER = ', @indexer_account, '/" on the file, and run that.')
-  FROM DUAL WHERE EXISTS (SELECT 1 FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE() AND TRIGGER_NAME = 'indexer_row'
-                             AND DEFINER <> REPLACE(@indexer_account, '''', ''))
+              ': sed "s/DEFINER = ', 'CURRENT_USER/DEFINER = ', @indexer_account, '/" on the file, and run that.')
+  FROM DUAL WHERE @indexer_given <> REPLACE(@indexer_account, '''', '')
 UNION ALL
 SELECT 'event_scheduler is not ON: rows older than 400 days stay until it is.' FROM DUAL WHERE @@event_scheduler <> 'ON'
 UNION ALL

@@ -1,7 +1,8 @@
 """Makes the scripts in extras/ out of the parts in extras/sql/parts: `python -m extras.sql`.
 
-In the scripts' own files here a line ``-- %include NAME`` stands for a part, ``-- %triggers NAME`` for one with triggers, followed by
-what gives these to the archive's account. In the parts:
+In the scripts' own files here a line ``-- %include NAME`` stands for a part, ``-- %named NAME`` for one with triggers and what gives
+these to the archive's usual account on MySQL, ``-- %triggers NAME`` for the same and what gives them to any account on MariaDB.
+In the parts:
 
 ``{{now}}``              the time of a row (procedures.sql says why)
 ``{{record OP, PK, UID}}``  leaves a row that says what happened to which study, without its other values
@@ -40,18 +41,18 @@ _OTHER_ID = "(UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) 
 
 def made(name: str) -> str:
     """The text of a script, as it is to be in extras/."""
-    return _filled(re.sub(r"^-- %(include|triggers) (\S+)$", _part, (_HERE / name).read_text(), flags=re.MULTILINE))
+    return _filled(re.sub(r"^-- %(include|triggers|named) (\S+)$", _part, (_HERE / name).read_text(), flags=re.MULTILINE))
 
 
 def _part(found: re.Match[str]) -> str:
     text = (_HERE / "parts" / found[2]).read_text().rstrip("\n")
-    return text if found[1] == "include" else _triggers(text)
-
-
-def _triggers(text: str) -> str:
-    names = re.findall(r"^CREATE DEFINER = CURRENT_USER TRIGGER (\w+)", text, re.MULTILINE)
-    if "CALL indexer_install_definer();" not in text:
+    if found[1] == "triggers":
         text += "\nCALL indexer_install_definer();"
+    return text if found[1] == "include" else _named(text)
+
+
+def _named(text: str) -> str:
+    names = re.findall(r"^CREATE DEFINER = CURRENT_USER TRIGGER (\w+)", text, re.MULTILINE)
     drops = "\n".join(f"    DROP TRIGGER IF EXISTS {name};" for name in names)
     literal = "\n".join(_for_mysql(account, text) for account in _USUAL_ACCOUNTS)
     return f"""{text}

@@ -119,31 +119,29 @@ CALL indexer_install_rights('EXECUTE', 'PROCEDURE indexer_process');
 
 -- Gives the triggers that are there to the archive's account, where the server can do that (see the head of part 1).
 -- CREATE OR REPLACE: there is no moment without the trigger.
+-- The catalogue is read once: MariaDB makes a file for such an answer, which another server that starts on the machine may delete.
 DROP PROCEDURE IF EXISTS indexer_install_definer;
 DELIMITER //
 CREATE PROCEDURE indexer_install_definer()
 BEGIN
-  DECLARE statement_text LONGTEXT CHARACTER SET utf8mb4;
-  DECLARE done INT DEFAULT 0;
-  DECLARE triggers_read CURSOR FOR
-    SELECT CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
-                  ' TRIGGER ', TRIGGER_NAME, ' ', ACTION_TIMING, ' ',
-                  EVENT_MANIPULATION, ' ON `', EVENT_OBJECT_TABLE, '` FOR EACH ROW ', ACTION_STATEMENT)
+  DECLARE statements LONGTEXT CHARACTER SET utf8mb4;
+  DECLARE separator_text VARCHAR(40) CHARACTER SET utf8mb4 DEFAULT CONCAT('-- ', UUID());
+  IF @indexer_dynamic THEN
+    SET SESSION group_concat_max_len = 1000000;
+    SELECT GROUP_CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+                        ' TRIGGER ', TRIGGER_NAME, ' ', ACTION_TIMING, ' ', EVENT_MANIPULATION, ' ON `', EVENT_OBJECT_TABLE,
+                        '` FOR EACH ROW ', ACTION_STATEMENT, separator_text SEPARATOR '')
+      INTO statements
       FROM information_schema.TRIGGERS
      WHERE TRIGGER_SCHEMA = DATABASE() AND TRIGGER_NAME LIKE 'indexer\_%'
        AND DEFINER <> REPLACE(@indexer_account, '''', '');
-  DECLARE CONTINUE HANDLER FOR NOT FOUND SET done = 1;
-  IF @indexer_dynamic THEN
-    OPEN triggers_read;
-    FETCH triggers_read INTO statement_text;
-    WHILE NOT done DO
-      SET @indexer_sql = statement_text;
+    WHILE statements <> '' DO
+      SET @indexer_sql = SUBSTRING_INDEX(statements, separator_text, 1);
+      SET statements = SUBSTRING(statements, CHAR_LENGTH(@indexer_sql) + CHAR_LENGTH(separator_text) + 1);
       PREPARE indexer_statement FROM @indexer_sql;
       EXECUTE indexer_statement;
       DEALLOCATE PREPARE indexer_statement;
-      FETCH triggers_read INTO statement_text;
     END WHILE;
-    CLOSE triggers_read;
   END IF;
 END//
 DELIMITER ;

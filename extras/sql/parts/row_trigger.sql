@@ -11,4 +11,3 @@ BEGIN
   END IF;
 END//
 DELIMITER ;
-CALL indexer_install_definer();
