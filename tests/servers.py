@@ -375,7 +375,7 @@ class Server:
         return answer.stdout
 
     def dump(self, database: str, *options: str) -> str:
-        """What mysqldump makes of a database; MariaDB's isn't in the packages of its server, so its definitions are put together here."""
+        """What mysqldump makes of a database. MariaDB's is in another package: its definitions are put together here."""
         if self.is_mariadb:
             return self._definitions(database, "--routines" in options)
         socket = f"{self._installation.inside(self._data)}/mysqld.sock"
@@ -397,9 +397,13 @@ class Server:
                 "SELECT ROUTINE_NAME FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = %s", (database,)
             )
             text += "".join(made("PROCEDURE", name, 2) for (name,) in found)
-            text += "".join(made("EVENT", row[1], 3) for row in self.execute(f"SHOW EVENTS FROM `{database}`"))
+            text += "".join(
+                made("EVENT", row[1], 3) for row in self.execute(f"SHOW EVENTS FROM `{database}`")
+            )
         text += "".join(made("VIEW", name, 1) for name, kind in tables if kind == "VIEW")
-        text += "".join(made("TRIGGER", row[0], 2) for row in self.execute(f"SHOW TRIGGERS FROM `{database}`"))
+        text += "".join(
+            made("TRIGGER", row[0], 2) for row in self.execute(f"SHOW TRIGGERS FROM `{database}`")
+        )
         return text.replace(f"`{database}`.", "")
 
     def purge_binlogs(self) -> bool:

@@ -290,11 +290,17 @@ class _Objects(_Session):
             TABLE,
         )
         said = str(rows[0][0]) if rows else ""
-        now = " ".join(["dcm4chee-arc 5", *(w for w in _VERSIONED if w in self._found())]) if self._arc5 else "DCM4CHEE 2"
+        now = (
+            " ".join(["dcm4chee-arc 5", *(w for w in _VERSIONED if w in self._found())])
+            if self._arc5
+            else "DCM4CHEE 2"
+        )
         if not self._of_archive():
             yield ok("archive's version", "Another archive than DCM4CHEE.")
         elif said == now:
-            yield ok("archive's version", f"View and triggers were made for its tables as they are now ({now}).")
+            yield ok(
+                "archive's version", f"View and triggers were made for its tables as they are now ({now})."
+            )
         else:
             yield failed(
                 "archive's version",
@@ -347,7 +353,9 @@ class _Objects(_Session):
                 "run: no study can be stored (error 1449).",
                 self._again,
             )
-        powerless = {definer for name, definer in found.items() if name not in gone and not self._may_trigger(definer)}
+        powerless = {
+            definer for name, definer in found.items() if name not in gone and not self._may_trigger(definer)
+        }
         if powerless:
             yield failed(
                 "triggers",

@@ -1,8 +1,8 @@
 """Makes the scripts in extras/ out of the parts in extras/sql/parts: `python -m extras.sql`.
 
-In the scripts' own files here a line ``-- %include NAME`` stands for a part, ``-- %named NAME`` for one with triggers and what gives
-these to the archive's usual account on MySQL, ``-- %triggers NAME`` for the same and what gives them to any account on MariaDB.
-In the parts:
+In the scripts' own files here a line ``-- %include NAME`` stands for a part, ``-- %named NAME`` for one with triggers and
+what gives these to the archive's usual account on MySQL, ``-- %triggers NAME`` for the same and what gives them to any account
+on MariaDB. In the parts:
 
 ``{{now}}``              the time of a row (procedures.sql says why)
 ``{{record OP, PK, UID}}``  leaves a row that says what happened to which study, without its other values
@@ -18,7 +18,7 @@ from pathlib import Path
 _HERE = Path(__file__).resolve().parent
 SCRIPTS = ("add_indexer.sql", "add_indexer_arc5.sql")
 
-#: MySQL can't take an account's name from a variable when it makes a trigger. For these the triggers are in the file as well.
+#: MySQL takes no account's name from a variable when it makes a trigger. For these the triggers are in the file as well.
 _USUAL_ACCOUNTS = ("'pacs'@'%'", "'pacs'@'localhost'")
 
 _OURS_AND_ROOT = (
@@ -31,7 +31,8 @@ _NOW = (
     "  CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND"
 )
 
-_INSERT = """INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+_INSERT = """\
+INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
     study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
   VALUES ({id}, {operation}, NULL, NULL, NULL, {pk}, {uid}, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
     {now});"""
@@ -41,7 +42,9 @@ _OTHER_ID = "(UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) 
 
 def made(name: str) -> str:
     """The text of a script, as it is to be in extras/."""
-    return _filled(re.sub(r"^-- %(include|triggers|named) (\S+)$", _part, (_HERE / name).read_text(), flags=re.MULTILINE))
+    return _filled(
+        re.sub(r"^-- %(include|triggers|named) (\S+)$", _part, (_HERE / name).read_text(), flags=re.MULTILINE)
+    )
 
 
 def _part(found: re.Match[str]) -> str:
@@ -74,8 +77,10 @@ DROP PROCEDURE indexer_install_named;"""
 
 
 def _for_mysql(account: str, text: str) -> str:
-    """The triggers for one account, made only where indexer_install_named has dropped those of the account that runs the script."""
-    statements = re.findall(r"^CREATE DEFINER = CURRENT_USER TRIGGER .*?^END(?=//$)", text, re.MULTILINE | re.DOTALL)
+    """The triggers for one account, made only where indexer_install_named has dropped those of who runs the script."""
+    statements = re.findall(
+        r"^CREATE DEFINER = CURRENT_USER TRIGGER .*?^END(?=//$)", text, re.MULTILINE | re.DOTALL
+    )
     quoted = account.replace("'", "''")
     lines = [f"CALL indexer_install_named('{quoted}');", "DELIMITER //"]
     for statement in statements:
@@ -87,9 +92,18 @@ def _for_mysql(account: str, text: str) -> str:
 
 def _filled(text: str) -> str:
     text = re.sub(r"^( *)\{\{record (.+?), (.+?), (.+?)\}\}$", _record, text, flags=re.MULTILINE)
-    for name, value in (("now", _NOW), ("ours and root", _OURS_AND_ROOT)):
-        text = re.sub(rf"^( *)(.*)\{{\{{{name}\}}\}}", lambda found, value=value: found[1] + found[2] + value.replace("\n", f"\n{found[1]}"), text, flags=re.MULTILINE)
-    return text
+    text = re.sub(r"^( *)(.*)\{\{now\}\}", lambda found: _indented(found, _NOW), text, flags=re.MULTILINE)
+    return re.sub(
+        r"^( *)(.*)\{\{ours and root\}\}",
+        lambda found: _indented(found, _OURS_AND_ROOT),
+        text,
+        flags=re.MULTILINE,
+    )
+
+
+def _indented(found: re.Match[str], value: str) -> str:
+    """A value of several lines, as deep as the line in which it stands."""
+    return found[1] + found[2] + value.replace("\n", f"\n{found[1]}")
 
 
 def _record(found: re.Match[str]) -> str:

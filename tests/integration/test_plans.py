@@ -59,7 +59,9 @@ def test_a_page_of_a_patient_with_many_studies(pacs: Pacs, outbox: Outbox) -> No
     pacs.execute("ANALYZE TABLE study")
     for after in (0, others + 2000):
         read, page = reads(outbox, lambda after=after: outbox.studies_of_patient(1, after, PAGE))
-        assert [row["study_pk"] for row in page] == list(range(max(after, others) + 1, max(after, others) + 1 + PAGE))
+        assert [row["study_pk"] for row in page] == list(
+            range(max(after, others) + 1, max(after, others) + 1 + PAGE)
+        )
         assert read <= 4 * PAGE
 
 
@@ -84,15 +86,19 @@ def test_many_rows_of_one_moment_are_read_once(pacs: Pacs, outbox: Outbox) -> No
             mark = page[-1]
         return found
 
-    def rows() -> list[int]:
+    def whole() -> list[int]:
         mark, found = (datetime(2026, 3, 1), 0), []
         while page := outbox.rows_after(mark, 1000):
             found += [row.id for row in page]
             mark = (page[-1].recorded_at, page[-1].id)
         return found
 
-    expected = [base + n for base, rows in ((1, 500), (1_000_000, count), (2_000_000, 500)) for n in range(1, rows + 1)]
-    for call in (ids, rows):
+    expected = [
+        base + n
+        for base, many in ((1, 500), (1_000_000, count), (2_000_000, 500))
+        for n in range(1, many + 1)
+    ]
+    for call in (ids, whole):
         read, found = reads(outbox, call)
         assert found == expected
         assert read <= 2 * len(expected)

@@ -261,7 +261,9 @@ def test_an_edited_study_is_recorded_with_its_values(archive: Pacs5, column: str
     operations(archive)
     for _ in range(2):
         archive.execute(f"UPDATE study SET {column} = %s, version = version + 1 WHERE pk = %s", (value, pk))
-    *ended, row = archive.execute(f"SELECT operation, {', '.join(VIEW_COLUMNS)} FROM study_service ORDER BY recorded_at, id")
+    *ended, row = archive.execute(
+        f"SELECT operation, {', '.join(VIEW_COLUMNS)} FROM study_service ORDER BY recorded_at, id"
+    )
     assert row == ("changed", *view(archive, pk).values())
     assert [one[0] for one in ended] == (["deleted"] if column == "study_iuid" else [])
 

@@ -14,8 +14,15 @@ from tests.sql_archive import ADD, SCHEMA, Session
 
 def few_rights(but: str) -> list[str]:
     """The archive's account with rights table by table instead of all on its database, and one of them missing."""
-    rights = ("EXECUTE ON PROCEDURE indexer_process", "SELECT ON indexer_study", "SELECT, INSERT, UPDATE, TRIGGER ON study_service")
-    archives = ("SELECT, INSERT, UPDATE, DELETE, TRIGGER ON study", "SELECT, INSERT, UPDATE, DELETE, TRIGGER ON patient")
+    rights = (
+        "EXECUTE ON PROCEDURE indexer_process",
+        "SELECT ON indexer_study",
+        "SELECT, INSERT, UPDATE, TRIGGER ON study_service",
+    )
+    archives = (
+        "SELECT, INSERT, UPDATE, DELETE, TRIGGER ON study",
+        "SELECT, INSERT, UPDATE, DELETE, TRIGGER ON patient",
+    )
     return [
         "REVOKE ALL PRIVILEGES ON `{database}`.* FROM " + ARCHIVE,
         *(f"GRANT {right} TO {ARCHIVE}" for right in (*rights, *archives)),
@@ -98,7 +105,9 @@ def work(archive: Session) -> tuple[int, int]:
 
 @pytest.mark.parametrize("mode", ["", "STRICT_ALL_TABLES,NO_ZERO_DATE"], ids=["lax", "strict"])
 @pytest.mark.parametrize("how", BROKEN)
-def test_a_broken_outbox_lets_the_archive_through(archive: Session, database: str, how: str, mode: str) -> None:
+def test_a_broken_outbox_lets_the_archive_through(
+    archive: Session, database: str, how: str, mode: str
+) -> None:
     for statement in BROKEN[how]:
         archive(statement.format(database=database))
     archive("SET SESSION sql_mode = %s", mode)

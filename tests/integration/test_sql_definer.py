@@ -50,17 +50,24 @@ def bare(server: Server) -> Iterator[str]:
 
 
 def definers(server: Server, database: str) -> set[str]:
-    rows = server.execute("SELECT DEFINER FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = %s", (database,))
+    rows = server.execute(
+        "SELECT DEFINER FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = %s", (database,)
+    )
     return {row[0] for row in rows}
 
 
 def everything(server: Server, database: str) -> list[Any]:
     return [
-        server.execute(
-            f"SELECT * FROM information_schema.{kind} WHERE {column} = %s AND 1", (database,)
+        server.execute(f"SELECT * FROM information_schema.{kind} WHERE {column} = %s AND 1", (database,))
+        for kind, column in (
+            ("ROUTINES", "ROUTINE_SCHEMA"),
+            ("TRIGGERS", "TRIGGER_SCHEMA"),
+            ("VIEWS", "TABLE_SCHEMA"),
         )
-        for kind, column in (("ROUTINES", "ROUTINE_SCHEMA"), ("TRIGGERS", "TRIGGER_SCHEMA"), ("VIEWS", "TABLE_SCHEMA"))
-    ] + [server.execute(f"SHOW TABLES FROM `{database}`"), server.execute("SELECT User, Host FROM mysql.user ORDER BY 1, 2")]
+    ] + [
+        server.execute(f"SHOW TABLES FROM `{database}`"),
+        server.execute("SELECT User, Host FROM mysql.user ORDER BY 1, 2"),
+    ]
 
 
 @pytest.mark.parametrize("named", ["pacs@%", "'pacs'@'%'", "`pacs`@`%`", "pacs"])
@@ -71,8 +78,12 @@ def test_the_account_that_is_named(server: Server, bare: str, accounts: Any, nam
     assert definers(server, bare) == {"pacs@%"}
 
 
-@pytest.mark.parametrize("grants", [["ALL ON `{}`.*"], ["SELECT, INSERT, UPDATE, DELETE ON `{}`.study", "SELECT ON `{}`.patient"]])
-def test_the_one_account_that_can_be_the_archive(server: Server, bare: str, accounts: Any, grants: list[str]) -> None:
+@pytest.mark.parametrize(
+    "grants", [["ALL ON `{}`.*"], ["SELECT, INSERT, UPDATE, DELETE ON `{}`.study", "SELECT ON `{}`.patient"]]
+)
+def test_the_one_account_that_can_be_the_archive(
+    server: Server, bare: str, accounts: Any, grants: list[str]
+) -> None:
     accounts("'pacs'@'%'", *(grant.format(bare) for grant in grants))
     accounts("'reports'@'localhost'", f"SELECT ON `{bare}`.*")
     for _ in range(2):
@@ -83,7 +94,9 @@ def test_the_one_account_that_can_be_the_archive(server: Server, bare: str, acco
 
 
 @SCRIPTS
-def test_of_several_the_script_chooses_none(server: Server, database: str, accounts: Any, schema: str, script: str) -> None:
+def test_of_several_the_script_chooses_none(
+    server: Server, database: str, accounts: Any, schema: str, script: str
+) -> None:
     server.run_script(schema, database)
     accounts("'other'@'%'", f"ALL ON `{database}`.*")
     before = everything(server, database)
@@ -125,7 +138,7 @@ def test_another_name_on_mysql(server: Server, bare: str, accounts: Any) -> None
 def test_a_dump_that_is_restored_elsewhere_lets_the_archive_store(
     server: Server, database: str, new_server: Callable[..., Server], schema: str, script: str
 ) -> None:
-    """On a server that has the archive's account and nothing of ours. Whole, and without procedures as mysqldump has it by default."""
+    """On a server that has the archive's account and nothing of ours; without procedures too (mysqldump's default)."""
     server.run_script(schema, database)
     server.run_script(script, database)
     server.execute("CREATE USER IF NOT EXISTS 'indexer_trigger'@'localhost'")
@@ -138,7 +151,9 @@ def test_a_dump_that_is_restored_elsewhere_lets_the_archive_store(
         assert not other.execute("SELECT 1 FROM mysql.user WHERE User LIKE 'indexer%'")
         with closing(Session(other.connect(name, user="pacs", password=ARCHIVE_PASSWORD))) as pacs:
             if script is not ADD:
-                pacs("INSERT INTO person_name (alphabetic_name, ideographic_name, phonetic_name) VALUES ('A', '*', '*')")
+                pacs(
+                    "INSERT INTO person_name (alphabetic_name, ideographic_name, phonetic_name) VALUES ('A', '*', '*')"
+                )
                 pacs("UPDATE person_name SET alphabetic_name = 'B'")
                 pacs("INSERT INTO patient_id (pat_id) VALUES ('1')")
                 pacs("UPDATE patient_id SET pat_id = '2'")
@@ -176,7 +191,9 @@ def test_the_account_of_an_earlier_version_goes(server: Server, database: str) -
     assert not server.execute("SELECT 1 FROM mysql.user WHERE User = 'indexer_trigger'")
 
 
-def test_check_says_it_when_the_account_is_gone_or_powerless(server: Server, bare: str, accounts: Any) -> None:
+def test_check_says_it_when_the_account_is_gone_or_powerless(
+    server: Server, bare: str, accounts: Any
+) -> None:
     accounts("'pacs'@'%'", f"ALL ON `{bare}`.*")
     server.run_script(ADD, bare)
 
@@ -193,7 +210,10 @@ def test_check_says_it_when_the_account_is_gone_or_powerless(server: Server, bar
     assert "1142" in found()[0].message
     server.execute(f"GRANT ALL ON `{bare}`.* TO 'pacs'@'%'")
     # As at a login, the host of an account is a pattern.
-    server.execute("RENAME USER 'pacs'@'%' TO 'pacs'@'_'" if server.is_mariadb else "DROP USER 'pacs'@'%'")
+    server.execute("CREATE USER 'pacs'@'_'")
+    server.execute("DROP USER 'pacs'@'%'")
+    server.execute(f"GRANT ALL ON `{bare}`.* TO 'pacs'@'_'")
+    assert [finding.status for finding in found()] == [Status.OK]
+    server.execute("DROP USER 'pacs'@'_'")
     assert "1449" in " ".join(finding.message for finding in found())
-    server.execute("DROP USER IF EXISTS 'pacs'@'_'")
-    server.execute(f"CREATE USER 'pacs'@'%' IDENTIFIED BY '{ARCHIVE_PASSWORD}'")
+    server.execute("CREATE USER 'pacs'@'%'")

@@ -181,7 +181,9 @@ def test_the_events_account_has_no_more_than_it_needs(server: Any, database: str
             server.connect(user="indexer_definer", password=password)
 
 
-def test_an_archive_with_few_rights_gets_what_the_triggers_need(server: Server, database: str, archive: Session) -> None:
+def test_an_archive_with_few_rights_gets_what_the_triggers_need(
+    server: Server, database: str, archive: Session
+) -> None:
     archive(f"REVOKE ALL PRIVILEGES ON `{database}`.* FROM {ARCHIVE}")
     for table in ("study", "patient"):
         archive(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {ARCHIVE}")

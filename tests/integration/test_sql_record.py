@@ -244,9 +244,13 @@ def test_another_uid_ends_the_old_one_first(archive: Session) -> None:
     assert by_time_then_id == by_id
 
 
-def test_what_a_snapshot_lacks_is_recorded_by_key_and_uid(server: Any, database: str, archive: Session) -> None:
+def test_what_a_snapshot_lacks_is_recorded_by_key_and_uid(
+    server: Any, database: str, archive: Session
+) -> None:
     """REPEATABLE READ: patient and study were committed after this transaction's first look, and the view lacks them."""
-    if server.is_mariadb:  # else the server itself refuses such a change (error 1020), by default from 11.6 on
+    if (
+        server.is_mariadb
+    ):  # else the server itself refuses such a change (error 1020), by default from 11.6 on
         archive("SET SESSION innodb_snapshot_isolation = OFF")
     archive("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
     archive("START TRANSACTION")

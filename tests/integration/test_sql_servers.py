@@ -57,7 +57,7 @@ def test_the_smallest_stack_that_is_taken_is_enough(new_server: Callable[..., Se
 def test_a_server_that_demands_primary_keys(new_server: Callable[..., Server]) -> None:
     server = new_server()
     variable = "innodb_force_primary_key" if server.is_mariadb else "sql_require_primary_key"
-    for number, (schema, script) in enumerate(ARCHIVES):
+    for number, (schema, _) in enumerate(ARCHIVES):
         name = f"archive_{number}"
         server.create_database(name)
         server.run_script(schema, name)
@@ -94,16 +94,22 @@ def times(archive: Session) -> list[datetime]:
 
 
 @pytest.mark.parametrize("zone", ["+00:00", "-04:00", "+05:45"])
-def test_a_row_is_dated_after_the_wait_for_a_lock(server: Any, database: str, archive: Session, zone: str) -> None:
+def test_a_row_is_dated_after_the_wait_for_a_lock(
+    server: Any, database: str, archive: Session, zone: str
+) -> None:
     """UTC_TIMESTAMP() is the start of the statement, be it an hour before the lock was had."""
     study_pk = archive.study(archive.patient(), "1.2.3")
     archive("DELETE FROM study_service")
-    with closing(Session(server.connect(database))) as holder, closing(Session(server.connect(database))) as waiter:
+    with (
+        closing(Session(server.connect(database))) as holder,
+        closing(Session(server.connect(database))) as waiter,
+    ):
         waiter(f"SET SESSION time_zone = '{zone}'")
         holder("START TRANSACTION")
         holder("SELECT * FROM study WHERE pk = %s FOR UPDATE", study_pk)
         waiting = threading.Thread(
-            target=waiter, args=("UPDATE study SET num_instances = 7, study_iuid = '1.2.4' WHERE pk = %s", study_pk)
+            target=waiter,
+            args=("UPDATE study SET num_instances = 7, study_iuid = '1.2.4' WHERE pk = %s", study_pk),
         )
         waiting.start()
         time.sleep(0.6)
@@ -138,7 +144,9 @@ def test_a_row_by_hand_gets_a_time(archive: Session, mode: str, given: str | Non
         archive(f"INSERT INTO study_service (operation, study_pk{column}) VALUES ('stored', 7{value})")
     except Exception as error:
         # A strict session is told so itself.
-        assert mode == "STRICT_ALL_TABLES" or "Incorrect datetime" in str(error) or "default value" in str(error)
+        assert (
+            mode == "STRICT_ALL_TABLES" or "Incorrect datetime" in str(error) or "default value" in str(error)
+        )
         return
     (moment,) = times(archive)
     assert abs(moment - now) < timedelta(seconds=30)
@@ -149,7 +157,9 @@ def test_check_names_sysdate_is_now(new_server: Callable[..., Server]) -> None:
     server.create_database("archive")
     settings = following.settings(server, "archive")
     with closing(connect(settings)) as connection:
-        (check,) = [make for name, make in installation.outbox(connection, settings, ()) if name == "recorded_at"]
+        (check,) = [
+            make for name, make in installation.outbox(connection, settings, ()) if name == "recorded_at"
+        ]
         (finding,) = check()
     assert finding.status is Status.WARNING
     assert "sysdate-is-now" in finding.message
