@@ -1,8 +1,8 @@
 """Makes the scripts in extras/ out of the parts in extras/sql/parts: `python -m extras.sql`.
 
 In the scripts' own files here a line ``-- %include NAME`` stands for a part, ``-- %named NAME`` for one with triggers and
-what gives these to the archive's usual account on MySQL, ``-- %triggers NAME`` for the same and what gives them to any account
-on MariaDB. In the parts:
+what gives these to the archive's usual account on MySQL, ``-- %triggers NAME`` for the same and what gives them to any
+account on MariaDB. In the parts:
 
 ``{{now}}``              the time of a row (procedures.sql says why)
 ``{{record OP, PK, UID}}``  leaves a row that says what happened to which study, without its other values

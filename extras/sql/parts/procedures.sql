@@ -39,7 +39,11 @@ BEGIN
   END IF;
   IF found_study_pk IS NULL AND the_operation IN ('counted', 'stored', 'changed') THEN
     SET the_operation = 'changed';
-    SELECT pk, study_iuid INTO found_study_pk, found_iuid FROM study WHERE pk = the_study_pk AND patient_fk IS NOT NULL;
+    BEGIN
+      -- Another archive than DCM4CHEE has other tables.
+      DECLARE CONTINUE HANDLER FOR 1054, 1142, 1146 BEGIN END;
+      SELECT pk, study_iuid INTO found_study_pk, found_iuid FROM study WHERE pk = the_study_pk AND patient_fk IS NOT NULL;
+    END;
   END IF;
   IF found_study_pk IS NOT NULL THEN
     REPEAT
