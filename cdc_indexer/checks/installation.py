@@ -6,6 +6,7 @@ needs an administrator's login: triggers, procedures and the event are hidden fr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -59,13 +60,22 @@ TRIGGERS_ARC5 = (
     "indexer_series_delete",
     "indexer_rejected_insert",
     "indexer_rejected_delete",
-    "indexer_patient_before",
     "indexer_patient_id_insert",
     "indexer_patient_id_before",
     "indexer_patient_id_update",
     "indexer_patient_id_delete",
     "indexer_person_name_update",
 )
+#: dcm4chee-arc 5 before 5.31, where the patient names its id.
+_TRIGGER_BEFORE_531 = "indexer_patient_before"
+#: What of dcm4chee-arc 5's tables depends on its version, by the word that the script leaves in the table's comment.
+_VERSIONED = {
+    "patient_fk": {("patient_id", "patient_fk")},
+    "patient_id_fk": {("patient", "patient_id_fk")},
+    "entity_id": {("patient_id", "entity_id")},
+    "rejected": {("rejected_instance", "sop_iuid")},
+    "purge": {("series", "inst_purge_state"), ("series_query_attrs", "num_instances")},
+}
 #: The old client's: on the new table it would make every study fail (error 1136).
 _OLD_TRIGGER = "indexer_process"
 _PROCEDURES = ("indexer_process", "indexer_prune")
@@ -75,13 +85,19 @@ _EVENT = "indexer_prune"
 def outbox(connection: Connection, database: DatabaseSettings, columns: tuple[str, ...]) -> list[Check]:
     """The checks of table and view; ``columns``: more columns of the view that the settings name."""
     one = _Outbox(connection, database.name, columns)
-    return [("table", one.table), ("view", one.view), ("recorded studies", one.recorded)]
+    return [
+        ("table", one.table),
+        ("view", one.view),
+        ("recorded_at", one.clock),
+        ("recorded studies", one.recorded),
+    ]
 
 
 def objects(connection: Connection, database: DatabaseSettings) -> list[Check]:
     """The checks that need an administrator's login."""
     one = _Objects(connection, database.name)
     return [
+        ("archive's version", one.version),
         ("triggers", one.triggers),
         ("procedures", one.procedures),
         ("event", one.event),
@@ -163,6 +179,19 @@ class _Outbox(_Session):
         else:
             yield ok("view", f"{VIEW} can be read.")
 
+    def clock(self) -> Iterator[Finding]:
+        """Whether a row can be given the moment at which it was written, and not only that of its statement."""
+        ((_, moves),) = self._rows("SELECT SLEEP(0.002), SYSDATE(6) > NOW(6)")
+        if moves:
+            yield ok("recorded_at", "The server knows the time within a statement.")
+        else:
+            yield warning(
+                "recorded_at",
+                "The server runs with sysdate-is-now: a row whose statement waited for a lock is dated before the wait, "
+                "and may be found only by the daily sweep.",
+                "Take sysdate-is-now out of my.cnf, and restart the server.",
+            )
+
     def recorded(self) -> Iterator[Finding]:
         """Whether the newest studies are in the outbox: a trigger's handler swallows every error, and says nothing.
 
@@ -236,9 +265,57 @@ class _Objects(_Session):
     def _again(self) -> str:
         return _AGAIN.format(name=self._name, script=_SCRIPT_ARC5 if self._arc5 else _SCRIPT)
 
-    @property
+    @cached_property
     def _triggers(self) -> tuple[str, ...]:
-        return TRIGGERS_ARC5 if self._arc5 else TRIGGERS
+        if not self._arc5:
+            return TRIGGERS
+        return (*TRIGGERS_ARC5, _TRIGGER_BEFORE_531) if "patient_id_fk" in self._found() else TRIGGERS_ARC5
+
+    def _found(self) -> set[str]:
+        """The words of _VERSIONED that hold for the archive as it is now."""
+        columns = set(
+            self._rows(
+                "SELECT TABLE_NAME, COLUMN_NAME FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s",
+                self._name,
+            )
+        )
+        return {word for word, needed in _VERSIONED.items() if needed <= columns}
+
+    def version(self) -> Iterator[Finding]:
+        """Whether view and triggers were made for the archive's tables as they are now: an upgrade changes them."""
+        rows = self._rows(
+            "SELECT TABLE_COMMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
+            self._name,
+            TABLE,
+        )
+        said = str(rows[0][0]) if rows else ""
+        now = (
+            " ".join(["dcm4chee-arc 5", *(w for w in _VERSIONED if w in self._found())])
+            if self._arc5
+            else "DCM4CHEE 2"
+        )
+        if not self._of_archive():
+            yield ok("archive's version", "Another archive than DCM4CHEE.")
+        elif said == now:
+            yield ok(
+                "archive's version", f"View and triggers were made for its tables as they are now ({now})."
+            )
+        else:
+            yield failed(
+                "archive's version",
+                f"View and triggers were made for tables of another version ({said or 'not said'}; now: {now}): "
+                "values may be missing, or studies not recorded.",
+                f"After each upgrade of the archive. {self._again}",
+            )
+
+    def _of_archive(self) -> bool:
+        return bool(
+            self._rows(
+                "SELECT 1 FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = 'study' "
+                "AND COLUMN_NAME = 'study_iuid'",
+                self._name,
+            )
+        )
 
     def triggers(self) -> Iterator[Finding]:
         if not self._sees_triggers():
@@ -275,7 +352,20 @@ class _Objects(_Session):
                 "run: no study can be stored (error 1449).",
                 self._again,
             )
-        if not missing and not gone and _OLD_TRIGGER not in found:
+        # The one on our own table stops nobody.
+        powerless = {
+            definer
+            for name, definer in found.items()
+            if name not in gone and name != "indexer_row" and not self._may_trigger(definer)
+        }
+        if powerless:
+            yield failed(
+                "triggers",
+                f"The account {', '.join(sorted(powerless))} has lost the right TRIGGER on the archive's tables: "
+                "no study can be stored (error 1142).",
+                self._again,
+            )
+        if not missing and not gone and not powerless and _OLD_TRIGGER not in found:
             definers = ", ".join(sorted({found[name] for name in self._triggers}))
             yield ok("triggers", f"All {len(self._triggers)} are there, with the rights of {definers}.")
 
@@ -348,7 +438,36 @@ class _Objects(_Session):
             accounts = {f"{user}@{host}" for user, host in self._rows("SELECT User, Host FROM mysql.user")}
         except SourceError:
             return {}
-        return {name: definer for name, definer in definers.items() if definer not in accounts}
+        return {name: definer for name, definer in definers.items() if not _exists(definer, accounts)}
+
+    def _may_trigger(self, definer: str) -> bool:
+        """Whether an account has the right TRIGGER on the archive's studies; True where this login can't know."""
+        try:
+            accounts = self._rows("SELECT User, Host FROM mysql.user")
+        except SourceError:
+            return True
+        user = definer.rpartition("@")[0]
+        for name, host in accounts:
+            if name == user and _exists(definer, {f"{name}@{host}"}):
+                try:
+                    rows = self._rows(f"SHOW GRANTS FOR '{user}'@'{host}'")
+                except SourceError:
+                    return True
+                grants = parse(str(line) for (line,) in rows)
+                if any(grant.covers("TRIGGER", self._name, "study") for grant in grants):
+                    return True
+        return not self._of_archive()
+
+
+def _exists(definer: str, accounts: set[str]) -> bool:
+    """Whether a definer is one of the accounts: as at a login, the host of an account may be a pattern."""
+    user, _, host = definer.rpartition("@")
+    for account in accounts:
+        name, _, pattern = account.rpartition("@")
+        expression = re.escape(pattern).replace("%", ".*").replace("_", ".")
+        if name == user and re.fullmatch(expression, host, re.IGNORECASE):
+            return True
+    return False
 
 
 def _some(pks: list[int]) -> str:

@@ -15,6 +15,7 @@ import click
 
 from cdc_indexer import __version__
 from cdc_indexer.cli.parked import DONE, FAILED, parked
+from cdc_indexer.cli.reconcile import reconcile
 from cdc_indexer.model.errors import ConfigError, IndexerError
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ def run(files: Files, until_caught_up: bool, same_index: bool) -> None:
         same_index=same_index,
         reload=files.load,
         observer=watch,
+        summary=lambda: watch.report().to_json(),
     )
 
 
@@ -263,3 +265,4 @@ def status(files: Files, as_json: bool) -> int:
 
 
 cli.add_command(parked)
+cli.add_command(reconcile)

@@ -159,12 +159,16 @@ class Senders:
             self._go_on(question)
 
     def _begin(self, work: Work) -> None:
+        if work.probe:
+            self._queue.before_probe()
+        self._start(work)
+
+    def _start(self, work: Work) -> None:
         if self._ask_first:
             self._unbegun.append(work)
             self._ask_index()
             return
-        if work.probe:
-            self._queue.before_probe()
+        work.began = time.monotonic()
         first = work.deliveries[0]
         work.job = self._queue.job(work.deliveries)
         if work.job is not None:
@@ -203,7 +207,6 @@ class Senders:
         if work.asking is None:
             failpoints.hit("before_post")
         work.started = time.monotonic()
-        work.began = work.began or work.started
         outcome = client.begin(request)
         if outcome is not None:
             self._ended(work, outcome)
@@ -297,7 +300,7 @@ class Senders:
         works, self._unbegun = self._unbegun, []
         for work in works:
             if not self._stopping:  # else it stays with us, unsent
-                self._begin(work)
+                self._start(work)
 
     def _go_on(self, work: Work) -> None:
         """The next request of the same work."""

@@ -86,7 +86,7 @@ class Work:
         self.job: Generator[Request, Outcome, list[Outcome]] | None = None
         self.client: Client | None = None
         self.request: Request | None = None
-        #: When its first request began, and when the present one did.
+        #: When it began, connecting included, and when the present request did.
         self.began = 0.0
         self.started = 0.0
         #: What came of it, while the index is asked by GET what that means.

@@ -6,6 +6,7 @@ All of them go behind what is live.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from cdc_indexer.flow.backfill import Backfill
@@ -125,6 +126,18 @@ class Backfills:
         )
         backfill.sent += 1
         return True
+
+    def correct(self, key: str, study_pk: int, digest: bytes | None, entry: Entry | None) -> None:
+        """The index was seen to hold that of a study, None: nothing. ``entry`` is what the ledger says.
+
+        Not while something of the study is under way.
+        """
+        parts = self._parts
+        if parts.cases.get(key) is None and parts.results.entry(key) is None:
+            before = entry or Entry(key, study_pk)
+            parts.results.put(
+                key, replace(before, study_pk=study_pk, digest=digest, deleted=False, rejected=None)
+            )
 
     def begin_ledger(self) -> None:
         """`initial --restart`: nothing that the index was told before counts any more."""

@@ -77,6 +77,10 @@ class Core:
         patients = parts.patients.seconds(now.seconds)
         return seconds if patients is None else min(seconds, patients)
 
+    def busy(self, key: str) -> bool:
+        """Whether something of that study is under way, or its last result isn't durable."""
+        return self.parts.cases.get(key) is not None or self.parts.results.entry(key) is not None
+
     # --- settings ----------------------------------------------------------------------------------------
 
     def use(self, policy: Policy) -> None:

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -96,13 +96,16 @@ class Do(Enum):
     ASK = "ask"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What is to be done with one study, and whether the gate has changed with it."""
 
     do: Do
     at: float = 0.0
     change: Change | None = None
+
+
+#: Nearly every verdict.
+_SETTLE = Verdict(Do.SETTLE)
 
 
 class _Trouble:
@@ -162,7 +165,7 @@ class Gatekeeper:
         together: bool = False,
         asked: Outcome | None = None,
     ) -> Verdict:
-        """What is to be done with a study after a request that began at ``began``.
+        """What is to be done with a study after a request that began, connecting included, at ``began``.
 
         ``together``: the outcome is that of a whole request for many studies, so that nobody knows whose fault it is. Of the
         outcomes of one request those that say "accepted" are given first. ``asked``: what a GET gave, after ASK.
@@ -193,13 +196,14 @@ class Gatekeeper:
         return key in self._troubles
 
     def _answered(self, key: str, outcome: Outcome, began: float, now: float) -> Verdict:
-        do = Do.READ_AGAIN if outcome.kind is Kind.STALE else Do.SETTLE
         self._troubles.pop(key, None)
         self._accepted_at = now
         self._accepted_began = max(self._accepted_began, began)
         self._credit = _REJECTIONS_BY_GET
         self._doubtful.clear()
-        return Verdict(do, change=self._open(now))
+        if self.gate is Gate.OPEN and outcome.kind is not Kind.STALE:
+            return _SETTLE
+        return Verdict(Do.READ_AGAIN if outcome.kind is Kind.STALE else Do.SETTLE, change=self._open(now))
 
     def _rejected(
         self, key: str, outcome: Outcome, began: float, now: float, asked: Outcome | None

@@ -223,7 +223,8 @@ class Looks:
         if hints.insist is Insist.RESEND:
             return idempotency_key(center, f"{hints.seed}:{case.key}", body)
         if before is not None:
-            return idempotency_key(center, f"{case.key}:{before.version}", body)
+            held = before.digest.hex() if before.digest is not None else "nothing"
+            return idempotency_key(center, f"{case.key}:{before.version}:{held}", body)
         if case.recorded is not None and case.recorded[1] == digest:
             return idempotency_key(center, case.recorded[0])
         if hints.tickets and hints.tickets[0].backfill.name == "initial":

@@ -18,9 +18,12 @@ from cdc_indexer.model.errors import InvalidStudy, NoBinlog, SourceChanged, Stop
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.outbox import Outbox, StudyPage
 
-__all__ = ["Counted", "Initial", "InitialOptions", "plain", "study_pk_of", "take_position"]
+__all__ = ["ALL", "Counted", "Initial", "InitialOptions", "plain", "study_pk_of", "take_position"]
 
 PAGE = 500
+
+#: `scope` in the durable state: everything that the view holds is the ledger's business; else what is above a study_pk.
+ALL = "all"
 
 #: How many studies are offered at a time: a live version of one of them waits until it is sent.
 _CHUNK = 50
@@ -135,8 +138,8 @@ class Initial:
                 raise Stopped
         with engine.inside() as core:
             core.parts.results.forget(self.NAME)
-            if self._options.whole:
-                core.parts.results.set("scope", "all")
+        if self._options.whole:
+            engine.remember("scope", ALL)
         engine.flush()
 
     def _parts(self) -> Iterator[tuple[str, ...]]:
@@ -255,6 +258,7 @@ def take_position(engine: Engine, *, anew: bool = False) -> None:
         identity, epoch = session.identity, session.epoch
     with engine.inside() as core:
         core.intake.restart_stream(position, identity, plain(columns), epoch=epoch)
+    engine.begin_scope()
 
 
 def plain(columns: tuple[catalogue.Column, ...] | None) -> Columns | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ import structlog
 
 from cdc_indexer.delivery._work import Ask
 from cdc_indexer.delivery.features import Known
+from cdc_indexer.delivery.index_client import IndexClient
 from cdc_indexer.flow.core import Core
 from cdc_indexer.flow.gate import Change, Gate, Gatekeeper
 from cdc_indexer.flow.order import Order
@@ -40,6 +41,7 @@ from cdc_indexer.model.errors import (
 from cdc_indexer.model.moment import Now, microseconds
 from cdc_indexer.model.observer import Observer
 from cdc_indexer.model.outcome import Refusal
+from cdc_indexer.source.outbox import Outbox
 from cdc_indexer.source.source import Source
 from cdc_indexer.state.checkpoint_copy import CheckpointCopy
 from cdc_indexer.state.store import Store
@@ -110,7 +112,7 @@ class Engine:
         if anew:
             self.core.backfills.begin_ledger()
         self.jobs = recalled.jobs
-        self.meta = recalled.meta
+        self.meta = {**recalled.meta, **recalled.news}
         self._lock = threading.Lock()
         #: Told when something ended: there may be room, and something may be at rest.
         self._room = threading.Condition(self._lock)
@@ -258,6 +260,10 @@ class Engine:
                 core.intake.restore(entries, self.now())
             after_pk = entries[-1].study_pk
 
+    def index_client(self) -> IndexClient | None:
+        """Asks the index for digests; None where it has none."""
+        return IndexClient(self.settings) if "digests" in self.sending.known.features else None
+
     # --- what is asked of it -----------------------------------------------------------------------------
 
     def at_rest(self) -> bool:
@@ -306,6 +312,30 @@ class Engine:
             self.parked_count += 1
             self.observer.parked(delivery, outcome)
             log.warning("parked", study_pk=delivery.study_pk, status=outcome.status, reason=outcome.reason)
+
+    def remember(self, name: str, value: object) -> None:
+        """A value of the durable state by name."""
+        with self.inside() as core:
+            core.parts.results.set(name, value)
+            self.meta[name] = value
+
+    def begin_scope(self) -> None:
+        """The ledger begins with what is stored from now on, until `initial` has gone through the archive."""
+        if "scope" not in self.meta:
+            self.remember("scope", Outbox(self.source).last_study_pk())
+
+    def correct(self, key: str, study_pk: int, digest: bytes | None) -> None:
+        """The index was seen to hold that of a study, None: nothing; the ledger says so from now on."""
+        entries = self.store.lookup([key])
+        with self.inside() as core:
+            core.backfills.correct(key, study_pk, digest, entries.get(key))
+
+    def adopt(self, studies: Iterable[tuple[str, int, bytes]]) -> None:
+        """The index was seen to hold these documents (key, study_pk, digest) that the ledger didn't know."""
+        with self.inside() as core:
+            for key, study_pk, digest in studies:
+                core.backfills.correct(key, study_pk, digest, None)
+        self.writer.request(self.core.parts.results.generation)
 
     def flush(self) -> None:
         """Waits until everything of this moment is durable; Stopped when the program ends before it can be."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
@@ -27,10 +27,17 @@ __all__ = ["Follow"]
 log = structlog.get_logger("cdc_indexer")
 
 
+class Fresh(Protocol):
+    """Is told that a position was taken anew; ``first``: there was none before."""
+
+    def __call__(self, *, first: bool, other_server: bool) -> None: ...
+
+
 class Follow:
     """``once`` follows until something fails, which it raises.
 
-    ``streaming`` is called as soon as the server sends something, ``fresh`` when the position couldn't be kept.
+    ``streaming`` is called as soon as the server sends something, ``fresh`` when a position was taken anew, ``caught_up``
+    once the end that the log had at the start is reached.
     """
 
     def __init__(
@@ -42,7 +49,8 @@ class Follow:
         *,
         connected: Callable[[], None],
         streaming: Callable[[], None],
-        fresh: Callable[[], None],
+        fresh: Fresh,
+        caught_up: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._table = table
@@ -51,6 +59,7 @@ class Follow:
         self._connected = connected
         self._streaming = streaming
         self._fresh = fresh
+        self._tell_caught_up = caught_up
         self._reader: BinlogReader | None = None
         self._reader_lock = threading.Lock()
         self._columns: tuple[object, Columns | None] = (None, None)
@@ -119,6 +128,7 @@ class Follow:
                 except PositionLost as error:
                     log.warning("position lost", reason=str(error))
                     position = None
+            first = position is None and progress.identity is None
             fresh = position is None
             if position is None:
                 position, columns = catalogue.fresh_position(session)
@@ -127,9 +137,9 @@ class Follow:
             else:
                 self._end_of_log = catalogue.binlog_end(session)
         with engine.inside() as core:
-            core.intake.restart_stream(position, identity, plain(columns), epoch=epoch)
+            other_server = core.intake.restart_stream(position, identity, plain(columns), epoch=epoch)
         if fresh:
-            self._fresh()
+            self._fresh(first=first, other_server=other_server)
         self._sampler.connected(position)
         self._connected()
         log.info("connected", server=identity.server, position=str(position))
@@ -163,4 +173,5 @@ class Follow:
     def _say_caught_up(self, position: Position | None) -> None:
         self._caught_up = True
         self._engine.observer.caught_up()
+        self._tell_caught_up()
         log.info("caught up", position=str(position))

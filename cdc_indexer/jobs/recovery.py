@@ -89,7 +89,7 @@ _TABLE: tuple[tuple[type[IndexerError], Recovery], ...] = (
     (SchemaError, Recovery(Then.GO_ON, None, Source.SCHEMA, "the database isn't as it should be")),
     (SourceRefused, Recovery(Then.GO_ON, None, Source.AWAY, "the database refuses us")),
     (SourceFull, Recovery(Then.GO_ON, None, Source.AWAY, "the database has no room for us")),
-    (SourceError, Recovery(Then.GO_ON, None, Source.AWAY, "the database is away")),
+    (SourceError, Recovery(Then.GO_ON, None, Source.AWAY, "the database is away", sweep=True)),
     # The writer says so, and the monitor is told by it.
     (StorageError, Recovery(Then.GO_ON, None)),
 )

@@ -56,6 +56,14 @@ class Sending:
         self._senders.use(self._make_client, ask_first=other_address)
         self._senders.wake()
 
+    def ask(self) -> None:
+        """Asks the index by GET what it can; what it says is in ``known`` then."""
+        webservice = Webservice(self._engine.settings, self.known)
+        try:
+            webservice.probe()
+        finally:
+            webservice.close()
+
     def wake(self) -> None:
         """There may be something to send."""
         self._senders.wake()

@@ -123,7 +123,7 @@ class Verifier:
         studies = outbox.studies(reading.study_pks)
         by_uid = {}
         if uids := reading.study_iuids:
-            by_uid = {str(study["study_iuid"]): study for study in outbox.page_of(uids).studies}
+            by_uid = {str(study["study_iuid"]): study for study in outbox.view_of(uids)}
         newest = {}
         policy = self._engine.core.parts.policy
         if policy.stable:

@@ -295,6 +295,13 @@ class DeliverySettings(_Section):
         return max(self.quiet_seconds, MAX_WAIT_SECONDS)
 
 
+class ReconcileSettings(_Section):
+    """How often archive and ledger (and index) are compared, and how quickly; ``every_hours`` 0: only when asked."""
+
+    every_hours: float = Field(default=24.0, ge=0, le=8760)
+    studies_per_second: float = Field(default=2000.0, ge=1, le=100_000)
+
+
 class MonitorSettings(_Section):
     """Where the status page listens, ADDRESS:PORT; None: nowhere."""
 
@@ -326,6 +333,7 @@ class Settings(_Section):
     state_dir: _Path
     stream: StreamSettings = StreamSettings()
     delivery: DeliverySettings = DeliverySettings()
+    reconcile: ReconcileSettings = ReconcileSettings()
     fields: Annotated[dict[str, Annotated[str, AfterValidator(_column)]], AfterValidator(_field_names)] = {}
     monitor: MonitorSettings = MonitorSettings()
     log: LogSettings = LogSettings()

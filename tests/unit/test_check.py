@@ -313,6 +313,18 @@ def test_what_a_get_says_of_the_key(answer: Answer, status: Status, said: str, m
         assert [(entry.method, entry.headers["x-api-key"]) for entry in receiver.entries()] == [("GET", KEY)]
 
 
+def test_a_proxy_that_wants_a_login_is_no_index(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Receiver(KEY) as proxy:
+        proxy.always(Answer(407, b""), gets=True)
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("NO_PROXY", "")
+        findings = probed(make(webservice_url="http://index.invalid/register"))
+    assert findings["web service"].status is FAILED
+    assert "The proxy wants a login" in findings["web service"].message
+    assert "HTTPS_PROXY" in findings["web service"].remedy
+    assert "key accepted" not in findings
+
+
 def test_the_key_of_the_index_in_use_and_a_wrong_one(make: Make) -> None:
     with Receiver(KEY) as receiver:
         assert probed(make(webservice_url=receiver.url))["key accepted"].status is OK

@@ -104,16 +104,22 @@ def test_without_the_feature_every_request_is_what_it_was(make: Start, receiver:
     assert all("study-version" not in entry.headers for entry in receiver.entries())
 
 
-def test_the_index_is_asked_before_the_first_post(make: Start, receiver: Receiver) -> None:
-    receiver.always(Answer(200, [], TAKES_BATCHES), gets=True)
+@pytest.mark.parametrize("when", Ask)
+def test_the_index_is_asked_before_the_first_post(make: Start, receiver: Receiver, when: Ask) -> None:
+    receiver.always(Answer(200, [], TAKES_BATCHES, delay_seconds=0.3), gets=True)
     receiver.answer_with(taking())
-    sender = make(ask_first=Ask.AT_START)
+    sender = make(ask_first=when)
+    if when is Ask.AT_START:
+        sender.dispatcher.start()
+        sender.wait(receiver.entries, "a question though there is nothing to send")
     sender.send(*MANY)
-    sender.dispatcher.start()
+    if when is Ask.WITH_THE_FIRST_POST:
+        sender.dispatcher.start()
     all_accepted(sender, MANY)
-    methods = [entry.method for entry in receiver.entries()]
-    assert methods[0] == "GET"
-    assert methods.count("GET") == 1
+    question, *posts = receiver.entries()
+    assert question.method == "GET"
+    assert question.ended_at is not None
+    assert all(entry.method == "POST" and entry.time >= question.ended_at for entry in posts)
     # What was taken from the queue before the answer came goes alone, the rest together.
     assert max(arrays(receiver)) > 50
 
