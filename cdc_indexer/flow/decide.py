@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cdc_indexer.flow.case import Hints, Insist
 from cdc_indexer.model.ledger import Entry
+from cdc_indexer.model.study import DIGEST_BYTES
 
 if TYPE_CHECKING:
     from cdc_indexer.flow.policy import Policy
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DELETION", "INVALID", "Do", "Seen", "decide"]
 
-#: They stand in the ledger for the digest of what was rejected: a row that can't become a document, a deletion.
-INVALID = b"invalid"
-DELETION = b"deletion"
+#: They stand in the ledger for the digest of what was rejected: a row that can't become a document, a deletion. As long as
+#: a digest, since the ledger has room for nothing else.
+INVALID = b"invalid".ljust(DIGEST_BYTES, b".")
+DELETION = b"deletion".ljust(DIGEST_BYTES, b".")
 
 
 class Do(Enum):
