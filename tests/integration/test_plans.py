@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from cdc_indexer.mysql.outbox import Outbox
 
+from cdc_indexer.source.outbox import Outbox
 from tests import following
 from tests.pacs import Pacs
 from tests.pacs5 import Pacs5

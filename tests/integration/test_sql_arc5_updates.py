@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
-from cdc_indexer.finding import Finding, Status
-from cdc_indexer.mysql import installation
-from cdc_indexer.mysql.connection import connect
 
+from cdc_indexer.checks import installation
+from cdc_indexer.model.finding import Finding, Status
+from cdc_indexer.source.connection import connect
 from tests import following
 from tests.integration.test_sql_arc5 import operations, patient_of, view
 from tests.pacs5 import ADD_INDEXER, Pacs5, Pacs5Before531

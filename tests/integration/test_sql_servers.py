@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from cdc_indexer.finding import Status
-from cdc_indexer.mysql import installation
-from cdc_indexer.mysql.connection import connect
 
+from cdc_indexer.checks import installation
+from cdc_indexer.model.finding import Status
+from cdc_indexer.source.connection import connect
 from tests import following
 from tests.pacs5 import ADD_INDEXER as ADD_ARC5
 from tests.pacs5 import SCHEMA as SCHEMA_ARC5
