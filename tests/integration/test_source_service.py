@@ -225,7 +225,7 @@ def test_sessions_that_died_idle_trouble_nobody(archive: Pacs, receiver: Receive
             )
             assert time.monotonic() - began < 2.5
             assert ready(indexer)[0] == 200
-    assert "wait for their verification" not in indexer.log
+    assert "wait to be read from the view" not in indexer.log
 
 
 @pytest.mark.parametrize("allowed", [2, 1])
