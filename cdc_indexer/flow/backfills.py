@@ -53,7 +53,8 @@ class Backfills:
         ``gone``: the archive was seen not to hold it. ``insist``, ``seed``: see Hints.
         """
         tickets = (backfill.begin(study_pk),) if backfill is not None else ()
-        self._hint(study_iuid, study_pk, Hints(tickets=tickets, gone=gone, insist=insist, seed=seed), now)
+        hints = Hints(tickets=tickets, gone=gone, insist=insist, seed=seed, look=True)
+        self._hint(study_iuid, study_pk, hints, now)
 
     def _hint(self, study_iuid: str, study_pk: int, hints: Hints, now: Now) -> Case:
         case = self._looks.case_of(study_key(study_iuid, study_pk), study_pk, study_iuid)
