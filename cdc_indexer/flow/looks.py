@@ -32,6 +32,9 @@ _LOOK_AGAIN_SECONDS = 600.0
 #: Rows that the view doesn't show yet are looked for again after this.
 _UNSEEN_SECONDS = 0.05
 
+#: A row that was sent before a restart is visible by then, so that a study that isn't has gone (microseconds).
+_SHOWN = 600_000_000
+
 #: A study of which the index has a newer version, without saying which, is read again after this, twice that, ...
 _STALE_SECONDS = 0.1
 _STALE_MAX_SECONDS = 60.0
@@ -139,6 +142,11 @@ class Looks:
             values = None
         if values is not None:
             case.study_pk = names(values)[1]
+        if values is None and not hints and not case.verify_ids and entry is not None:
+            # Restored after a restart: nobody remembers the row that has to be visible first.
+            if entry.unverified and not parts.early and now.clock - entry.version < _SHOWN:
+                parts.cases.give_back(case, reading, hints, now, after_seconds=parts.policy.settle_seconds)
+                return
         seen = None if values is None else self._seen(values, entry)
         wait_seconds = 0.0 if seen is None else self._unstable_seconds(case, seen, hints, found, now)
         do, after = decide(parts.policy, entry, seen, hints, stable=wait_seconds <= 0)
