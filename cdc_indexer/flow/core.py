@@ -46,7 +46,7 @@ class Core:
         order: Order,
         cases: Cases | None = None,
     ) -> None:
-        self.parts = Parts(policy, progress, clock, order, cases or Cases(policy))
+        self.parts = Parts(policy, progress, clock, order, Cases(policy) if cases is None else cases)
         self.looks = Looks(self.parts)
         self.intake = Intake(self.parts, self.looks)
         self.backfills = Backfills(self.parts, self.looks)
