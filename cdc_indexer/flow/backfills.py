@@ -130,8 +130,10 @@ class Backfills:
     def begin_ledger(self) -> None:
         """`initial --restart`: nothing that the index was told before counts any more."""
         self._parts.results.begin_ledger()
-        for case in self._parts.cases:
+        for case in list(self._parts.cases):
             case.entry, case.known = None, True
+            # Perhaps the entry was all that it waited with.
+            self._parts.cases.drop_if_idle(case)
 
     # --- changed patients --------------------------------------------------------------------------------
 
