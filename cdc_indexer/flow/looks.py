@@ -238,8 +238,9 @@ class Looks:
         if hints.tickets and hints.tickets[0].backfill.name == "initial":
             return idempotency_key(center, f"initial:{hints.tickets[0].backfill.run}:{case.study_pk}", body)
         if hints.rows:
-            oldest = min(hints.rows, key=lambda row: (row[1], row[0]))
-            return idempotency_key(center, oldest[0], body)
+            # A deletion is told by its last row, whether or not those before it are still to be settled.
+            by_time = sorted((recorded_at, row_id) for row_id, recorded_at in hints.rows)
+            return idempotency_key(center, by_time[-1 if digest == DELETION else 0][1], body)
         return idempotency_key(center, f"{case.key}:0", body)
 
     # --- what is sent ------------------------------------------------------------------------------------
