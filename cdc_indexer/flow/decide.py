@@ -73,7 +73,9 @@ def _absent(policy: Policy, entry: Entry | None, hints: Hints) -> tuple[Do, Entr
     if entry is None:
         # Somebody else may have sent what the ledger doesn't know.
         return (Do.DELETE if policy.deletes else Do.NOTHING), None
-    may_hold = entry.digest is not None or (entry.version > 0 and not entry.deleted)
+    # What was given up after answers that never came may have arrived.
+    sent = entry.version > 0 or entry.rejected not in (None, INVALID)
+    may_hold = entry.digest is not None or (sent and not entry.deleted)
     refused = entry.rejected == DELETION and hints.insist is Insist.NO
     if policy.deletes and not refused and (may_hold or hints.insist is not Insist.NO):
         return Do.DELETE, entry
