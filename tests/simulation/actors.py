@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cdc_indexer.flow.backfill import Backfill
 from cdc_indexer.flow.case import Insist
-from cdc_indexer.flow.decide import DELETION
+from cdc_indexer.flow.compare import compare
 from cdc_indexer.flow.readings import Found
 from cdc_indexer.model.moment import EPOCH, moment
 from cdc_indexer.model.outcome import Kind, Outcome
 from cdc_indexer.model.settled import minute_of
-from cdc_indexer.model.study import OutboxRow, names, study_document, study_key
+from cdc_indexer.model.study import OutboxRow, names, study_key
 from tests.simulation.index import Request
 from tests.simulation.process import Away, Process, Steps
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 HOLD_BACK = timedelta(minutes=10)
 AUDIT_SECONDS = 60.0
 _ID_MAX = 2**64 - 1
+GONE_SECONDS = 600.0
 PAGE = 3
 
 
@@ -33,14 +34,19 @@ class NoBinlog(Exception):
 # --- rows ------------------------------------------------------------------------------------------------
 
 
-def take_rows(p: Process, rows: Sequence[OutboxRow], *, streamed: bool = False, superseded: frozenset[int] = frozenset()) -> Steps:
-    """Rows come in, one by one, and the ledger is asked about new studies."""
+def take_rows(
+    p: Process, rows: Sequence[OutboxRow], epoch: int, *, streamed: bool = False, superseded: frozenset[int] = frozenset()
+) -> Steps:
+    """Rows that were read in that epoch come in, one by one, and the ledger is asked about new studies."""
     core = p.core
     for row in rows:
         if not core.room():
             # Who waits for room has to have asked about what it brought.
             yield from look_up(p)
             yield core.room
+        core.parts.enter(p.source.epoch)
+        if epoch != core.parts.epoch:
+            raise Away
         if core.intake.take(row, p.now(), streamed=streamed, superseded=row.id in superseded):
             p.found += 1
         yield None
@@ -121,7 +127,7 @@ def _stream(p: Process) -> Steps:
             if event is None:
                 p.quick_audits = 3
             else:
-                yield from take_rows(p, event, streamed=True)
+                yield from take_rows(p, event, epoch, streamed=True)
             yield None
         core.intake.end_transaction(logged.end)
         position = logged.end
@@ -192,15 +198,16 @@ def _full_audit(p: Process, server: Server) -> Steps:
             core.intake.restore(world.disk.unverified(), p.now())
         yield None
         epoch = p.source.epoch
-        now = moment(p.source.at(epoch).clock_ahead + world.archive.now)
+        server = p.source.at(epoch)
+        now = measure_clock(p, server)
         _watch_clock(p, now)
         mark = (progress.until, _ID_MAX)
-        oldest = newest = None
+        oldest = None
+        newest = server.newest(now) or EPOCH
         while True:
             yield None
             server = p.source.at(epoch)
             page = server.ids_after(mark, PAGE)
-            newest = server.newest_visible()
             yield None
             unknown = []
             for recorded_at, row_id in page:
@@ -214,19 +221,25 @@ def _full_audit(p: Process, server: Server) -> Steps:
             if len(page) < PAGE:
                 break
             mark = page[-1]
-        until = now if newest is None else min(now, newest)
-        until = minute_of(until - HOLD_BACK)
+        until = minute_of(min(now - HOLD_BACK, newest))
         if oldest is not None:
             until = min(until, minute_of(oldest - timedelta(microseconds=1)))
         if until > progress.until:
             server = p.source.at(epoch)
             end = server.end() if server.log_on else None
             yield None
-            core.propose_until(until, end)
+            if epoch == p.source.epoch:
+                core.propose_until(until, end)
         p.full_at = world.seconds + AUDIT_SECONDS
     except BaseException:
         p.first_audit = first
         raise
+
+
+def measure_clock(p: Process, server: Server) -> datetime:
+    """Asks for the database's clock."""
+    p.clock_ahead = server.clock_ahead
+    return moment(p.world.archive.now + server.clock_ahead)
 
 
 def _hand_over(p: Process, epoch: int, ids: list[int], first: bool) -> Steps:
@@ -242,7 +255,7 @@ def _hand_over(p: Process, epoch: int, ids: list[int], first: bool) -> Steps:
             row.id for row in rows if row.recorded_at is not None and max(marks.get(row.study_pk, [(row.recorded_at, row.id)])) > (row.recorded_at, row.id)
         )
     yield None
-    yield from take_rows(p, rows, superseded=superseded)
+    yield from take_rows(p, rows, epoch, superseded=superseded)
 
 
 def quick_audit(p: Process, server: Server) -> Steps:
@@ -256,7 +269,7 @@ def quick_audit(p: Process, server: Server) -> Steps:
             page = server.ids_after(mark, PAGE)
             rows = server.rows(row_id for _, row_id in page)
             yield None
-            yield from take_rows(p, rows)
+            yield from take_rows(p, rows, epoch)
             if len(page) < PAGE:
                 return
             mark = page[-1]
@@ -283,6 +296,7 @@ def once(p: Process) -> Steps:
     try:
         server = p.source.connect()
         epoch = p.source.epoch
+        measure_clock(p, server)
         yield None
         world.skip_log()
         core.intake.restart_stream(server.end() if server.log_on else None, server.identity, epoch=epoch)
@@ -334,9 +348,14 @@ def verify(p: Process) -> Steps:
             yield None
             by_uid = p.source.at(reading.epoch).by_uid(reading.study_iuids) if reading.study_iuids else {}
             yield None
+            newest = {}
+            if core.parts.policy.stable:
+                newest = p.source.at(reading.epoch).newest_rows(reading.study_pks)
+                yield None
             entries = world.disk.lookup(reading.keys)
             yield None
-            looks.end(reading, Found(reading.epoch, studies, by_uid, unseen, entries), p.now())
+            found = Found(reading.epoch, studies, by_uid, unseen=unseen, newest=newest, entries=entries)
+            looks.end(reading, found, p.now())
         except Away:
             pause = world.seconds + 1.0
             looks.give_back(reading, p.now())
@@ -454,6 +473,7 @@ def feed(p: Process) -> Steps:
             try:
                 server = p.source.connect()
                 epoch = p.source.epoch
+                measure_clock(p, server)
                 yield None
                 world.skip_log()
                 core.intake.restart_stream(server.end() if server.log_on else None, server.identity, epoch=epoch)
@@ -520,7 +540,6 @@ def feed(p: Process) -> Steps:
 def sweep(p: Process) -> Steps:
     """View against ledger; its findings are hints. Gone is what two readings of one epoch, ten minutes apart, don't show."""
     core, world = p.core, p.world
-    results, cases = core.parts.results, core.parts.cases
     missing_since: dict[str, tuple[float, int]] = {}
     while True:
         yield lambda: p.sweep_wanted > 0
@@ -531,33 +550,31 @@ def sweep(p: Process) -> Steps:
             yield None
             ledger = dict(world.disk.ledger)
             yield None
-            policy = core.parts.policy
-            uids = set()
-            for pk, values in view.items():
-                key = study_key(*names(values))
-                uids.add(key)
+            keys = {study_key(*names(values)): values for values in view.values()}
+            busy = {key for key in (*keys, *ledger) if core.busy(key)}
+            found = compare(
+                core.parts.policy,
+                [values for key, values in keys.items() if key not in busy],
+                {key: entry for key, entry in ledger.items() if key not in busy},
+                scope_pk=0,
+            )
+            yield None
+            for uid, pk in (*found.missing, *found.stale):
                 if not core.backfills.room():
                     yield core.backfills.room
-                if cases.get(key) is not None:
-                    continue
-                entry = results.entry(key) or ledger.get(key)
-                digest = study_document(values, policy.center, policy.fields).digest
-                if entry is None or entry.digest is None or (policy.updates and entry.digest != digest):
-                    if entry is None or entry.rejected != digest:
-                        core.backfills.hint(values["study_iuid"], pk, p.now())
-                        yield None
-            for key, entry in ledger.items():
-                if key in uids or entry.deleted or (entry.digest is None and not entry.version) or entry.rejected == DELETION:
-                    missing_since.pop(key, None)
-                    continue
+                core.backfills.hint(uid, pk, p.now())
+                yield None
+            gone = {entry.study_iuid: entry for entry in found.gone}
+            for key in [key for key in missing_since if key not in gone]:
+                del missing_since[key]
+            for key, entry in gone.items():
                 since, seen_in = missing_since.setdefault(key, (world.seconds, epoch))
                 if seen_in != epoch:
                     missing_since[key] = (world.seconds, epoch)
-                elif world.seconds - since >= 600 and cases.get(key) is None:
+                elif world.seconds - since >= GONE_SECONDS and core.parts.policy.deletes:
                     core.backfills.hint(key, entry.study_pk, p.now(), gone=True)
                     del missing_since[key]
                     yield None
-            p.swept += 1
             world.say("swept")
         except Away:
             pause = world.seconds + 1.0

@@ -159,9 +159,20 @@ class Server:
     def uncommitted(self, ids: Iterable[int]) -> set[int]:
         return {row_id for row_id in ids if row_id in self.outbox}
 
-    def newest_visible(self) -> datetime | None:
+    def newest(self, not_after: datetime) -> datetime | None:
+        """When the newest visible row was recorded that isn't later than that."""
         times = [row.row.recorded_at for row in self.outbox.values() if row.visible and row.row.recorded_at is not None]
-        return max(times, default=None)
+        return max((time for time in times if time <= not_after), default=None)
+
+    def newest_rows(self, pks: Iterable[int]) -> dict[int, datetime]:
+        """The same of some studies."""
+        newest: dict[int, datetime] = {}
+        wanted = set(pks)
+        for row in self.outbox.values():
+            if row.visible and row.row.study_pk in wanted and row.row.recorded_at is not None:
+                pk = row.row.study_pk
+                newest[pk] = max(newest.get(pk, row.row.recorded_at), row.row.recorded_at)
+        return newest
 
     # --- the binary log ----------------------------------------------------------------------------------
 

@@ -312,4 +312,4 @@ def disk_free(world: World) -> None:
 def reload(world: World) -> None:
     """Other settings for the database: every session is opened anew."""
     assert world.process is not None
-    world.process.source.epoch += 1
+    world.process.source.reload()

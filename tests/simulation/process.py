@@ -51,11 +51,17 @@ class Actor:
 class Source:
     """As source/: one owner of the epoch. Whoever reads borrows a session of an epoch, and finds out at its next use."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, known: Identity | None) -> None:
         self._world = world
         self._server: Server | None = None
-        self._identity: Identity | None = None
+        #: The server that answered last, or is known from before the start.
+        self._identity = known
         self.epoch = 1
+
+    def reload(self) -> None:
+        """Other settings: a new epoch."""
+        self._identity = self._server = None
+        self.epoch += 1
 
     def connect(self) -> Server:
         """A session on the server of now."""
@@ -98,7 +104,9 @@ class Process:
         order = Order(keeper, config.concurrency, config.batch_size)
         cases = Cases(world.policy, max_studies=config.max_studies, max_hints=config.max_hints)
         self.core = Core(world.policy, progress, clock, order, cases)
-        self.source = Source(world)
+        self.source = Source(world, progress.identity)
+        #: How far the database's clock is ahead, as it was when it was last asked.
+        self.clock_ahead = 0
         self.requests: list[Request] = []
         #: Sends that are final, with the generation that makes them durable.
         self.unsure: list[tuple[int, Request]] = []
@@ -142,7 +150,7 @@ class Process:
 
     def now(self) -> Now:
         world = self.world
-        return Now(world.seconds, world.clock())
+        return Now(world.seconds, world.archive.now + self.clock_ahead)
 
     def gate_changed(self, change: Change) -> None:
         self.world.say("gate", change.gate.value)
