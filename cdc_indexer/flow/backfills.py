@@ -54,11 +54,12 @@ class Backfills:
         """
         tickets = (backfill.begin(study_pk),) if backfill is not None else ()
         hints = Hints(tickets=tickets, gone=gone, insist=insist, seed=seed, look=True)
-        self._hint(study_iuid, study_pk, hints, now)
+        # A row of it may be on its way, by which it would be known again: a moment.
+        self._hint(study_iuid, study_pk, hints, now, soon=False)
 
-    def _hint(self, study_iuid: str, study_pk: int, hints: Hints, now: Now) -> Case:
+    def _hint(self, study_iuid: str, study_pk: int, hints: Hints, now: Now, *, soon: bool = True) -> Case:
         case = self._looks.case_of(study_key(study_iuid, study_pk), study_pk, study_iuid)
-        self._parts.cases.hint(case, hints, now, soon=True)
+        self._parts.cases.hint(case, hints, now, soon=soon)
         return case
 
     # --- pages -------------------------------------------------------------------------------------------
