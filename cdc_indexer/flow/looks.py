@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cdc_indexer.flow.backfill import Ended
 from cdc_indexer.flow.case import Case, Hints, Insist
-from cdc_indexer.flow.decide import DELETION, INVALID, Do, Seen, decide
+from cdc_indexer.flow.decide import DELETION, INVALID, Do, Seen, decide, is_first
 from cdc_indexer.flow.keys import idempotency_key
 from cdc_indexer.flow.order import Delivery
 from cdc_indexer.flow.parts import Parts
@@ -230,7 +230,7 @@ class Looks:
         center, before = self._parts.policy.center, case.entry
         if hints.insist is Insist.RESEND:
             return idempotency_key(center, f"{hints.seed}:{case.key}", body)
-        if before is not None:
+        if before is not None and not is_first(before):
             held = before.digest.hex() if before.digest is not None else "nothing"
             return idempotency_key(center, f"{case.key}:{before.version}:{held}", body)
         if case.recorded is not None and case.recorded[1] == digest:

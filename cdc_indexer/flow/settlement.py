@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from cdc_indexer.flow.backfill import Ended
 from cdc_indexer.flow.case import Case, Hints
 from cdc_indexer.flow.cases import Cases
+from cdc_indexer.flow.decide import DOUBT
 from cdc_indexer.flow.order import Delivery, Order, Send
 from cdc_indexer.flow.patients import ChangedPatients, PatientChange
 from cdc_indexer.flow.progress import Progress
@@ -119,6 +120,14 @@ class Settlement:
         ids = tuple(row_id for row_id, _ in hints.rows)
         self._settle(case, hints, entry, Ended.SENT if accepted else Ended.PARKED)
         case.verify_ids = ids if entry.unverified else ()
+
+    def doubt(self, delivery: Delivery) -> None:
+        """No answer came: nobody knows whether it arrived. The ledger says so, until something of the study is final."""
+        case = delivery.case
+        before = delivery.before or Entry(case.key, delivery.study_pk)
+        if before.rejected != DOUBT:
+            case.entry = delivery.before = replace(before, rejected=DOUBT)
+            self._results.put(case.key, case.entry)
 
     def durable(self, generation: int, now: Now) -> list[Result]:
         """What had that generation is on the disk: turns and slots are free; what is to be told."""
