@@ -542,7 +542,8 @@ def sweep(p: Process) -> Steps:
     core, world = p.core, p.world
     missing_since: dict[str, tuple[float, int]] = {}
     while True:
-        yield lambda: p.sweep_wanted > 0
+        # Once audit and stream have caught up.
+        yield lambda: p.sweep_wanted > 0 and (p.auditing or p.mode != "run")
         p.sweep_wanted -= 1
         try:
             epoch = p.source.epoch
