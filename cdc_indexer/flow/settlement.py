@@ -57,7 +57,8 @@ class Settlement:
         rejected = before is not None and before.rejected is not None
         if hints.insist and entry is not None and entry.rejected is not None:
             entry = replace(entry, rejected=None)
-        if hints.insist or (rejected and (entry is None or entry.rejected is None)):
+        # A backfill closes whatever is open: a new ledger doesn't know what the old one did.
+        if hints.insist or ((rejected or hints.tickets) and (entry is None or entry.rejected is None)):
             self._results.park(Closing(case.key, State.SUPERSEDED))
         self._settle(case, hints, entry if entry != before else None, Ended.SKIPPED)
         case.verify_ids = ()
@@ -98,7 +99,7 @@ class Settlement:
             entry = delivery.entry
             if hints.insist:
                 self._results.park(Closing(case.key, State.ACCEPTED))
-            elif before is not None and before.rejected is not None:
+            elif hints.tickets or (before is not None and before.rejected is not None):
                 self._results.park(Closing(case.key, State.SUPERSEDED))
         else:
             unknown = Entry(case.key, delivery.study_pk)
