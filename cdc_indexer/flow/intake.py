@@ -42,10 +42,13 @@ class Intake:
         ``superseded``: the table holds a newer row of the same study, so its own values are old.
         """
         parts = self._parts
-        if not parts.progress.claim(row.id, streamed=streamed):
-            return False
         # What was written by hand may have no time. It is judged by its id anyway.
         usable = row.recorded_at is not None and row.recorded_at > EPOCH
+        if usable and not streamed and row.recorded_at <= parts.progress.until:
+            # `until` has passed it since the table was read, and its id is forgotten.
+            return False
+        if not parts.progress.claim(row.id, streamed=streamed):
+            return False
         mark = (row.id, row.recorded_at if usable else moment(now.clock))
         if row.operation == Operation.PATIENT:
             self._take_patient(row, mark)
