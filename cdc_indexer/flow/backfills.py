@@ -89,7 +89,9 @@ class Backfills:
             uid, study_pk = names(study)
             if not backfill.wants(study_pk):
                 continue
-            claimed = [row for row in rows.get(study_pk, ()) if parts.progress.claim(row[0])]
+            # What `until` has passed is settled, though its ids are forgotten.
+            until = parts.progress.until
+            claimed = [row for row in rows.get(study_pk, ()) if row[1] > until and parts.progress.claim(row[0])]
             hints = Hints(rows=claimed, tickets=(backfill.begin(study_pk),), insist=insist, seed=backfill.run)
             free = parts.cases.get(study_key(uid, study_pk)) is None
             case = self._hint(uid, study_pk, hints, now)
@@ -99,7 +101,9 @@ class Backfills:
                 reading.leases.append((case, parts.cases.lease(case, reading)))
         return reading
 
-    def adopt(self, study: Values, row_ids: Iterable[int], version: int, backfill: Backfill) -> bool:
+    def adopt(
+        self, study: Values, rows: Iterable[tuple[int, datetime]], version: int, backfill: Backfill
+    ) -> bool:
         """The index has this study from somebody else: the ledger says so from now on, and nothing is sent.
 
         False when something of the study is under way, or a row of it waits to be sent (`initial --already-sent`).
@@ -107,7 +111,8 @@ class Backfills:
         parts = self._parts
         uid, study_pk = names(study)
         key = study_key(uid, study_pk)
-        waits = any(not parts.progress.is_settled(row_id) for row_id in row_ids)
+        progress = parts.progress
+        waits = any(at > progress.until and not progress.is_settled(row_id) for row_id, at in rows)
         backfill.passed(study_pk)
         if waits or parts.cases.get(key) is not None:
             backfill.skipped += 1
