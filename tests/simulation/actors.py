@@ -49,6 +49,7 @@ def take_rows(
             raise Away
         if core.intake.take(row, p.now(), streamed=streamed, superseded=row.id in superseded):
             p.found += 1
+            p.world.row_taken(row.id)
         yield None
     yield from look_up(p)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from cdc_indexer.model.moment import EPOCH
+from cdc_indexer.flow.decide import DOUBT
+from cdc_indexer.model.moment import EPOCH, moment
 from cdc_indexer.model.position import Position
-from cdc_indexer.model.settled import IntervalSet
+from cdc_indexer.model.settled import IntervalSet, minute_of
 from cdc_indexer.model.study import study_document
 from tests.simulation.index import Broken
 
@@ -85,8 +86,11 @@ def restless(world: World, process: Process) -> str:
         return "no stream"
     if progress.position != world.server.end():
         return f"the position is {progress.position}, the log ends at {world.server.end()}"
-    if parts.order.gate.value != "open" and world.disk.parked:
-        return ""
+    newest = world.server.newest(moment(world.clock()))
+    if newest is not None and not world.clock_jumped:
+        held = minute_of(min(newest, moment(world.clock()) - timedelta(minutes=13)))
+        if until_of(world) < held and newest < moment(world.clock()) - timedelta(minutes=13):
+            return f"`until` stays at {until_of(world)}"
     return ""
 
 
@@ -103,8 +107,12 @@ def check_same(world: World) -> None:
         if held is None or held.body is None:
             raise Broken(f"{uid} is lost: the index {'deleted it' if held else 'never got it'}")
         document = study_document(values, policy.center)
-        if policy.updates and held.body != document.body and not index.conflicts:
+        if policy.updates and held.body != document.body:
             raise Broken(f"{uid} differs: the index has {held.mark}, the archive {values}")
+    for uid in world.disk.parked:
+        entry = world.disk.ledger.get(uid)
+        if entry is None or entry.rejected in (None, DOUBT):
+            raise Broken(f"{uid} stays parked, though something else was accepted")
     if policy.deletes:
         for uid, held in index.studies.items():
             # A new ledger doesn't know what the old one did.

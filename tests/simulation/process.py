@@ -83,6 +83,20 @@ class Source:
         return server
 
 
+class _Clock(VersionClock):
+    """The real one; the world looks on."""
+
+    def __init__(self, bound: int, world: World) -> None:
+        super().__init__(bound)
+        self._world = world
+
+    def draw(self, now: int) -> int | None:
+        version = super().draw(now)
+        if version is not None:
+            self._world.version_drawn(version)
+        return version
+
+
 class Process:
     """``mode``: run, once (`run --until-caught-up`) or initial."""
 
@@ -99,7 +113,7 @@ class Process:
             Identity(**identity) if identity else None,
             Position(**position) if position else None,
         )
-        clock = VersionClock(meta.get("version_bound", 0))
+        clock = _Clock(meta.get("version_bound", 0), world)
         keeper = Gatekeeper(config.give_up_seconds, config.concurrency, world.jitter)
         order = Order(keeper, config.concurrency, config.batch_size)
         cases = Cases(world.policy, max_studies=config.max_studies, max_hints=config.max_hints)

@@ -76,6 +76,7 @@ class World:
         self.sweep_needed = False
         self.scope_complete = not config.already_there
         self.clock_jumped = False
+        self.last_version = 0
         self.runs = 0
         self.kills = 0
         #: Studies of which a kill made the program forget what the index took.
@@ -165,6 +166,16 @@ class World:
         process.committed(generation)
         self.durable_generation = generation
         self.check_disk(changes)
+
+    def row_taken(self, row_id: int) -> None:
+        """Somebody takes it: then it wasn't settled. (Where the clock went back ids may have been forgotten with their time.)"""
+        if row_id in self.settled and not self.clock_jumped:
+            raise Broken(f"row {row_id} is taken again, though it is durably settled")
+
+    def version_drawn(self, version: int) -> None:
+        if version <= self.last_version:
+            raise Broken(f"version {version} is given out after {self.last_version}")
+        self.last_version = version
 
     def skip_log(self) -> None:
         """A position is taken anew, at the end of the log."""
