@@ -334,8 +334,9 @@ class Pipeline:
         if self._once:
             # Its own rows stay for the next run, and bring what changed of its patient as well.
             self._patients.end(waiting.key, waiting.patients)
-            waiting.patients = ()
-        self._versions.put_back(waiting, None if self._once else seconds)
+            self._versions.done(waiting.key, None)
+        else:
+            self._versions.put_back(waiting, seconds)
         return True
 
     def _shown(self, due: Sequence[Waiting], view: View) -> tuple[list[Waiting], list[Waiting]]:
@@ -505,8 +506,7 @@ class Pipeline:
     @property
     def idle(self) -> bool:
         """Whether nothing is under way: every row taken is settled, every first version verified."""
-        waiting = len(self._versions) - self._versions.left
-        return self._patients.idle and not (waiting or self._dispatcher.pending)
+        return self._patients.idle and not (len(self._versions) or self._dispatcher.pending)
 
     @property
     def full(self) -> bool:

@@ -114,18 +114,11 @@ class Versions:
         self._stopped = False
         self._woken = False
         self._hurry = False
-        #: Those of them that are left to the next start of the program.
-        self._left: set[str] = set()
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
         """How many studies are being sent or wait."""
         return len(self._studies)
-
-    @property
-    def left(self) -> int:
-        """How many of them wait for the next start of the program."""
-        return len(self._left)
 
     def configure(self, settle_seconds: float, max_wait_seconds: float) -> None:
         """Other settings, for the rows that come from now on."""
@@ -242,16 +235,15 @@ class Versions:
         if self._stopped:
             raise Stopped
 
-    def put_back(self, taken: Waiting, seconds: float | None) -> None:
-        """What was due waits for ``seconds`` more, or for its next row; None: for the next start of the program."""
+    def put_back(self, taken: Waiting, seconds: float) -> None:
+        """What was due waits for ``seconds`` more, or for its next row."""
         with self._changed:
             study = self._studies[taken.key]
             study.busy = False
             later = study.waiting
-            if not later.rows:
-                taken.deleted, taken.study_pk = taken.deleted or later.deleted, later.study_pk
-            else:
-                taken.deleted, taken.study_pk = later.deleted, later.study_pk
+            if later.rows:
+                taken.deleted = later.deleted
+            taken.study_pk = later.study_pk
             taken.study_iuid = later.study_iuid or taken.study_iuid
             taken.rows = [*taken.rows, *later.rows]
             taken.verify_ids += later.verify_ids
@@ -260,10 +252,7 @@ class Versions:
             study.first_at = study.taken_first_at
             self._idle_studies += 1
             self._rows += len(taken.rows) - len(later.rows) + len(taken.patients) - len(later.patients)
-            if seconds is None:
-                self._left.add(taken.key)
-            else:
-                self._schedule(study, self._clock() + seconds)
+            self._schedule(study, self._clock() + seconds)
 
     def restore(self, key: str, study_pk: int, row_id: int, digest: int | None) -> None:
         """A first version that was sent before a restart, and still is to be verified.
@@ -386,7 +375,6 @@ class Versions:
                 at = min(at, study.first_at + self._max_wait_seconds)
                 at = max(at, study.came_at + min(_GATHER_SECONDS, self._settle_seconds))
         study.due_at = at
-        self._left.discard(study.waiting.key)
         if not study.busy and (study.queued_at is None or at < study.queued_at):
             self._queue(study)
 
