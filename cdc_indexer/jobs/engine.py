@@ -245,8 +245,8 @@ class Engine:
                         self._retrying = self.pipeline.verify(due, outbox)
                     more = len(due) - len(self._retrying) >= VERIFY_BATCH
                     # As many as can be queued at once: who waits for room behind the live studies would make those wait.
-                    if self.pipeline.patients_waiting and self._room_for_patients:
-                        more = self.pipeline.expand_patient(outbox) or more
+                    if self.pipeline.patients_waiting:
+                        more = (self._room_for_patients and self.pipeline.expand_patient(outbox)) or more
                     elif not due:
                         self.versions.wait(_VERIFIER_PAUSE_SECONDS)
                         continue
