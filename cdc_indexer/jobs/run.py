@@ -222,6 +222,8 @@ class Service:
             except PositionLost as error:
                 log.warning("position lost", reason=str(error))
                 self._tell_source(Source.POSITION, error)
+                # The same server by name, but perhaps restored: what was read before may be another one's.
+                self.engine.source.renew()
                 self._position_lost = True
                 pause = backoff.delay(rng)
             except ServerIdClash as error:
