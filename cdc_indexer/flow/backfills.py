@@ -92,7 +92,9 @@ class Backfills:
                 continue
             # What `until` has passed is settled, though its ids are forgotten.
             until = parts.progress.until
-            claimed = [row for row in rows.get(study_pk, ()) if row[1] > until and parts.progress.claim(row[0])]
+            claimed = [
+                row for row in rows.get(study_pk, ()) if row[1] > until and parts.progress.claim(row[0])
+            ]
             hints = Hints(rows=claimed, tickets=(backfill.begin(study_pk),), insist=insist, seed=backfill.run)
             free = parts.cases.get(study_key(uid, study_pk)) is None
             case = self._hint(uid, study_pk, hints, now)

@@ -228,6 +228,9 @@ class Service:
                     raise
                 self._say(what, error)
                 then = what.then
+                if then is Then.FRESH_POSITION:
+                    # The same server by name, but perhaps restored: what was read before may be another one's.
+                    self.engine.source.renew()
                 if what.sweep:
                     self._sweeper.want(what.said)
                 if time.monotonic() - began > backoff.cap_seconds:
