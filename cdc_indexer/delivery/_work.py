@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from cdc_indexer.model.outcome import Outcome
@@ -11,13 +10,6 @@ from cdc_indexer.model.outcome import Outcome
 if TYPE_CHECKING:
     from cdc_indexer.delivery.dispatcher import Delivery
     from cdc_indexer.delivery.webservice import Request
-
-
-class Ask(Enum):
-    """When the index is asked by GET what it can."""
-
-    AT_START = "at start"
-    WITH_THE_FIRST_POST = "with the first POST"
 
 
 class Client(Protocol):

@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Literal
 
 from cdc_indexer.delivery._senders import Senders
-from cdc_indexer.delivery._work import Ask, Client, Durable, Work
+from cdc_indexer.delivery._work import Client, Durable, Work
 from cdc_indexer.delivery.batch import batch, refused_as_such
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Request
@@ -60,7 +60,7 @@ class Dispatcher:
     ``before_probe`` is called before each try while the index is away or refuses us (so that corrected files are read), from
     the thread that sends; it may call ``reconfigure``. ``on_answer`` is told the outcomes of each request and the seconds
     that it took. ``known``: what is known of the index.
-    ``ask_first``: when it is asked by GET, if it is; no POST goes before that is answered.
+    ``ask_first``: it is asked by GET what it can before the first POST.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Dispatcher:
         give_up_seconds: float,
         batch_size: int | Literal["auto"] = 1,
         known: Known | None = None,
-        ask_first: Ask | None = None,
+        ask_first: bool = False,
         on_gate: Callable[[Change], None] = lambda change: None,
         before_probe: Callable[[], None] = lambda: None,
         on_answer: Callable[[Sequence[Outcome], float], None] = lambda outcomes, seconds: None,

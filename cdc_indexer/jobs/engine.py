@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cdc_indexer.delivery._work import Ask
 from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Webservice
@@ -67,8 +66,8 @@ class Engine:
 
     ``reload`` reads the settings again. ``patience_seconds``: a job that somebody waits for fails when the central index
     is away for so long, and at once when it refuses us; None waits for ever. ``new_center``: everything is going to be
-    sent again, so the centre may be another one than before. ``ask_first``: when the index is asked by GET what it
-    can, if it is. ``observer`` is told what happens.
+    sent again, so the centre may be another one than before. ``ask_first``: the index is asked by GET what it
+    can before the first POST. ``observer`` is told what happens.
 
     Raises CheckpointError, and FatalError when the centre has changed.
     """
@@ -81,7 +80,7 @@ class Engine:
         reload: Callable[[], Settings | None],
         patience_seconds: float | None = None,
         new_center: bool = False,
-        ask_first: Ask | None = None,
+        ask_first: bool = False,
         observer: Observer | None = None,
     ) -> None:
         self.settings = settings

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cdc_indexer.delivery._work import Ask
 from cdc_indexer.flow.progress import Columns
 from cdc_indexer.flow.retry import Backoff
 from cdc_indexer.jobs.audit import Audit
@@ -97,7 +96,7 @@ class Service:
             self._runner,
             reload=reload,
             patience_seconds=PATIENCE_SECONDS if until_caught_up else None,
-            ask_first=Ask.WITH_THE_FIRST_POST if until_caught_up else Ask.AT_START,
+            ask_first=True,
             observer=observer,
         )
         engine = self.engine

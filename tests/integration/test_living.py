@@ -299,7 +299,8 @@ def test_a_primary_key_that_belongs_to_another_study_now(
     assert pacs.store_study("1.4") == pk
     with indexer.running():
         wait_until(lambda: nothing_waits(indexer, pacs), what="settled")
-    last = [(entry.method, entry.study_iuids) for entry in receiver.entries()[3:]]
+    sent = [entry for entry in receiver.entries() if entry.method != "GET"]
+    last = [(entry.method, entry.study_iuids) for entry in sent[3:]]
     assert sorted(last) == [("DELETE", ["1.3"]), ("POST", ["1.4"])]
 
 
@@ -442,7 +443,7 @@ def test_deletions_are_not_sent_unless_asked_for(pacs: Pacs, receiver: Receiver,
         wait_until(lambda: documents(receiver, "1.1"), what="the study")
         pacs.delete_study(pk)
         wait_until(lambda: nothing_waits(indexer, pacs), what="settled")
-    assert {entry.method for entry in receiver.entries()} == {"POST"}
+    assert {entry.method for entry in receiver.entries()} == {"GET", "POST"}
 
 
 @pytest.mark.one_server
