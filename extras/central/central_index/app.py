@@ -18,9 +18,11 @@ from starlette.staticfiles import StaticFiles
 
 from central_index.access import Access
 from central_index.keys import Keys
+from central_index.metrics import Measured, Metrics
 from central_index.model import StoreUnavailable
 from central_index.news import News
 from central_index.reading import Reading
+from central_index.region import Region
 from central_index.store import make_store
 from central_index.web import SafeHeaders, on_http_exception, on_unavailable
 from central_index.writing import Writing
@@ -44,6 +46,8 @@ class Central:
         access = Access(known, self._store)
         writing = Writing(self._store, access)
         reading = Reading(self._store, access)
+        metrics = Metrics()
+        region = Region(self._store, access, known, metrics)
         self.application = Starlette(
             routes=[
                 Route("/", _page),
@@ -57,9 +61,12 @@ class Central:
                 Route(f"{_REGISTER}/{{study_iuid:path}}", writing.delete, methods=["DELETE"]),
                 Route("/api/v1/studies", reading.studies),
                 Route("/api/v1/search", reading.search, methods=["POST"]),
+                Route("/api/v1/centers", region.centers),
+                Route("/healthz", region.health),
+                Route("/metrics", region.metrics),
                 Mount("/static", StaticFiles(directory=_STATIC)),
             ],
-            middleware=[Middleware(SafeHeaders)],
+            middleware=[Middleware(Measured, metrics=metrics), Middleware(SafeHeaders)],
             exception_handlers={HTTPException: on_http_exception, StoreUnavailable: on_unavailable},
             lifespan=self._lifespan,
         )

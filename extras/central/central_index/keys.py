@@ -7,10 +7,13 @@ import json
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 _EXAMPLE = '{"centers": {"000": "a long random key"}, "readers": {"radiology": "another one"}}'
 _SHORTEST_KEY = 12
+
+log = structlog.get_logger()
 
 
 class UnusableKeys(Exception):
@@ -38,21 +41,40 @@ class Keys:
         self._path = path
         self._read_from: tuple[int, int, int] | None = None
         self._roles: dict[bytes, Role] = {}
+        #: False while the file can't be read; what was read last counts.
+        self.usable = True
         self._read()
 
     def role(self, key: str) -> Role | None:
         """None for a key that isn't in the file."""
         return self.role_of_digest(digest(key))
 
+    def centers(self) -> list[str]:
+        """All that have a key."""
+        return sorted(role.name for role in self._roles.values() if role.writes)
+
     def role_of_digest(self, key_digest: bytes) -> Role | None:
         """As `role`, for who remembers the `digest` of a key instead of the key."""
         try:
             if self._signature() != self._read_from:
                 self._read()
-        except (OSError, UnusableKeys):
+                self._say(None)
+        except OSError as error:
+            self._say(f"{self._path} can't be read: {error.strerror}.")
+        except UnusableKeys as error:
             # Half written, perhaps: what was read last counts until it can be read.
-            pass
+            self._say(str(error))
         return self._roles.get(key_digest)
+
+    def _say(self, wrong: str | None) -> None:
+        """Once, when it begins and when it is over."""
+        if wrong is not None and self.usable:
+            log.error(
+                "The file of keys can't be used; the keys that were read last go on to count.", reason=wrong
+            )
+        elif wrong is None and not self.usable:
+            log.info("The file of keys can be used again.")
+        self.usable = wrong is None
 
     def _signature(self) -> tuple[int, int, int]:
         stat = self._path.stat()

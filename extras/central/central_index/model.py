@@ -161,3 +161,10 @@ class CenterReport(NamedTuple):
     center: str
     received_at: float
     content: dict[str, Any]
+
+
+class Arrivals(NamedTuple):
+    """Studies that came first in each of two times of equal length: today so far, and the same a week before."""
+
+    today: int
+    before: int

@@ -11,6 +11,7 @@ from psycopg import errors
 from central_index.digests import FIELDS, as_hex, range_digest, study_digest
 from central_index.model import (
     MOST_COUNTED,
+    Arrivals,
     CenterReport,
     Filters,
     Found,
@@ -153,10 +154,30 @@ def _conditions(filters: Filters) -> tuple[str, list[Any]]:
     return " AND ".join(conditions), values
 
 
-async def count(connection: Connection) -> int:
-    rows = await connection.execute("SELECT count(*) FROM studies WHERE NOT deleted")
-    number: int = (await rows.fetchall())[0][0]
-    return number
+async def counts(connection: Connection) -> dict[str, int]:
+    rows = await connection.execute("SELECT center, count(*) FROM studies WHERE NOT deleted GROUP BY center")
+    return dict(await rows.fetchall())
+
+
+async def arrivals(connection: Connection, periods: Sequence[tuple[float, float]]) -> dict[str, Arrivals]:
+    found: list[dict[str, int]] = []
+    for begin, end in periods:
+        rows = await connection.execute(
+            "SELECT center, count(*) FROM studies "
+            "WHERE first_received_at BETWEEN %s AND %s AND NOT deleted GROUP BY center",
+            [begin, end],
+        )
+        found.append(dict(await rows.fetchall()))
+    today, before = found
+    return {center: Arrivals(today.get(center, 0), before.get(center, 0)) for center in {*today, *before}}
+
+
+async def newest(connection: Connection, centers: Sequence[str]) -> dict[str, int]:
+    rows = await connection.execute(
+        "SELECT one, (SELECT max(version) FROM studies WHERE center = one) FROM unnest(%s::text[]) AS one",
+        [list(centers)],
+    )
+    return {center: version for center, version in await rows.fetchall() if version is not None}
 
 
 async def reports(connection: Connection) -> list[CenterReport]:

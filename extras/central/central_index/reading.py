@@ -47,7 +47,7 @@ class Reading:
         except Rejected as error:
             return refusal(422, str(error))
         found = await self._store.search(filters)
-        total = await self._store.count()
+        total = sum((await self._store.counts()).values())
         names = sorted(name for name in wanted if name not in ("after", "limit"))
         if names:
             # Who looked for what kind of thing, never for whom.

@@ -71,6 +71,7 @@ CREATE INDEX studies_in_order ON studies (sorted_at, id) WHERE NOT deleted;
 CREATE INDEX studies_by_iuid ON studies (study_iuid);
 CREATE INDEX studies_by_pk ON studies (center, study_pk, digest) WHERE NOT deleted;
 CREATE INDEX studies_by_version ON studies (center, version);
+CREATE INDEX studies_by_arrival ON studies (first_received_at);
 CREATE INDEX tombstones ON studies (received_at) WHERE deleted;
 
 DROP TABLE patient_words;

@@ -10,6 +10,7 @@ from typing import Any
 from central_index.digests import range_digest
 from central_index.model import (
     MOST_COUNTED,
+    Arrivals,
     CenterReport,
     Filters,
     Found,
@@ -46,9 +47,26 @@ def search(connection: sqlite3.Connection, filters: Filters) -> Found:
     return Found(studies, following, min(hits, MOST_COUNTED), hits > MOST_COUNTED)
 
 
-def count(connection: sqlite3.Connection) -> int:
-    number: int = connection.execute("SELECT count(*) FROM studies WHERE NOT deleted").fetchone()[0]
-    return number
+def counts(connection: sqlite3.Connection) -> dict[str, int]:
+    return dict(connection.execute("SELECT center, count(*) FROM studies WHERE NOT deleted GROUP BY center"))
+
+
+def arrivals(connection: sqlite3.Connection, periods: Sequence[tuple[float, float]]) -> dict[str, Arrivals]:
+    found: list[dict[str, int]] = []
+    for begin, end in periods:
+        rows = connection.execute(
+            "SELECT center, count(*) FROM studies WHERE first_received_at BETWEEN ? AND ? AND NOT deleted GROUP BY center",
+            (begin, end),
+        )
+        found.append(dict(rows.fetchall()))
+    today, before = found
+    return {center: Arrivals(today.get(center, 0), before.get(center, 0)) for center in {*today, *before}}
+
+
+def newest(connection: sqlite3.Connection, centers: Sequence[str]) -> dict[str, int]:
+    query = "SELECT max(version) FROM studies WHERE center = ?"
+    found = {center: connection.execute(query, (center,)).fetchone()[0] for center in centers}
+    return {center: version for center, version in found.items() if version is not None}
 
 
 def digests(
