@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from central_index.keys import Keys
 from central_index.metrics import Measured, Metrics
 from central_index.model import StoreUnavailable
 from central_index.news import News
+from central_index.persons import IdRule
 from central_index.reading import Reading
 from central_index.region import Region
 from central_index.store import make_store
@@ -31,6 +33,16 @@ _STATIC = Path(__file__).resolve().parent / "static"
 _REGISTER = "/api/v1/register"
 
 
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``database`` and ``read_database`` as the command line takes them; ``id_rule``: how ids of patients are written."""
+
+    database: str
+    keys: Path
+    read_database: str | None = None
+    id_rule: str | None = None
+
+
 class Central:
     """One index: its keys, its store, and who watches it. `application` is for an ASGI server.
 
@@ -38,14 +50,15 @@ class Central:
     for them.
     """
 
-    def __init__(self, database: str, read_database: str | None, keys: Path) -> None:
-        """Raises UnusableKeys, UnusableStore."""
+    def __init__(self, options: Options) -> None:
+        """Raises UnusableKeys, UnusableStore, UnknownRule."""
         self._news = News()
-        known = Keys(keys)
-        self._store = make_store(database, read_database, self._news.changed)
+        known = Keys(options.keys)
+        id_rule = IdRule(options.id_rule) if options.id_rule is not None else None
+        self._store = make_store(options.database, options.read_database, self._news.changed)
         access = Access(known, self._store)
         writing = Writing(self._store, access)
-        reading = Reading(self._store, access)
+        reading = Reading(self._store, access, known, id_rule)
         metrics = Metrics()
         region = Region(self._store, access, known, metrics)
         self.application = Starlette(

@@ -49,6 +49,7 @@ def place_as_text(place: Place) -> str:
 _FILTERS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "patient": ("patient", _as_text, "words of at most 250 characters"),
     "patient_id": ("patient_id", _as_text, "at most 250 characters"),
+    "accession_number": ("accession_number", _as_text, "at most 250 characters"),
     "study_iuid": ("study_iuid", _as_text, "at most 250 characters"),
     "modality": ("modality", _as_text, "one modality, such as CT"),
     "center": ("center", _as_text, "at most 250 characters"),
@@ -57,7 +58,9 @@ _FILTERS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "after": ("after", _as_place, "what an answer said as next"),
     "limit": ("limit", _as_limit, f"a number from 1 to {_LARGEST_PAGE}"),
 }
-assert {name for name, _, _ in _FILTERS.values()} == {field.name for field in fields(Filters)}
+#: Not for who asks to say.
+_OURS = {"patient_key", "only"}
+assert {name for name, _, _ in _FILTERS.values()} | _OURS == {field.name for field in fields(Filters)}
 
 
 def read_filters(wanted: Mapping[str, Any]) -> Filters:

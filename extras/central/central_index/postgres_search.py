@@ -24,7 +24,15 @@ from central_index.postgres_pool import Connection
 from central_index.postgres_rows import halves, joined, sorted_at, total
 from central_index.postgres_schema import HASHED
 from central_index.shown import COLUMNS, as_json
-from central_index.words import center_mark, id_mark, modality_mark, tokens_of, words_of
+from central_index.words import (
+    accession_mark,
+    center_mark,
+    id_mark,
+    key_mark,
+    modality_mark,
+    tokens_of,
+    words_of,
+)
 
 _COLUMNS = ", ".join(COLUMNS)
 #: What so many studies have at most is fetched through the index of words and sorted; what more have is found soon by
@@ -127,6 +135,10 @@ def _tokens(filters: Filters) -> str | None:
         parts += [f"{_quoted(word)}:*" for word in words]
     if filters.patient_id is not None:
         parts.append(_quoted(id_mark(filters.patient_id)))
+    if filters.patient_key is not None:
+        parts.append(_quoted(key_mark(filters.patient_key)))
+    if filters.accession_number is not None:
+        parts.append(_quoted(accession_mark(filters.accession_number)))
     if filters.modality is not None:
         parts.append(_quoted(modality_mark(filters.modality.upper())))
     if filters.center is not None:
@@ -145,6 +157,8 @@ def _conditions(filters: Filters) -> tuple[str, list[Any]]:
     if filters.center is not None:
         # Only its own partition is looked at.
         found.append(("center = %s", filters.center))
+    if filters.only is not None:
+        found.append(("center = ANY(%s)", list(filters.only)))
     if filters.from_date is not None:
         found.append(("study_datetime >= %s AND sorted_at >= %s", f"{filters.from_date} 00:00:00"))
     if filters.to_date is not None:

@@ -23,8 +23,9 @@ class Region:
         self._metrics = metrics
 
     async def centers(self, request: Request) -> Response:
-        await self._access.reader(request)
-        return JSONResponse({"centers": [one.as_json() for one in await self._overview()]})
+        role = await self._access.reader(request)
+        found = [one.as_json() for one in await self._overview() if role.sees(one.center)]
+        return JSONResponse({"centers": found})
 
     async def metrics(self, _: Request) -> Response:
         """For Prometheus, which has no key: names of centres and numbers."""

@@ -116,7 +116,7 @@ def reports(connection: sqlite3.Connection) -> list[CenterReport]:
 
 def _conditions(connection: sqlite3.Connection, filters: Filters) -> tuple[str, list[Any]]:
     found: list[tuple[str, object]] = []
-    for column in ("patient_id", "study_iuid", "center"):
+    for column in ("patient_id", "patient_key", "accession_number", "study_iuid", "center"):
         value = getattr(filters, column)
         if value is not None:
             found.append((f"{column} = ?", value))
@@ -129,6 +129,8 @@ def _conditions(connection: sqlite3.Connection, filters: Filters) -> tuple[str, 
     if filters.to_date is not None:
         found.append(("study_datetime <= ?", f"{filters.to_date} 23:59:59"))
         found.append(("sorted_at <= ?", f"{filters.to_date} 23:59:59"))
+    if filters.only is not None:
+        found.append(("center IN (SELECT value FROM json_each(?))", json.dumps(filters.only)))
     words = _words(filters)
     if words is not None and (filters.patient is not None or _is_rare(connection, words)):
         found.append(("id IN (SELECT rowid FROM study_words WHERE study_words MATCH ?)", words))
