@@ -13,8 +13,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
-from starlette.routing import Mount, Route
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from central_index.access import Access
@@ -22,6 +22,7 @@ from central_index.keys import Keys
 from central_index.metrics import Measured, Metrics
 from central_index.model import StoreUnavailable
 from central_index.news import News
+from central_index.openapi import document
 from central_index.persons import IdRule
 from central_index.reading import Reading
 from central_index.region import Region
@@ -61,24 +62,27 @@ class Central:
         reading = Reading(self._store, access, known, id_rule)
         metrics = Metrics()
         region = Region(self._store, access, known, metrics)
+        routes: list[BaseRoute] = [
+            Route("/", _page),
+            Route("/login", access.login, methods=["POST"]),
+            Route("/logout", access.logout, methods=["POST"]),
+            Route("/events", partial(self._news.events, access)),
+            Route(_REGISTER, writing.register, methods=["POST"]),
+            Route(_REGISTER, writing.try_key, methods=["GET"]),
+            Route(f"{_REGISTER}/digests", writing.digests, methods=["POST"]),
+            Route(f"{_REGISTER}/report", writing.report, methods=["POST"]),
+            Route(f"{_REGISTER}/{{study_iuid:path}}", writing.delete, methods=["DELETE"]),
+            Route("/api/v1/studies", reading.studies),
+            Route("/api/v1/search", reading.search, methods=["POST"]),
+            Route("/api/v1/centers", region.centers),
+            Route("/healthz", region.health),
+            Route("/metrics", region.metrics),
+            Mount("/static", StaticFiles(directory=_STATIC)),
+            Route("/openapi.json", lambda _: JSONResponse(described)),
+        ]
+        described = document(routes)
         self.application = Starlette(
-            routes=[
-                Route("/", _page),
-                Route("/login", access.login, methods=["POST"]),
-                Route("/logout", access.logout, methods=["POST"]),
-                Route("/events", partial(self._news.events, access)),
-                Route(_REGISTER, writing.register, methods=["POST"]),
-                Route(_REGISTER, writing.try_key, methods=["GET"]),
-                Route(f"{_REGISTER}/digests", writing.digests, methods=["POST"]),
-                Route(f"{_REGISTER}/report", writing.report, methods=["POST"]),
-                Route(f"{_REGISTER}/{{study_iuid:path}}", writing.delete, methods=["DELETE"]),
-                Route("/api/v1/studies", reading.studies),
-                Route("/api/v1/search", reading.search, methods=["POST"]),
-                Route("/api/v1/centers", region.centers),
-                Route("/healthz", region.health),
-                Route("/metrics", region.metrics),
-                Mount("/static", StaticFiles(directory=_STATIC)),
-            ],
+            routes=routes,
             middleware=[Middleware(Measured, metrics=metrics), Middleware(SafeHeaders)],
             exception_handlers={HTTPException: on_http_exception, StoreUnavailable: on_unavailable},
             lifespan=self._lifespan,
