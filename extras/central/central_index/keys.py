@@ -14,7 +14,7 @@ from urllib.parse import quote
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-_EXAMPLE = '{"centers": {"000": "a long random key"}, "readers": {"radiology": "another one"}}'
+_EXAMPLE = '{"centers": {"000": "a long random key"}, "readers": {"radiology": "another long random key"}}'
 _SHORTEST_KEY = 12
 
 log = structlog.get_logger()
