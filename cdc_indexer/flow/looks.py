@@ -142,11 +142,11 @@ class Looks:
             values = None
         if values is not None:
             case.study_pk = names(values)[1]
-        if values is None and not hints and not case.verify_ids and entry is not None:
-            # Restored after a restart: nobody remembers the row that has to be visible first.
-            if entry.unverified and not parts.early and now.clock - entry.version < _SHOWN:
-                parts.cases.give_back(case, reading, hints, now, after_seconds=parts.policy.settle_seconds)
-                return
+        restored = entry is not None and entry.unverified and not hints and not case.verify_ids
+        if values is None and restored and not parts.early and now.clock - entry.version < _SHOWN:
+            # Nobody remembers the row that has to be visible first.
+            parts.cases.give_back(case, reading, hints, now, after_seconds=parts.policy.settle_seconds)
+            return
         seen = None if values is None else self._seen(values, entry)
         wait_seconds = 0.0 if seen is None else self._unstable_seconds(case, seen, hints, found, now)
         do, after = decide(parts.policy, entry, seen, hints, stable=wait_seconds <= 0)
