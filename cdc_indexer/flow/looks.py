@@ -142,9 +142,9 @@ class Looks:
             values = None
         if values is not None:
             case.study_pk = names(values)[1]
-        restored = entry is not None and entry.unverified and not hints and not case.verify_ids
-        if values is None and restored and not parts.early and now.clock - entry.version < _SHOWN:
-            # Nobody remembers the row that has to be visible first.
+        recent = entry is not None and entry.unverified and now.clock - entry.version < _SHOWN
+        if values is None and recent and not (hints or case.verify_ids or parts.early):
+            # Restored after a restart: nobody remembers the row that has to be visible first.
             parts.cases.give_back(case, reading, hints, now, after_seconds=parts.policy.settle_seconds)
             return
         seen = None if values is None else self._seen(values, entry)
