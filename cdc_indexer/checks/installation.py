@@ -6,12 +6,12 @@ needs an administrator's login: triggers, procedures and the event are hidden fr
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from cdc_indexer.checks.archive import Archive, exists
 from cdc_indexer.checks.grants import parse
 from cdc_indexer.model.errors import SourceError
 from cdc_indexer.model.finding import Finding, failed, ok, warning
@@ -36,9 +36,6 @@ _AGAIN = "Run the script (again; it may run while the archive is in use):\nmysql
 _SCRIPT, _SCRIPT_ARC5 = "add_indexer.sql", "add_indexer_arc5.sql"
 #: The service's account doesn't see which archive it is.
 _EITHER = f"\n(for dcm4chee-arc 5: extras/{_SCRIPT_ARC5})"
-#: A table that dcm4chee-arc 5 has and DCM4CHEE 2 hasn't.
-_ARC5_TABLE = "study_query_attrs"
-
 #: The ten columns of the contract; the centre isn't the database's.
 _VIEW_COLUMNS = tuple(KEYS)[:10]
 _TABLE_COLUMNS = ("id", "operation", *_VIEW_COLUMNS, "recorded_at")
@@ -67,15 +64,7 @@ TRIGGERS_ARC5 = (
     "indexer_person_name_update",
 )
 #: dcm4chee-arc 5 before 5.31, where the patient names its id.
-_TRIGGER_BEFORE_531 = "indexer_patient_before"
-#: What of dcm4chee-arc 5's tables depends on its version, by the word that the script leaves in the table's comment.
-_VERSIONED = {
-    "patient_fk": {("patient_id", "patient_fk")},
-    "patient_id_fk": {("patient", "patient_id_fk")},
-    "entity_id": {("patient_id", "entity_id")},
-    "rejected": {("rejected_instance", "sop_iuid")},
-    "purge": {("series", "inst_purge_state"), ("series_query_attrs", "num_instances")},
-}
+_BEFORE_531 = ("indexer_patient_before",)
 #: The old client's: on the new table it would make every study fail (error 1136).
 _OLD_TRIGGER = "indexer_process"
 _PROCEDURES = ("indexer_process", "indexer_prune")
@@ -185,12 +174,8 @@ class _Outbox(_Session):
         if moves:
             yield ok("recorded_at", "The server knows the time within a statement.")
         else:
-            yield warning(
-                "recorded_at",
-                "The server runs with sysdate-is-now: a row whose statement waited for a lock is dated before the wait, "
-                "and may be found only by the daily sweep.",
-                "Take sysdate-is-now out of my.cnf, and restart the server.",
-            )
+            said = "The server runs with sysdate-is-now: a row whose statement waited for a lock is dated before the wait."
+            yield warning("recorded_at", said, "Take sysdate-is-now out of my.cnf, and restart the server.")
 
     def recorded(self) -> Iterator[Finding]:
         """Whether the newest studies are in the outbox: a trigger's handler swallows every error, and says nothing.
@@ -252,34 +237,18 @@ class _Outbox(_Session):
 
 class _Objects(_Session):
     @cached_property
-    def _arc5(self) -> bool:
-        return bool(
-            self._rows(
-                "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
-                self._name,
-                _ARC5_TABLE,
-            )
-        )
+    def _archive(self) -> Archive:
+        return Archive(self._rows, self._name)
 
     @property
     def _again(self) -> str:
-        return _AGAIN.format(name=self._name, script=_SCRIPT_ARC5 if self._arc5 else _SCRIPT)
+        return _AGAIN.format(name=self._name, script=_SCRIPT_ARC5 if self._archive.is_arc5 else _SCRIPT)
 
     @cached_property
     def _triggers(self) -> tuple[str, ...]:
-        if not self._arc5:
+        if not self._archive.is_arc5:
             return TRIGGERS
-        return (*TRIGGERS_ARC5, _TRIGGER_BEFORE_531) if "patient_id_fk" in self._found() else TRIGGERS_ARC5
-
-    def _found(self) -> set[str]:
-        """The words of _VERSIONED that hold for the archive as it is now."""
-        columns = set(
-            self._rows(
-                "SELECT TABLE_NAME, COLUMN_NAME FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s",
-                self._name,
-            )
-        )
-        return {word for word, needed in _VERSIONED.items() if needed <= columns}
+        return (*TRIGGERS_ARC5, *(_BEFORE_531 if "patient_id_fk" in self._archive.words else ()))
 
     def version(self) -> Iterator[Finding]:
         """Whether view and triggers were made for the archive's tables as they are now: an upgrade changes them."""
@@ -289,12 +258,8 @@ class _Objects(_Session):
             TABLE,
         )
         said = str(rows[0][0]) if rows else ""
-        now = (
-            " ".join(["dcm4chee-arc 5", *(w for w in _VERSIONED if w in self._found())])
-            if self._arc5
-            else "DCM4CHEE 2"
-        )
-        if not self._of_archive():
+        now = self._archive.made_for
+        if not self._archive.is_dcm4chee:
             yield ok("archive's version", "Another archive than DCM4CHEE.")
         elif said == now:
             yield ok(
@@ -307,15 +272,6 @@ class _Objects(_Session):
                 "values may be missing, or studies not recorded.",
                 f"After each upgrade of the archive. {self._again}",
             )
-
-    def _of_archive(self) -> bool:
-        return bool(
-            self._rows(
-                "SELECT 1 FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = 'study' "
-                "AND COLUMN_NAME = 'study_iuid'",
-                self._name,
-            )
-        )
 
     def triggers(self) -> Iterator[Finding]:
         if not self._sees_triggers():
@@ -356,7 +312,7 @@ class _Objects(_Session):
         powerless = {
             definer
             for name, definer in found.items()
-            if name not in gone and name != "indexer_row" and not self._may_trigger(definer)
+            if name not in gone and name != "indexer_row" and not self._archive.may_trigger(definer)
         }
         if powerless:
             yield failed(
@@ -438,36 +394,7 @@ class _Objects(_Session):
             accounts = {f"{user}@{host}" for user, host in self._rows("SELECT User, Host FROM mysql.user")}
         except SourceError:
             return {}
-        return {name: definer for name, definer in definers.items() if not _exists(definer, accounts)}
-
-    def _may_trigger(self, definer: str) -> bool:
-        """Whether an account has the right TRIGGER on the archive's studies; True where this login can't know."""
-        try:
-            accounts = self._rows("SELECT User, Host FROM mysql.user")
-        except SourceError:
-            return True
-        user = definer.rpartition("@")[0]
-        for name, host in accounts:
-            if name == user and _exists(definer, {f"{name}@{host}"}):
-                try:
-                    rows = self._rows(f"SHOW GRANTS FOR '{user}'@'{host}'")
-                except SourceError:
-                    return True
-                grants = parse(str(line) for (line,) in rows)
-                if any(grant.covers("TRIGGER", self._name, "study") for grant in grants):
-                    return True
-        return not self._of_archive()
-
-
-def _exists(definer: str, accounts: set[str]) -> bool:
-    """Whether a definer is one of the accounts: as at a login, the host of an account may be a pattern."""
-    user, _, host = definer.rpartition("@")
-    for account in accounts:
-        name, _, pattern = account.rpartition("@")
-        expression = re.escape(pattern).replace("%", ".*").replace("_", ".")
-        if name == user and re.fullmatch(expression, host, re.IGNORECASE):
-            return True
-    return False
+        return {name: definer for name, definer in definers.items() if not exists(definer, accounts)}
 
 
 def _some(pks: list[int]) -> str:

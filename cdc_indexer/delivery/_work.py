@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from cdc_indexer.model.outcome import Outcome
 
 if TYPE_CHECKING:
     from cdc_indexer.delivery.webservice import Request
-
-
-class Ask(Enum):
-    """When the index is asked by GET what it can."""
-
-    AT_START = "at start"
-    WITH_THE_FIRST_POST = "with the first POST"
 
 
 class Client(Protocol):

@@ -54,11 +54,13 @@ class Backfills:
         ``gone``: the archive was seen not to hold it. ``insist``, ``seed``: see Hints.
         """
         tickets = (backfill.begin(study_pk),) if backfill is not None else ()
-        self._hint(study_iuid, study_pk, Hints(tickets=tickets, gone=gone, insist=insist, seed=seed), now)
+        hints = Hints(tickets=tickets, gone=gone, insist=insist, seed=seed, look=True)
+        # A row of it may be on its way, by which it would be known again: a moment.
+        self._hint(study_iuid, study_pk, hints, now, soon=False)
 
-    def _hint(self, study_iuid: str, study_pk: int, hints: Hints, now: Now) -> Case:
+    def _hint(self, study_iuid: str, study_pk: int, hints: Hints, now: Now, *, soon: bool = True) -> Case:
         case = self._looks.case_of(study_key(study_iuid, study_pk), study_pk, study_iuid)
-        self._parts.cases.hint(case, hints, now, soon=True)
+        self._parts.cases.hint(case, hints, now, soon=soon)
         return case
 
     # --- pages -------------------------------------------------------------------------------------------
@@ -88,7 +90,11 @@ class Backfills:
             uid, study_pk = names(study)
             if not backfill.wants(study_pk):
                 continue
-            claimed = [row for row in rows.get(study_pk, ()) if parts.progress.claim(row[0])]
+            # What `until` has passed is settled, though its ids are forgotten.
+            until = parts.progress.until
+            claimed = [
+                row for row in rows.get(study_pk, ()) if row[1] > until and parts.progress.claim(row[0])
+            ]
             hints = Hints(rows=claimed, tickets=(backfill.begin(study_pk),), insist=insist, seed=backfill.run)
             free = parts.cases.get(study_key(uid, study_pk)) is None
             case = self._hint(uid, study_pk, hints, now)
@@ -98,7 +104,9 @@ class Backfills:
                 reading.leases.append((case, parts.cases.lease(case, reading)))
         return reading
 
-    def adopt(self, study: Values, row_ids: Iterable[int], version: int, backfill: Backfill) -> bool:
+    def adopt(
+        self, study: Values, rows: Iterable[tuple[int, datetime]], version: int, backfill: Backfill
+    ) -> bool:
         """The index has this study from somebody else: the ledger says so from now on, and nothing is sent.
 
         False when something of the study is under way, or a row of it waits to be sent (`initial --already-sent`).
@@ -106,7 +114,8 @@ class Backfills:
         parts = self._parts
         uid, study_pk = names(study)
         key = study_key(uid, study_pk)
-        waits = any(not parts.progress.is_settled(row_id) for row_id in row_ids)
+        progress = parts.progress
+        waits = any(at > progress.until and not progress.is_settled(row_id) for row_id, at in rows)
         backfill.passed(study_pk)
         if waits or parts.cases.get(key) is not None:
             backfill.skipped += 1
@@ -142,8 +151,10 @@ class Backfills:
     def begin_ledger(self) -> None:
         """`initial --restart`: nothing that the index was told before counts any more."""
         self._parts.results.begin_ledger()
-        for case in self._parts.cases:
+        for case in list(self._parts.cases):
             case.entry, case.known = None, True
+            # Perhaps the entry was all that it waited with.
+            self._parts.cases.drop_if_idle(case)
 
     # --- changed patients --------------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ class Hints:
         tickets: of backfills.
         seed: what a resending makes its Idempotency-Key from.
         live: something of it was recorded, so it goes before what isn't.
+        look: somebody asked for a look, and there is nothing that ends with it.
     """
 
     # Ten thousand of these may wait, most of them with one row: no empty lists.
@@ -55,9 +56,10 @@ class Hints:
     insist: Insist = Insist.NO
     seed: str = ""
     live: bool = False
+    look: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.rows or self.changes or self.tickets or self.gone or self.insist)
+        return bool(self.rows or self.changes or self.tickets or self.gone or self.insist or self.look)
 
     def __len__(self) -> int:
         """What counts against the memory that hints may take."""
@@ -79,6 +81,7 @@ class Hints:
         if later.insist > self.insist:
             self.insist, self.seed = later.insist, later.seed
         self.live = self.live or later.live
+        self.look = self.look or later.look
 
 
 @dataclass(slots=True, eq=False)

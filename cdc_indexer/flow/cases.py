@@ -89,7 +89,8 @@ class Cases:
     def schedule(self, case: Case, now: Now, *, soon: bool = False) -> None:
         """Says when the case is due, by its hints."""
         policy = self.policy
-        if soon or case.hints.gone or case.hints.insist or (case.hints and not case.hints.rows):
+        hints = case.hints
+        if soon or hints.gone or hints.insist or (hints and not hints.rows and not hints.look):
             at = now.seconds
         elif policy.stable:
             # By the age of its rows: what waited in the outbox is quiet already.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cdc_indexer.flow.decide import INVALID
+from cdc_indexer.flow.decide import DOUBT, INVALID, may_hold
 from cdc_indexer.model.errors import InvalidStudy
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.study import names, study_document, study_key
@@ -80,14 +80,14 @@ def compare(
         digest = digest_of(values, entry, policy)
         wanted = expected(digest, entry, policy)
         held = entry.digest if entry is not None else None
-        if wanted == held:
+        if wanted == held and not (policy.updates and entry is not None and entry.rejected == DOUBT):
             found.kept += digest != held
         elif held is not None:
             found.stale.append((uid, study_pk))
         elif entry is not None or study_pk > scope_pk:
             found.missing.append((uid, study_pk))
     for key, entry in entries.items():
-        if key not in found.keys and entry.digest is not None:
+        if key not in found.keys and may_hold(entry):
             if entry.deleted and not policy.deletes:
                 found.kept += 1
             else:

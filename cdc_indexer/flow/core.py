@@ -46,7 +46,7 @@ class Core:
         order: Order,
         cases: Cases | None = None,
     ) -> None:
-        self.parts = Parts(policy, progress, clock, order, cases or Cases(policy))
+        self.parts = Parts(policy, progress, clock, order, Cases(policy) if cases is None else cases)
         self.looks = Looks(self.parts)
         self.intake = Intake(self.parts, self.looks)
         self.backfills = Backfills(self.parts, self.looks)
@@ -135,6 +135,11 @@ class Core:
         parts = self.parts
         changes = parts.order.judge(send, outcomes, began=began, now=now.seconds, asked=asked)
         if len(send.final) < len(send.deliveries):
+            final = {delivery for delivery, _ in send.final}
+            for delivery, outcome in zip(send.deliveries, outcomes, strict=True):
+                # What was refused didn't arrive.
+                if delivery not in final and not 300 <= (outcome.status or 0) < 500:
+                    parts.settlement.doubt(delivery)
             # What is queued again may have been read from a server that isn't followed any more.
             self.looks.withdraw()
         for delivery, outcome in send.final:

@@ -14,12 +14,25 @@ if TYPE_CHECKING:
     from cdc_indexer.flow.policy import Policy
     from cdc_indexer.model.study import Document
 
-__all__ = ["DELETION", "INVALID", "Do", "Seen", "decide"]
+__all__ = ["DELETION", "DOUBT", "INVALID", "Do", "Seen", "decide", "is_first", "may_hold"]
 
-#: They stand in the ledger for the digest of what was rejected: a row that can't become a document, a deletion. As long as
-#: a digest, since the ledger has room for nothing else.
+#: They stand in the ledger for the digest of what was rejected: a row that can't become a document, a deletion; and what
+#: was sent and never answered, so that nobody knows whether it arrived. As long as a digest: the ledger has room for that.
 INVALID = b"invalid".ljust(DIGEST_BYTES, b".")
 DELETION = b"deletion".ljust(DIGEST_BYTES, b".")
+DOUBT = b"doubt".ljust(DIGEST_BYTES, b".")
+
+
+def is_first(entry: Entry | None) -> bool:
+    """Whether the ledger knows of nothing that the index took: what is sent then is the study's first version."""
+    return entry is None or (not entry.version and entry.rejected == DOUBT)
+
+
+def may_hold(entry: Entry) -> bool:
+    """Whether the index may hold the study. (What was given up after answers that never came may have arrived.)"""
+    if entry.digest is not None or entry.rejected == DOUBT:
+        return True
+    return not entry.deleted and (entry.version > 0 or entry.rejected not in (None, INVALID))
 
 
 class Do(Enum):
@@ -58,7 +71,8 @@ def decide(
     digest = seen.document.digest if seen.document is not None else INVALID
     holds = entry is not None and entry.digest is not None
     if hints.insist is not Insist.RESEND and entry is not None:
-        if holds and (entry.digest == digest or not policy.updates):
+        same = entry.digest == digest and entry.rejected != DOUBT
+        if holds and (same or not policy.updates):
             return Do.NOTHING, replace(entry, unverified=False, deleted=False, rejected=None)
         if entry.rejected == digest and hints.insist is Insist.NO:
             return Do.NOTHING, replace(entry, unverified=False)
@@ -75,9 +89,8 @@ def _absent(policy: Policy, entry: Entry | None, hints: Hints) -> tuple[Do, Entr
     if entry is None:
         # Somebody else may have sent what the ledger doesn't know.
         return (Do.DELETE if policy.deletes else Do.NOTHING), None
-    may_hold = entry.digest is not None or (entry.version > 0 and not entry.deleted)
     refused = entry.rejected == DELETION and hints.insist is Insist.NO
-    if policy.deletes and not refused and (may_hold or hints.insist is not Insist.NO):
+    if policy.deletes and not refused and (may_hold(entry) or hints.insist is not Insist.NO):
         return Do.DELETE, entry
     return Do.NOTHING, replace(
         entry, deleted=True, unverified=False, rejected=entry.rejected if refused else None

@@ -6,8 +6,8 @@ the way to the index is open, comes out. No thread, no clock, no random of its o
     what came of it             seen lately                              what is to be done
     accepted, there already     -                                        SETTLE, and the gate is open
     a newer version is there    -                                        READ_AGAIN, and the gate is open
-    nothing there to be deleted a GET is answered well, or else a study  SETTLE
-                                was accepted within 60 s
+    nothing there to be deleted a study accepted within 60 s and the     SETTLE
+                                gate open, or a GET is answered well
                                 none                                     WAIT, held
     rejected (400 and the like) a study accepted within 60 s             PARK
                                 none, but a GET is answered well         PARK, three in a row and no more
@@ -184,7 +184,7 @@ class Gatekeeper:
         """Whether the verdict on it would be ASK."""
         if outcome.kind is Kind.REJECTED:
             return self._credit > 0 and not self._accepted_lately(now)
-        return outcome.kind is Kind.ABSENT
+        return outcome.kind is Kind.ABSENT and not self._works(now)
 
     def forget(self, key: str) -> None:
         """That study doesn't wait any more, whatever became of it."""
@@ -229,12 +229,11 @@ class Gatekeeper:
 
     def _absent(self, key: str, outcome: Outcome, began: float, now: float, asked: Outcome | None) -> Verdict:
         """404 for a deletion: from the index it is as good as done, from anybody else at a wrong address it isn't."""
+        if self._works(now) or (asked is not None and asked.kind is Kind.ACCEPTED):
+            self.forget(key)
+            return Verdict(Do.SETTLE, change=self._open(now))
         if asked is None:
             return Verdict(Do.ASK)
-        works = asked.kind is Kind.ACCEPTED
-        if works or (self.gate is Gate.OPEN and self._accepted_lately(now)):
-            self.forget(key)
-            return Verdict(Do.SETTLE, change=self._open(now) if works else None)
         return self._failed(key, replace(outcome, kind=Kind.HELD), began, now, False)
 
     def _failed(self, key: str, outcome: Outcome, began: float, now: float, together: bool) -> Verdict:
@@ -284,6 +283,9 @@ class Gatekeeper:
         if len(self._doubtful) >= max(2, self.concurrency):
             return True
         return trouble.attempts > 1 and now - self._doubtful_since >= _DOUBT_SECONDS
+
+    def _works(self, now: float) -> bool:
+        return self.gate is Gate.OPEN and self._accepted_lately(now)
 
     def _accepted_lately(self, now: float) -> bool:
         return now - self._accepted_at <= ACCEPTED_LATELY_SECONDS

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 from cdc_indexer.flow.case import Case, Hints
+from cdc_indexer.flow.decide import is_first
 from cdc_indexer.flow.looks import Looks
 from cdc_indexer.flow.order import Delivery
 from cdc_indexer.flow.parts import Parts
@@ -41,10 +42,13 @@ class Intake:
         ``superseded``: the table holds a newer row of the same study, so its own values are old.
         """
         parts = self._parts
-        if not parts.progress.claim(row.id, streamed=streamed):
-            return False
         # What was written by hand may have no time. It is judged by its id anyway.
         usable = row.recorded_at is not None and row.recorded_at > EPOCH
+        if usable and not streamed and row.recorded_at <= parts.progress.until:
+            # `until` has passed it since the table was read, and its id is forgotten.
+            return False
+        if not parts.progress.claim(row.id, streamed=streamed):
+            return False
         mark = (row.id, row.recorded_at if usable else moment(now.clock))
         if row.operation == Operation.PATIENT:
             self._take_patient(row, mark)
@@ -59,7 +63,7 @@ class Intake:
             case.first = row
             self._to_look_up[key] = case
             return True
-        if stored and case.entry is None and case.recorded is None:
+        if stored and is_first(case.entry) and case.recorded is None:
             self._remember(case, row)
         # What was deleted is told at once, and what was stored again after that.
         again = stored and case.known and case.entry is not None and case.entry.digest is None
@@ -111,7 +115,7 @@ class Intake:
             row, case.first = case.first, None
             self._looks.learn(case, entries)
             mark = (row.id, row.recorded_at)
-            if case.entry is None and case.lease is None:
+            if is_first(case.entry) and case.lease is None:
                 # What came meanwhile waits for its own look.
                 case.hints = parts.cases.lease(case, self)
                 own = Hints(rows=(mark,), live=True)
@@ -146,17 +150,20 @@ class Intake:
         columns: Columns | None = None,
         *,
         epoch: int | None = None,
+        lost: bool = False,
     ) -> bool:
         """A new stream begins at ``position``, in that ``epoch``; whether it is on another server than before.
 
-        Then what waits of the last one's rows is forgotten: that a row isn't in this server's table doesn't say that it was
-        pruned. Stream, audit and sweep bring it again.
+        Then, or when the position was ``lost`` (the server may be a restored one), what waits of the rows of before is
+        forgotten: that a row isn't in this server's table doesn't say that it was pruned. Stream, audit and sweep bring it
+        again.
         """
         parts = self._parts
         other = identity is not None and parts.progress.identity not in (None, identity)
         parts.progress.restart_stream(position, identity, columns)
-        parts.enter(epoch if epoch is not None else parts.epoch + other)
-        if other:
+        anew = other or lost
+        parts.enter(epoch if epoch is not None else parts.epoch + anew)
+        if anew:
             parts.rows_epoch = parts.epoch
             self._forget_rows()
         parts.results.moved()

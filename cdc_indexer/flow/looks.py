@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from cdc_indexer.flow.backfill import Ended
 from cdc_indexer.flow.case import Case, Hints, Insist
-from cdc_indexer.flow.decide import DELETION, INVALID, Do, Seen, decide
+from cdc_indexer.flow.decide import DELETION, INVALID, Do, Seen, decide, is_first
 from cdc_indexer.flow.keys import idempotency_key
 from cdc_indexer.flow.order import Delivery
 from cdc_indexer.flow.parts import Parts
@@ -31,6 +31,9 @@ _LOOK_AGAIN_SECONDS = 600.0
 
 #: Rows that the view doesn't show yet are looked for again after this.
 _UNSEEN_SECONDS = 0.05
+
+#: A row that was sent before a restart is visible by then, so that a study that isn't has gone (microseconds).
+_SHOWN = 600_000_000
 
 #: A study of which the index has a newer version, without saying which, is read again after this, twice that, ...
 _STALE_SECONDS = 0.1
@@ -139,6 +142,11 @@ class Looks:
             values = None
         if values is not None:
             case.study_pk = names(values)[1]
+        recent = entry is not None and entry.unverified and now.clock - entry.version < _SHOWN
+        if values is None and recent and not (hints or case.verify_ids or parts.early):
+            # Restored after a restart: nobody remembers the row that has to be visible first.
+            parts.cases.give_back(case, reading, hints, now, after_seconds=parts.policy.settle_seconds)
+            return
         seen = None if values is None else self._seen(values, entry)
         wait_seconds = 0.0 if seen is None else self._unstable_seconds(case, seen, hints, found, now)
         do, after = decide(parts.policy, entry, seen, hints, stable=wait_seconds <= 0)
@@ -222,16 +230,18 @@ class Looks:
         center, before = self._parts.policy.center, case.entry
         if hints.insist is Insist.RESEND:
             return idempotency_key(center, f"{hints.seed}:{case.key}", body)
-        if before is not None:
+        if before is not None and not is_first(before):
             held = before.digest.hex() if before.digest is not None else "nothing"
             return idempotency_key(center, f"{case.key}:{before.version}:{held}", body)
         if case.recorded is not None and case.recorded[1] == digest:
             return idempotency_key(center, case.recorded[0])
+        # Rows before tickets: whether `initial` or a row comes first may be otherwise after a kill.
+        if hints.rows:
+            # A deletion is told by its last row, whether or not those before it are still to be settled.
+            by_time = sorted((recorded_at, row_id) for row_id, recorded_at in hints.rows)
+            return idempotency_key(center, by_time[-1 if digest == DELETION else 0][1], body)
         if hints.tickets and hints.tickets[0].backfill.name == "initial":
             return idempotency_key(center, f"initial:{hints.tickets[0].backfill.run}:{case.study_pk}", body)
-        if hints.rows:
-            oldest = min(hints.rows, key=lambda row: (row[1], row[0]))
-            return idempotency_key(center, oldest[0], body)
         return idempotency_key(center, f"{case.key}:0", body)
 
     # --- what is sent ------------------------------------------------------------------------------------

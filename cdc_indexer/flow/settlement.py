@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from cdc_indexer.flow.backfill import Ended
 from cdc_indexer.flow.case import Case, Hints
 from cdc_indexer.flow.cases import Cases
+from cdc_indexer.flow.decide import DOUBT
 from cdc_indexer.flow.order import Delivery, Order, Send
 from cdc_indexer.flow.patients import ChangedPatients, PatientChange
 from cdc_indexer.flow.progress import Progress
@@ -58,7 +59,8 @@ class Settlement:
         rejected = before is not None and before.rejected is not None
         if hints.insist and entry is not None and entry.rejected is not None:
             entry = replace(entry, rejected=None)
-        if hints.insist or (rejected and (entry is None or entry.rejected is None)):
+        # A backfill closes whatever is open: a new ledger doesn't know what the old one did.
+        if hints.insist or ((rejected or hints.tickets) and (entry is None or entry.rejected is None)):
             self._results.park(Closing(case.key, State.SUPERSEDED))
         self._settle(case, hints, entry if entry != before else None, Ended.SKIPPED)
         case.verify_ids = ()
@@ -100,7 +102,7 @@ class Settlement:
             self.highest = max(self.highest, entry.version)
             if hints.insist:
                 self._results.park(Closing(case.key, State.ACCEPTED))
-            elif before is not None and before.rejected is not None:
+            elif hints.tickets or (before is not None and before.rejected is not None):
                 self._results.park(Closing(case.key, State.SUPERSEDED))
         else:
             unknown = Entry(case.key, delivery.study_pk)
@@ -122,6 +124,14 @@ class Settlement:
         ids = tuple(row_id for row_id, _ in hints.rows)
         self._settle(case, hints, entry, Ended.SENT if accepted else Ended.PARKED)
         case.verify_ids = ids if entry.unverified else ()
+
+    def doubt(self, delivery: Delivery) -> None:
+        """No answer came: nobody knows whether it arrived. The ledger says so, until something of the study is final."""
+        case = delivery.case
+        before = delivery.before or Entry(case.key, delivery.study_pk)
+        if before.rejected != DOUBT:
+            case.entry = delivery.before = replace(before, rejected=DOUBT)
+            self._results.put(case.key, case.entry)
 
     def durable(self, generation: int, now: Now) -> list[Result]:
         """What had that generation is on the disk: turns and slots are free; what is to be told."""

@@ -175,9 +175,9 @@ class Initial:
             for values in page.studies:
                 if not self._options.wants(values):
                     continue
-                row_ids = [row_id for row_id, _ in page.rows.get(study_pk_of(values), ())]
+                rows = page.rows.get(study_pk_of(values), ())
                 try:
-                    core.backfills.adopt(values, row_ids, version, self._backfill)
+                    core.backfills.adopt(values, rows, version, self._backfill)
                 except InvalidStudy:
                     self._backfill.skipped += 1
         engine.flush()

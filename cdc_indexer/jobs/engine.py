@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cdc_indexer.delivery._work import Ask
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.index_client import IndexClient
 from cdc_indexer.flow.core import Core
@@ -72,8 +71,8 @@ class Engine:
 
     ``reload`` reads the settings again. ``patience_seconds``: a job that somebody waits for fails when the central index
     is away for so long, and soon when it refuses us; None waits for ever. ``anew``: everything is going to be sent again, so
-    that centre and index may be others than before. ``ask_first``: when the index is asked by GET what it can,
-    if it is. ``observer`` is told what happens.
+    that centre and index may be others than before. ``ask_first``: the index is asked by GET what it can
+    before the first POST. ``observer`` is told what happens.
 
     Raises StateError, and FatalError when the centre or the index has changed.
     """
@@ -87,7 +86,7 @@ class Engine:
         patience_seconds: float | None = None,
         anew: bool = False,
         same_index: bool = False,
-        ask_first: Ask | None = None,
+        ask_first: bool = False,
         observer: Observer | None = None,
     ) -> None:
         self.settings = settings

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from cdc_indexer.delivery._work import Ask
 from cdc_indexer.delivery.index_client import IndexUnavailable, TooMany
 from cdc_indexer.flow.retry import Backoff
 from cdc_indexer.jobs.audit import Audit
@@ -84,7 +83,7 @@ class Service:
             reload=reload,
             patience_seconds=PATIENCE_SECONDS if until_caught_up else None,
             same_index=same_index,
-            ask_first=Ask.WITH_THE_FIRST_POST if until_caught_up else Ask.AT_START,
+            ask_first=True,
             observer=observer,
         )
         engine = self.engine
@@ -228,6 +227,9 @@ class Service:
                     raise
                 self._say(what, error)
                 then = what.then
+                if then is Then.FRESH_POSITION:
+                    # The same server by name, but perhaps restored: what was read before may be another one's.
+                    self.engine.source.renew()
                 if what.sweep:
                     self._sweeper.want(what.said)
                 if time.monotonic() - began > backoff.cap_seconds:

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 from cdc_indexer.delivery._senders import Senders
-from cdc_indexer.delivery._work import Ask, Client, Delivery, Work
+from cdc_indexer.delivery._work import Client, Delivery, Work
 from cdc_indexer.delivery.batch import batch, refused_as_such
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Request, Webservice
@@ -22,7 +22,7 @@ __all__ = ["Sending"]
 class Sending:
     """Asks the core what is to be sent (``Queue`` of delivery/), and tells it what is durable (``Durable``)."""
 
-    def __init__(self, engine: Engine, known: Known, ask_first: Ask | None) -> None:
+    def __init__(self, engine: Engine, known: Known, ask_first: bool) -> None:
         self._engine = engine
         #: What the index at this address is known to do.
         self.known = known

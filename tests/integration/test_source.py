@@ -96,14 +96,27 @@ def test_it_is_given_back_whatever_happens_in_the_block(
         wait_until(lambda: len(sessions(outbox, account)) == 1, 5, "one session is left")
 
 
-def test_who_fails_inside_a_snapshot_leaves_none_open(outbox: Outbox, account: str) -> None:
+@pytest.mark.parametrize("error", [KeyError("x"), Stopped("x")])
+def test_who_fails_inside_a_snapshot_leaves_none_open(
+    outbox: Outbox, account: str, error: BaseException
+) -> None:
     outbox.insert(1)
     with source_of(outbox, account) as one:
-        with pytest.raises(KeyError), one.session() as session, session.snapshot():
+        with pytest.raises(type(error)), one.session() as session, session.snapshot():
             session.rows("SELECT * FROM study_service")
-            raise KeyError
+            raise error
         outbox.insert(2)
         assert [row.id for row in Reading(one).rows([1, 2])] == [1, 2]
+
+
+def test_who_fails_in_the_middle_of_an_answer_leaves_the_rest_to_nobody(outbox: Outbox, account: str) -> None:
+    outbox.insert(*range(1, 50))
+    with source_of(outbox, account) as one:
+        with pytest.raises(KeyError), one.session() as session:
+            first = number(session)
+            raise KeyError
+        with one.session() as session:
+            assert number(session) != first
 
 
 # Died idle

@@ -35,8 +35,8 @@ def older(server: Server) -> Iterator[Pacs5]:
 def version(archive: Pacs5) -> Finding:
     """What `check --admin` says of the archive's version."""
     settings = following.settings(archive.server, archive.name)
-    with following.reading(settings) as session:
-        checks = installation.objects(session, settings)
+    with following.reading(settings) as connection:
+        checks = installation.objects(connection, settings)
         (check,) = [make for name, make in checks if name == "archive's version"]
         (finding,) = check()
     return finding

@@ -197,9 +197,8 @@ def test_check_says_it_when_the_account_is_gone_or_powerless(
     server.run_script(ADD, bare)
 
     def found() -> list[Finding]:
-        settings = following.settings(server, bare)
-        with following.reading(settings) as session:
-            checks = installation.objects(session, settings)
+        with following.reading(following.settings(server, bare)) as connection:
+            checks = installation.objects(connection, following.settings(server, bare))
             (check,) = [make for name, make in checks if name == "triggers"]
             return list(check())
 

@@ -155,9 +155,9 @@ def test_check_names_sysdate_is_now(new_server: Callable[..., Server]) -> None:
     server = new_server("--sysdate-is-now")
     server.create_database("archive")
     settings = following.settings(server, "archive")
-    with following.reading(settings) as session:
+    with following.reading(settings) as connection:
         (check,) = [
-            make for name, make in installation.outbox(session, settings, ()) if name == "recorded_at"
+            make for name, make in installation.outbox(connection, settings, ()) if name == "recorded_at"
         ]
         (finding,) = check()
     assert finding.status is Status.WARNING

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from cdc_indexer.delivery._work import Ask
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Request, Webservice
 from cdc_indexer.flow.gate import Gate
@@ -104,17 +103,12 @@ def test_without_the_feature_every_request_is_what_it_was(make: Start, receiver:
     assert all("study-version" not in entry.headers for entry in receiver.entries())
 
 
-@pytest.mark.parametrize("when", Ask)
-def test_the_index_is_asked_before_the_first_post(make: Start, receiver: Receiver, when: Ask) -> None:
+def test_the_index_is_asked_before_the_first_post(make: Start, receiver: Receiver) -> None:
     receiver.always(Answer(200, [], TAKES_BATCHES, delay_seconds=0.3), gets=True)
     receiver.answer_with(taking())
-    sender = make(ask_first=when)
-    if when is Ask.AT_START:
-        sender.dispatcher.start()
-        sender.wait(receiver.entries, "a question though there is nothing to send")
+    sender = make(ask_first=True)
     sender.send(*MANY)
-    if when is Ask.WITH_THE_FIRST_POST:
-        sender.dispatcher.start()
+    sender.dispatcher.start()
     all_accepted(sender, MANY)
     question, *posts = receiver.entries()
     assert question.method == "GET"
@@ -127,7 +121,7 @@ def test_the_index_is_asked_before_the_first_post(make: Start, receiver: Receive
 def test_an_index_that_cannot_be_asked_gets_the_studies(make: Start, receiver: Receiver) -> None:
     receiver.always(Answer(404, b""), gets=True)
     receiver.answer_with(lambda entry: Answer(201))
-    sender = make(ask_first=Ask.AT_START)
+    sender = make(ask_first=True)
     sender.send(*MANY[:20])
     sender.dispatcher.start()
     all_accepted(sender, MANY[:20])
