@@ -15,21 +15,12 @@ from cdc_indexer.flow.progress import Progress
 from cdc_indexer.model.position import Position
 from cdc_indexer.model.settled import minute_of
 from cdc_indexer.model.study import Operation, OutboxRow
-from cdc_indexer.source.outbox import Mark, Outbox
+from cdc_indexer.source.outbox import Mark, Outbox, open_for_long
 
 PAGE = 1000
 
 #: ``until`` stays this far behind the server's clock: a transaction may record a row and commit it minutes later.
 HOLD_BACK = timedelta(minutes=10)
-
-#: A transaction that is open for longer is said: it may be a prepared one (XA) that nobody will ever end.
-LONG_OPEN = timedelta(minutes=15)
-
-_OPEN = (
-    "A transaction of the archive's has been open since {since:%Y-%m-%d %H:%M} UTC: its studies wait for its end, and what "
-    "was recorded since then is read in every audit. Where the archive knows nothing of it any more it is a prepared one: "
-    "XA RECOVER shows it, XA COMMIT or XA ROLLBACK ends it."
-)
 
 #: How far back a quick audit looks behind the newest row it has seen. What commits later than that after it was
 #: recorded is found by the next full one.
@@ -161,10 +152,10 @@ class Audit:
     def _watch_open(self, oldest: Mark | None, now: datetime) -> None:
         """Says a transaction that is open for long; twice seen, for a row may be rolled back or pruned between two reads."""
         again, self._open = oldest is not None and oldest == self._open, oldest
-        if oldest is not None and again and now - oldest[0] > LONG_OPEN:
-            self.open_transaction = _OPEN.format(since=oldest[0])
-        elif not again:
+        if oldest is None or not again:
             self.open_transaction = None
+        elif said := open_for_long(oldest[0], now):
+            self.open_transaction = said
 
     def quick(self) -> int:
         """Hands over what was recorded lately: the binlog has just shown something that can't be decoded."""

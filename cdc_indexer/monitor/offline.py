@@ -12,7 +12,7 @@ from cdc_indexer.monitor.causes import Cause, Problem, as_sentence, parked_probl
 from cdc_indexer.monitor.report import Report, iso, judged, moment
 from cdc_indexer.monitor.texts import span
 from cdc_indexer.source import catalogue
-from cdc_indexer.source.outbox import Mark, Outbox
+from cdc_indexer.source.outbox import Mark, Outbox, open_for_long
 from cdc_indexer.source.source import Source
 from cdc_indexer.state.checkpoint import Checkpoint, CheckpointFile
 from cdc_indexer.state.parked import Parked
@@ -139,16 +139,22 @@ class Offline:
         settled = checkpoint.settled
         now = outbox.now()
         mark: Mark = (settled.until, _ID_MAX)
-        waiting, oldest = 0, None
+        waiting, oldest, oldest_open = 0, None, None
         for _ in range(_PAGES):
             page = outbox.ids_after(mark, _PAGE, settled.largest(_PAGES))
-            for recorded_at, row_id in page:
-                if row_id not in settled:
+            unsettled = {row_id: recorded_at for recorded_at, row_id in page if row_id not in settled}
+            uncommitted = outbox.unseen(list(unsettled))
+            for row_id, recorded_at in unsettled.items():
+                if row_id in uncommitted:
+                    oldest_open = oldest_open or recorded_at
+                else:
                     waiting += 1
                     oldest = oldest or recorded_at
             if len(page) < _PAGE:
                 break
             mark = page[-1]
+        if oldest_open is not None and (said := open_for_long(oldest_open, now)):
+            self._wrong(Cause.OPEN_TRANSACTION, said)
         self._known |= {
             "waiting": waiting,
             "seconds_behind": max(0.0, round((now - oldest).total_seconds(), 1)) if oldest else 0.0,
