@@ -246,12 +246,12 @@ class Parked:
         )
 
     def retry_rejected_since(self, since: float) -> int:
-        """Marks what the index has rejected and what was parked since then (seconds since 1970); how many."""
+        """Marks what was parked since then (seconds since 1970) because it was rejected; how many."""
         moment = datetime.fromtimestamp(since, timezone.utc).isoformat(timespec="seconds")
         with self._storage():
             return self._database.execute(
                 "UPDATE parked SET state = 'retry' WHERE closed_at IS NULL AND length(body) IS NOT 0 AND "
-                "status BETWEEN 400 AND 499 AND parked_at >= ?",
+                "status BETWEEN 400 AND 499 AND status <> 409 AND parked_at >= ?",
                 (moment,),
             ).rowcount
 

@@ -327,3 +327,15 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         Parked(tmp_path)
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_what_was_rejected_lately_is_sent_again(store: Parked) -> None:
+    """It was rejected by a gateway that rejects everything, as is seen a minute later."""
+    for number, (status, body) in enumerate(
+        [(422, b"{}"), (400, None), (409, b"{}"), (500, b"{}"), (None, b"{}"), (400, b"")], 1
+    ):
+        store.park(delivery(f"1.{number}", number, body), Outcome(Kind.REJECTED, status, "", None, "no"))
+    later = datetime.now(timezone.utc).timestamp() + 2
+    assert store.retry_rejected_since(later) == 0
+    assert store.retry_rejected_since(later - 60) == 2
+    assert states(store) == ["retry", "retry", "parked", "parked", "parked", "parked"]
