@@ -12,7 +12,7 @@
 --              indexer_instance_insert, indexer_instance_delete                          on instance
 --              indexer_series_insert, indexer_series_update, indexer_series_delete       on series
 --              indexer_rejected_insert, indexer_rejected_delete                          on rejected_instance
---              indexer_patient_update (before 5.31 also indexer_patient_before)               on patient
+--              indexer_patient_before, indexer_patient_update                            on patient
 --              indexer_patient_id_insert, _before, _update, _delete                      on patient_id
 --              indexer_person_name_update                                                on person_name
 --              indexer_row            numbers and dates the rows of study_service
@@ -792,7 +792,7 @@ BEGIN
 END//
 
 -- Before 5.31 a patient names its id. A column that an update of the archive drops must not be named as OLD.x or NEW.x: from then
--- on every UPDATE would fail, and no handler would catch it. So it is read, before and after. (From 5.31 on this trigger isn't there.)
+-- on every UPDATE would fail, and no handler would catch it. So it is read, before and after. (From 5.31 on: see below.)
 CREATE DEFINER = CURRENT_USER TRIGGER indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
@@ -1472,18 +1472,171 @@ DROP PROCEDURE indexer_install_named;
 CALL indexer_install_rejected(0);
 DROP PROCEDURE indexer_install_rejected;
 
--- Where the patient doesn't name its id, there is nothing to read before and after.
-DROP PROCEDURE IF EXISTS indexer_install_before;
+-- From 5.31 on what matters of an id stands in its row, and OLD and NEW are compared. (Not before, and not while the archive is being
+-- updated: a column that goes away must not be named.)
+SET @indexer_compares = @indexer_has_patient_fk AND @indexer_has_entity_id AND NOT @indexer_has_patient_id_fk;
+DROP PROCEDURE IF EXISTS indexer_install_compared;
 DELIMITER //
-CREATE PROCEDURE indexer_install_before()
+CREATE PROCEDURE indexer_install_compared(IN account VARCHAR(80) CHARACTER SET utf8mb4)
 BEGIN
-  IF NOT @indexer_has_patient_id_fk THEN
+  IF NOT @indexer_compares THEN
+    SET @indexer_sql = NULL;
+  ELSEIF @indexer_dynamic THEN
+    IF account = 'CURRENT_USER' THEN
+    SET @indexer_sql = CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  SET @indexer_patient_id = NULL;
+END');
+    PREPARE indexer_statement FROM @indexer_sql;
+    EXECUTE indexer_statement;
+    DEALLOCATE PREPARE indexer_statement;
+    SET @indexer_sql = CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+END');
+    PREPARE indexer_statement FROM @indexer_sql;
+    EXECUTE indexer_statement;
+    DEALLOCATE PREPARE indexer_statement;
+    SET @indexer_sql = CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE is_first, has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+    IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(OLD.patient_fk, ''patient'');
+      END IF;
+    END IF;
+    SET is_first = 0;
+    SELECT 1 INTO is_first FROM patient p WHERE p.pk = NEW.patient_fk
+       AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.patient_fk LIMIT 1;
+    IF is_first AND has_studies THEN
+      CALL indexer_process(NEW.patient_fk, ''patient'');
+    END IF;
+  END IF;
+END');
+    PREPARE indexer_statement FROM @indexer_sql;
+    EXECUTE indexer_statement;
+    DEALLOCATE PREPARE indexer_statement;
+    END IF;
+  ELSEIF account = IF(@indexer_named IN ('''pacs''@''%''', '''pacs''@''localhost'''), @indexer_named, IF(@indexer_named IS NULL, '', 'CURRENT_USER')) THEN
     DROP TRIGGER IF EXISTS indexer_patient_before;
+    DROP TRIGGER IF EXISTS indexer_patient_id_before;
+    DROP TRIGGER IF EXISTS indexer_patient_id_update;
   END IF;
 END//
 DELIMITER ;
-CALL indexer_install_before();
-DROP PROCEDURE indexer_install_before;
+CALL indexer_install_compared('CURRENT_USER');
+DELIMITER //
+/*!80029 CREATE DEFINER = CURRENT_USER TRIGGER IF NOT EXISTS indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  SET @indexer_patient_id = NULL;
+END */ //
+/*!80029 CREATE DEFINER = CURRENT_USER TRIGGER IF NOT EXISTS indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+END */ //
+/*!80029 CREATE DEFINER = CURRENT_USER TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE is_first, has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+    IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(OLD.patient_fk, 'patient');
+      END IF;
+    END IF;
+    SET is_first = 0;
+    SELECT 1 INTO is_first FROM patient p WHERE p.pk = NEW.patient_fk
+       AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.patient_fk LIMIT 1;
+    IF is_first AND has_studies THEN
+      CALL indexer_process(NEW.patient_fk, 'patient');
+    END IF;
+  END IF;
+END */ //
+DELIMITER ;
+CALL indexer_install_compared('''pacs''@''%''');
+DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  SET @indexer_patient_id = NULL;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE is_first, has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+    IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(OLD.patient_fk, 'patient');
+      END IF;
+    END IF;
+    SET is_first = 0;
+    SELECT 1 INTO is_first FROM patient p WHERE p.pk = NEW.patient_fk
+       AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.patient_fk LIMIT 1;
+    IF is_first AND has_studies THEN
+      CALL indexer_process(NEW.patient_fk, 'patient');
+    END IF;
+  END IF;
+END */ //
+DELIMITER ;
+CALL indexer_install_compared('''pacs''@''localhost''');
+DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  SET @indexer_patient_id = NULL;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE is_first, has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+    IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(OLD.patient_fk, 'patient');
+      END IF;
+    END IF;
+    SET is_first = 0;
+    SELECT 1 INTO is_first FROM patient p WHERE p.pk = NEW.patient_fk
+       AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.patient_fk LIMIT 1;
+    IF is_first AND has_studies THEN
+      CALL indexer_process(NEW.patient_fk, 'patient');
+    END IF;
+  END IF;
+END */ //
+DELIMITER ;
+DROP PROCEDURE indexer_install_compared;
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- 8. Record what happened while the triggers were off: studies that are new or look different, studies that are gone.

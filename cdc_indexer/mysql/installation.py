@@ -58,14 +58,13 @@ TRIGGERS_ARC5 = (
     "indexer_series_delete",
     "indexer_rejected_insert",
     "indexer_rejected_delete",
+    "indexer_patient_before",
     "indexer_patient_id_insert",
     "indexer_patient_id_before",
     "indexer_patient_id_update",
     "indexer_patient_id_delete",
     "indexer_person_name_update",
 )
-#: dcm4chee-arc 5 before 5.31, where the patient names its id.
-_BEFORE_531 = ("indexer_patient_before",)
 #: The old client's: on the new table it would make every study fail (error 1136).
 _OLD_TRIGGER = "indexer_process"
 _PROCEDURES = ("indexer_process", "indexer_prune")
@@ -245,11 +244,9 @@ class _Objects(_Session):
     def _again(self) -> str:
         return _AGAIN.format(name=self._name, script=_SCRIPT_ARC5 if self._archive.is_arc5 else _SCRIPT)
 
-    @cached_property
+    @property
     def _triggers(self) -> tuple[str, ...]:
-        if not self._archive.is_arc5:
-            return TRIGGERS
-        return (*TRIGGERS_ARC5, *(_BEFORE_531 if "patient_id_fk" in self._archive.words else ()))
+        return TRIGGERS_ARC5 if self._archive.is_arc5 else TRIGGERS
 
     def version(self) -> Iterator[Finding]:
         """Whether view and triggers were made for the archive's tables as they are now: an upgrade changes them."""
@@ -347,8 +344,7 @@ class _Objects(_Session):
                 self._again,
             )
         if not missing and not gone:
-            definers = ", ".join(sorted({found[name] for name in _PROCEDURES}))
-            yield ok("procedures", f"{' and '.join(_PROCEDURES)} are there, with the rights of {definers}.")
+            yield ok("procedures", f"{' and '.join(_PROCEDURES)} are there.")
 
     def event(self) -> Iterator[Finding]:
         found = self._rows(

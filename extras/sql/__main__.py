@@ -43,7 +43,12 @@ _OTHER_ID = "(UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) 
 def made(name: str) -> str:
     """The text of a script, as it is to be in extras/."""
     return _filled(
-        re.sub(r"^-- %(include|triggers|named) (\S+)$", _part, (_HERE / name).read_text(), flags=re.MULTILINE)
+        re.sub(
+            r"^-- %(include|triggers|named|compared) (\S+)$",
+            _part,
+            (_HERE / name).read_text(),
+            flags=re.MULTILINE,
+        )
     )
 
 
@@ -51,6 +56,8 @@ def _part(found: re.Match[str]) -> str:
     text = (_HERE / "parts" / found[2]).read_text().rstrip("\n")
     if found[1] == "triggers":
         text += "\nCALL indexer_install_definer();"
+    if found[1] == "compared":
+        return _compared(text)
     return text if found[1] == "include" else _named(text)
 
 
@@ -76,18 +83,65 @@ DELIMITER ;
 DROP PROCEDURE indexer_install_named;"""
 
 
-def _for_mysql(account: str, text: str) -> str:
-    """The triggers for one account, made only where indexer_install_named has dropped those of who runs the script."""
-    statements = re.findall(
+def _for_mysql(account: str, text: str, procedure: str = "indexer_install_named") -> str:
+    """The triggers for one account, made only where the procedure has dropped those that are there."""
+    quoted = account.replace("'", "''")
+    lines = [f"CALL {procedure}('{quoted}');", "DELIMITER //"]
+    for statement in _statements(text):
+        made_once = statement.replace(
+            "DEFINER = CURRENT_USER TRIGGER", f"DEFINER = {account} TRIGGER IF NOT EXISTS", 1
+        )
+        lines.append(f"/*!80029 {made_once} */ //")
+    return "\n".join([*lines, "DELIMITER ;"])
+
+
+def _statements(text: str) -> list[str]:
+    """Each CREATE TRIGGER of a part, without comments."""
+    found = re.findall(
         r"^CREATE DEFINER = CURRENT_USER TRIGGER .*?^END(?=//$)", text, re.MULTILINE | re.DOTALL
     )
-    quoted = account.replace("'", "''")
-    lines = [f"CALL indexer_install_named('{quoted}');", "DELIMITER //"]
-    for statement in statements:
-        bare = "\n".join(line for line in statement.splitlines() if not line.lstrip().startswith("--"))
-        bare = bare.replace("DEFINER = CURRENT_USER TRIGGER", f"DEFINER = {account} TRIGGER IF NOT EXISTS", 1)
-        lines.append(f"/*!80029 {bare} */ //")
-    return "\n".join([*lines, "DELIMITER ;"])
+    return [
+        "\n".join(line for line in statement.splitlines() if not line.lstrip().startswith("--"))
+        for statement in found
+    ]
+
+
+def _compared(text: str) -> str:
+    """Triggers that name columns which only some versions of the archive have; made in place of others if those are there.
+
+    MariaDB makes them from a text; MySQL passes over IF NOT EXISTS before it looks at the columns.
+    """
+    names = re.findall(r"^CREATE DEFINER = CURRENT_USER TRIGGER (\w+)", text, re.MULTILINE)
+    drops = "\n".join(f"    DROP TRIGGER IF EXISTS {name};" for name in names)
+    prepared = ""
+    for statement in _statements(text):
+        quoted = statement.replace("'", "''").partition("DEFINER = CURRENT_USER")[2]
+        prepared += (
+            f"    SET @indexer_sql = CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,\n'{quoted}');\n"
+            "    PREPARE indexer_statement FROM @indexer_sql;\n"
+            "    EXECUTE indexer_statement;\n"
+            "    DEALLOCATE PREPARE indexer_statement;\n"
+        )
+    accounts = ("CURRENT_USER", *_USUAL_ACCOUNTS)
+    literal = "\n".join(_for_mysql(account, text, "indexer_install_compared") for account in accounts)
+    usual = ", ".join("'" + account.replace("'", "''") + "'" for account in _USUAL_ACCOUNTS)
+    return f"""DROP PROCEDURE IF EXISTS indexer_install_compared;
+DELIMITER //
+CREATE PROCEDURE indexer_install_compared(IN account VARCHAR(80) CHARACTER SET utf8mb4)
+BEGIN
+  IF NOT @indexer_compares THEN
+    SET @indexer_sql = NULL;
+  ELSEIF @indexer_dynamic THEN
+    IF account = 'CURRENT_USER' THEN
+{prepared.rstrip()}
+    END IF;
+  ELSEIF account = IF(@indexer_named IN ({usual}), @indexer_named, IF(@indexer_named IS NULL, '', 'CURRENT_USER')) THEN
+{drops}
+  END IF;
+END//
+DELIMITER ;
+{literal}
+DROP PROCEDURE indexer_install_compared;"""
 
 
 def _filled(text: str) -> str:
