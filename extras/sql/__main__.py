@@ -1,8 +1,8 @@
 """Makes the scripts in extras/ out of the parts in extras/sql/parts: `python -m extras.sql`.
 
-In the scripts' own files here a line ``-- %include NAME`` stands for a part, ``-- %named NAME`` for one with triggers and
-what gives these to the archive's usual account on MySQL, ``-- %triggers NAME`` for the same and what gives them to any
-account on MariaDB. In the parts:
+In the scripts' own files here a line ``-- %include NAME`` stands for a part; ``-- %triggers NAME`` for one with triggers,
+and what gives these to the archive's account; ``-- %compared NAME`` for triggers that some versions of the archive have
+instead of others. In the parts:
 
 ``{{now}}``              the time of a row (procedures.sql says why)
 ``{{record OP, PK, UID}}``  leaves a row that says what happened to which study, without its other values
@@ -44,7 +44,7 @@ def made(name: str) -> str:
     """The text of a script, as it is to be in extras/."""
     return _filled(
         re.sub(
-            r"^-- %(include|triggers|named|compared) (\S+)$",
+            r"^-- %(include|triggers|compared) (\S+)$",
             _part,
             (_HERE / name).read_text(),
             flags=re.MULTILINE,
@@ -55,16 +55,18 @@ def made(name: str) -> str:
 def _part(found: re.Match[str]) -> str:
     text = (_HERE / "parts" / found[2]).read_text().rstrip("\n")
     if found[1] == "triggers":
-        text += "\nCALL indexer_install_definer();"
+        row = (_HERE / "parts/row_trigger.sql").read_text()
+        return _named(text + "\nCALL indexer_install_definer();", row)
     if found[1] == "compared":
         return _compared(text)
-    return text if found[1] == "include" else _named(text)
+    return text
 
 
-def _named(text: str) -> str:
-    names = re.findall(r"^CREATE DEFINER = CURRENT_USER TRIGGER (\w+)", text, re.MULTILINE)
+def _named(text: str, row: str) -> str:
+    """A part with triggers, and what gives these, and the one of the part ``row``, to the usual account on MySQL."""
+    names = re.findall(r"^CREATE DEFINER = CURRENT_USER TRIGGER (\w+)", text + row, re.MULTILINE)
     drops = "\n".join(f"    DROP TRIGGER IF EXISTS {name};" for name in names)
-    literal = "\n".join(_for_mysql(account, text) for account in _USUAL_ACCOUNTS)
+    literal = "\n".join(_for_mysql(account, row + text) for account in _USUAL_ACCOUNTS)
     return f"""{text}
 
 -- MySQL takes no account's name from a variable: the same once more for the archive's usual account. Nothing new to read.
