@@ -250,11 +250,10 @@ class _Objects(_Session):
 
     def version(self) -> Iterator[Finding]:
         """Whether view and triggers were made for the archive's tables as they are now: an upgrade changes them."""
-        rows = self._rows(
-            "SELECT TABLE_COMMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
-            self._name,
-            TABLE,
+        query = (
+            "SELECT TABLE_COMMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s"
         )
+        rows = self._rows(query, self._name, TABLE)
         said = str(rows[0][0]) if rows else ""
         now = self._archive.made_for
         if not self._archive.is_dcm4chee:
@@ -321,7 +320,11 @@ class _Objects(_Session):
             )
         if not missing and not gone and not powerless and _OLD_TRIGGER not in found:
             definers = ", ".join(sorted({found[name] for name in self._triggers}))
-            yield ok("triggers", f"All {len(self._triggers)} are there, with the rights of {definers}.")
+            yield ok(
+                "triggers",
+                f"All {len(self._triggers)} are there, with the rights of {definers} "
+                "(which must be there wherever a dump of the archive is restored).",
+            )
 
     def procedures(self) -> Iterator[Finding]:
         found = {
