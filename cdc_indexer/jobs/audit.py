@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cdc_indexer.model.moment import EPOCH
+from cdc_indexer.model.observer import Condition
 from cdc_indexer.model.position import Position
 from cdc_indexer.model.settled import minute_of
 from cdc_indexer.model.study import Operation, OutboxRow
@@ -174,7 +175,7 @@ class Audit:
         elif said := open_for_long(oldest[0], now):
             self.open_transaction = said
         if self.open_transaction != before:
-            self._engine.observer.open_transaction(self.open_transaction)
+            self._engine.observer.condition(Condition.OPEN_TRANSACTION, self.open_transaction)
             if self.open_transaction:
                 log.warning("a transaction stays open", reason=self.open_transaction)
 

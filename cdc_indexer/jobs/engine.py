@@ -24,6 +24,7 @@ from cdc_indexer.flow.order import Order
 from cdc_indexer.flow.policy import Policy
 from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.settlement import Result
+from cdc_indexer.jobs.pausing import Pausing
 from cdc_indexer.jobs.recall import recall
 from cdc_indexer.jobs.retries import Retries
 from cdc_indexer.jobs.sending import Sending
@@ -133,6 +134,7 @@ class Engine:
         self.sending = Sending(self, Known.of(kept) if same else Known(), ask_first)
         self.verifier = Verifier(self)
         self.retries = Retries(self)
+        self.pausing = Pausing(self)
         #: Whether the state directory can't be written now: everything waits for that.
         self.storage_failing = False
         self._durable = 0
@@ -143,6 +145,7 @@ class Engine:
 
     def start(self) -> None:
         """Starts the threads."""
+        self.pausing.look()
         self.writer.start()
         self.sending.start()
         self.verifier.start()
@@ -424,6 +427,7 @@ class Engine:
 
     def tick(self) -> None:
         """Now and then, by the main thread: what somebody asks for, and what couldn't be done before."""
+        self.pausing.look()
         self.look_up()
         self.retries.look()
 

@@ -242,6 +242,14 @@ class Outbox:
                 study_iuids,
             )
 
+    def view_of_patient_id(self, patient_id: str) -> list[Mapping[str, object]]:
+        """The view's rows of the studies of all patients with this id."""
+        with self._session() as session:
+            return session.records(
+                f"SELECT * FROM {VIEW} WHERE patient_id = %s ORDER BY study_pk",  # noqa: S608
+                (patient_id,),
+            )
+
     def page_after(self, after_pk: int, limit: int) -> StudyPage:
         """The next page of the view by study_pk, with its studies' outbox rows, in one short snapshot."""
         return self._page("study_pk > %s ORDER BY study_pk LIMIT %s", (after_pk, limit))
