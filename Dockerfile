@@ -8,13 +8,13 @@ FROM python:3.12-slim AS package
 WORKDIR /opt/cdc-indexer
 COPY pyproject.toml README.md LICENSE ./
 COPY cdc_indexer cdc_indexer
+COPY extras extras
 RUN pip install --no-cache-dir --disable-pip-version-check . && rm -rf build *.egg-info
 RUN useradd --system --uid 10001 --home-dir /var/lib/cdc-indexer --create-home cdc-indexer
 
 
 FROM package AS demo
 RUN pip install --no-cache-dir --disable-pip-version-check '.[demo]' && rm -rf build *.egg-info
-COPY extras extras
 # A volume that is mounted here belongs to this account from the start.
 RUN install -d -o 10001 -m 700 /var/lib/central
 USER 10001

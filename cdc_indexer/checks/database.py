@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from cdc_indexer.checks import engines, installation
-from cdc_indexer.checks.grants import Rights, parse, quoted
+from cdc_indexer.checks.grants import Rights, account_sql, parse, quoted
 from cdc_indexer.checks.installation import Check
 from cdc_indexer.checks.retention import MY_CNF, Following, Server, expire_lines, period, retention
 from cdc_indexer.model.errors import IndexerError
@@ -21,7 +21,7 @@ from cdc_indexer.model.finding import Finding, failed, failed_by, ok, warning
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.errors import address_of
 from cdc_indexer.source.outbox import TABLE, VIEW
-from cdc_indexer.source.source import Source
+from cdc_indexer.source.source import SESSIONS_NEEDED, SESSIONS_WANTED, Source
 
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import DatabaseSettings
@@ -119,6 +119,7 @@ class _Preflight:
             ("binlog_row_image", self._row_image),
             ("server_id", self._server_id),
             ("grants", self._grants),
+            ("sessions", self._sessions),
         ]
         try:
             self._session.select_database()
@@ -312,6 +313,31 @@ class _Preflight:
             )
         elif not missing:
             yield ok("grants", f"The account {account} has the four rights that it needs, and no other.")
+
+    def _sessions(self) -> Iterator[Finding]:
+        """In a session the variable is the account's own limit, where it has one."""
+        ((limit,),) = self._session.rows("SELECT @@SESSION.max_user_connections")
+        ((account,),) = self._session.rows("SELECT CURRENT_USER()")
+        remedy = (
+            "As an administrator:\n"
+            f"ALTER USER {account_sql(str(account))} WITH MAX_USER_CONNECTIONS {SESSIONS_WANTED};"
+        )
+        if not int(limit) or int(limit) >= SESSIONS_WANTED:
+            yield ok("sessions", f"The account may have {int(limit) or 'any number'} at a time.")
+        elif int(limit) >= SESSIONS_NEEDED:
+            yield warning(
+                "sessions",
+                f"The account may have {limit} sessions at a time (MAX_USER_CONNECTIONS): with {SESSIONS_WANTED} nothing "
+                "has to wait for another.",
+                remedy,
+            )
+        else:
+            yield failed(
+                "sessions",
+                f"The account may have one session at a time (MAX_USER_CONNECTIONS), and {SESSIONS_NEEDED} are needed: "
+                "studies are found by reading the table every few seconds only.",
+                remedy,
+            )
 
     # --- the rest ----------------------------------------------------------------------------------------
 

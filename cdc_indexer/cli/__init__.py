@@ -142,6 +142,7 @@ def run(files: Files, until_caught_up: bool, same_index: bool) -> None:
         same_index=same_index,
         reload=files.load,
         observer=watch,
+        summary=lambda: watch.report().to_json(),
     )
 
 

@@ -33,9 +33,10 @@ def reconcile(
     accept: bool,
     as_json: bool,
 ) -> int:
-    """Compare the archive with what the index was told, and heal what differs.
+    """Compare archive and central index, and heal what differs.
 
-    Exit status 0: equal or healed; 1: something still differs.
+    Exit status 0: equal or healed; 1: something still differs, or the index can't be compared (it answers no digests; then
+    the archive is compared with what the index was told, and what differs is healed all the same).
     """
     if since and until and since > until:
         raise click.UsageError("--since is later than --until: nothing lies between.")
@@ -60,6 +61,13 @@ def reconcile(
         click.echo(json.dumps(result))
     else:
         _show(result)
+    if not result["index"]:
+        click.echo(
+            "This central index can't be compared (it answers no digests): what was compared is the archive and what the "
+            "index was told.",
+            err=True,
+        )
+        return FAILED
     differs = result["missing"] + result["stale"] + result["extra"]
     return FAILED if result["held"] or (differs > result["healed"]) else DONE
 

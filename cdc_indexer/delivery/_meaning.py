@@ -136,17 +136,17 @@ def _why_held(status: int) -> tuple[Refusal, str]:
 
 
 def proxy_refuses(status: int, where: str) -> Outcome:
-    """A proxy opens no way to the index: what that means."""
+    """A proxy opens no way to the index: what that means. The status isn't the index's."""
     if status == 407:
-        return Outcome(Kind.HELD, status, reason=_PROXY, refusal=Refusal.STRANGER)
+        return Outcome(Kind.HELD, reason=_PROXY, refusal=Refusal.STRANGER)
     if status >= 500 or status in (408, 429):
         reason = f"The proxy {where} can't reach the central index (status {status})."
-        return Outcome(Kind.RETRY_INDEX, status, reason=reason)
+        return Outcome(Kind.RETRY_INDEX, reason=reason)
     reason = (
         f"The proxy {where} doesn't let us through to the central index (status {status}): have it allowed, "
         "or name the index in NO_PROXY."
     )
-    return Outcome(Kind.HELD, status, reason=reason, refusal=Refusal.STRANGER)
+    return Outcome(Kind.HELD, reason=reason, refusal=Refusal.STRANGER)
 
 
 # --- the body --------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from cdc_indexer.delivery._work import Ask, Client, Durable, Queue, Work
+from cdc_indexer.delivery._work import Client, Durable, Queue, Work
 from cdc_indexer.delivery.webservice import Request
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import Stopped
@@ -37,7 +37,7 @@ class Senders:
         durable: Durable,
         on_answer: Callable[[Sequence[Outcome], float], None],
         *,
-        ask_first: Ask | None = None,
+        ask_first: bool = False,
     ) -> None:
         self._ask_first = self._asks_first = ask_first
         #: What waits until the index has answered the question before the first POST.
@@ -103,8 +103,6 @@ class Senders:
 
     def _work(self) -> None:
         try:
-            if self._ask_first is Ask.AT_START:
-                self._ask_index()
             while True:
                 works, seconds = self._queue.take()
                 self._finished = False
@@ -151,7 +149,7 @@ class Senders:
     # --- one request -------------------------------------------------------------------------------------
 
     def _ask_index(self) -> None:
-        """Asks by GET, before the first POST; nothing else is begun until that is answered."""
+        """Asks by GET, before the first POST; none is begun until that is answered."""
         if self._question is None:
             self._question = question = Work(None)
             question.asking, question.request = [], Request.question()
@@ -159,13 +157,17 @@ class Senders:
             self._go_on(question)
 
     def _begin(self, work: Work) -> None:
-        if self._ask_first:
+        if work.probe:
+            self._queue.before_probe()
+        self._start(work)
+
+    def _start(self, work: Work) -> None:
+        first = work.deliveries[0]
+        if self._ask_first and first.body is not None:
             self._unbegun.append(work)
             self._ask_index()
             return
-        if work.probe:
-            self._queue.before_probe()
-        first = work.deliveries[0]
+        work.began = time.monotonic()
         work.job = self._queue.job(work.deliveries)
         if work.job is not None:
             work.request = next(work.job)
@@ -203,7 +205,6 @@ class Senders:
         if work.asking is None:
             failpoints.hit("before_post")
         work.started = time.monotonic()
-        work.began = work.began or work.started
         outcome = client.begin(request)
         if outcome is not None:
             self._ended(work, outcome)
@@ -293,11 +294,11 @@ class Senders:
         """The question before the first POST is answered, or can't be; who made it has learned from it what there was."""
         assert question.client is not None
         self._rest(question.client)
-        self._question, self._ask_first = None, None
+        self._question, self._ask_first = None, False
         works, self._unbegun = self._unbegun, []
         for work in works:
             if not self._stopping:  # else it stays with us, unsent
-                self._begin(work)
+                self._start(work)
 
     def _go_on(self, work: Work) -> None:
         """The next request of the same work."""

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 from cdc_indexer.model.outcome import Outcome
 
 if TYPE_CHECKING:
     from cdc_indexer.delivery.webservice import Request
-
-
-class Ask(Enum):
-    """When the index is asked by GET what it can."""
-
-    AT_START = "at start"
-    WITH_THE_FIRST_POST = "with the first POST"
 
 
 class Client(Protocol):
@@ -86,7 +78,7 @@ class Work:
         self.job: Generator[Request, Outcome, list[Outcome]] | None = None
         self.client: Client | None = None
         self.request: Request | None = None
-        #: When its first request began, and when the present one did.
+        #: When it began, connecting included, and when the present request did.
         self.began = 0.0
         self.started = 0.0
         #: What came of it, while the index is asked by GET what that means.

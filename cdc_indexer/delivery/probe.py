@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cdc_indexer.delivery.webservice import Webservice
 from cdc_indexer.model.finding import Finding, failed, ok, warning
-from cdc_indexer.model.outcome import Kind, Outcome
+from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import Settings
@@ -40,7 +40,7 @@ def probe(settings: Settings) -> Iterator[Finding]:
         outcome, ends = webservice.probe()
     finally:
         webservice.close()
-    if outcome.status is None:
+    if outcome.status in (None, 407):  # the latter a proxy says
         message, _, remedy = outcome.reason.partition(": ")
         yield failed(
             "web service",
@@ -55,7 +55,7 @@ def probe(settings: Settings) -> Iterator[Finding]:
         )
     if ends is not None:
         yield _certificate("certificate", "The certificate of the central index", ends, "Let it be renewed.")
-    if outcome.status is not None:
+    if outcome.status not in (None, 407):
         yield _key(outcome, outcome.status)
 
 
@@ -63,7 +63,7 @@ def _key(outcome: Outcome, status: int) -> Finding:
     """What the answer to a GET with our key says of the key."""
     if outcome.kind is Kind.ACCEPTED and _is_list(outcome.answer):
         return ok("key accepted", "The central index knows the key.")
-    if (outcome.kind is Kind.HELD and 200 <= status < 300) or status in (401, 403):
+    if outcome.refusal is Refusal.KEY:
         return failed(
             "key accepted",
             f"The central index refuses the key (status {status}).",
@@ -80,6 +80,12 @@ def _key(outcome: Outcome, status: int) -> Finding:
             "key accepted",
             f"Not testable now: the central index is busy or failing (status {status}).",
             "Run `check` again later.",
+        )
+    if outcome.refusal is Refusal.STRANGER:
+        return warning(
+            "key accepted",
+            f"Not testable: what answers a GET is a page for people (status {status}), of the index or of a login portal.",
+            "If studies are held as not taken by the index, let the portal, firewall or proxy pass this machine.",
         )
     return warning(
         "key accepted",

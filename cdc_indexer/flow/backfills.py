@@ -6,6 +6,7 @@ All of them go behind what is live.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from cdc_indexer.flow.backfill import Backfill
@@ -91,7 +92,9 @@ class Backfills:
                 continue
             # What `until` has passed is settled, though its ids are forgotten.
             until = parts.progress.until
-            claimed = [row for row in rows.get(study_pk, ()) if row[1] > until and parts.progress.claim(row[0])]
+            claimed = [
+                row for row in rows.get(study_pk, ()) if row[1] > until and parts.progress.claim(row[0])
+            ]
             hints = Hints(rows=claimed, tickets=(backfill.begin(study_pk),), insist=insist, seed=backfill.run)
             free = parts.cases.get(study_key(uid, study_pk)) is None
             case = self._hint(uid, study_pk, hints, now)
@@ -132,6 +135,18 @@ class Backfills:
         )
         backfill.sent += 1
         return True
+
+    def correct(self, key: str, study_pk: int, digest: bytes | None, entry: Entry | None) -> None:
+        """The index was seen to hold that of a study, None: nothing. ``entry`` is what the ledger says.
+
+        Not while something of the study is under way.
+        """
+        parts = self._parts
+        if parts.cases.get(key) is None and parts.results.entry(key) is None:
+            before = entry or Entry(key, study_pk)
+            parts.results.put(
+                key, replace(before, study_pk=study_pk, digest=digest, deleted=False, rejected=None)
+            )
 
     def begin_ledger(self) -> None:
         """`initial --restart`: nothing that the index was told before counts any more."""

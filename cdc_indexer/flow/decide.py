@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cdc_indexer.flow.case import Hints, Insist
 from cdc_indexer.model.ledger import Entry
+from cdc_indexer.model.study import DIGEST_BYTES
 
 if TYPE_CHECKING:
     from cdc_indexer.flow.policy import Policy
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["DELETION", "DOUBT", "INVALID", "Do", "Seen", "decide", "is_first", "may_hold"]
 
 #: They stand in the ledger for the digest of what was rejected: a row that can't become a document, a deletion; and what
-#: was sent and never answered, so that nobody knows whether it arrived.
-INVALID = b"invalid"
-DELETION = b"deletion"
-DOUBT = b"doubt"
+#: was sent and never answered, so that nobody knows whether it arrived. As long as a digest: the ledger has room for that.
+INVALID = b"invalid".ljust(DIGEST_BYTES, b".")
+DELETION = b"deletion".ljust(DIGEST_BYTES, b".")
+DOUBT = b"doubt".ljust(DIGEST_BYTES, b".")
 
 
 def is_first(entry: Entry | None) -> bool:

@@ -6,8 +6,8 @@ the way to the index is open, comes out. No thread, no clock, no random of its o
     what came of it             seen lately                              what is to be done
     accepted, there already     -                                        SETTLE, and the gate is open
     a newer version is there    -                                        READ_AGAIN, and the gate is open
-    nothing there to be deleted a GET is answered well, or else a study  SETTLE
-                                was accepted within 60 s
+    nothing there to be deleted a study accepted within 60 s and the     SETTLE
+                                gate open, or a GET is answered well
                                 none                                     WAIT, held
     rejected (400 and the like) a study accepted within 60 s             PARK
                                 none, but a GET is answered well         PARK, three in a row and no more
@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -96,13 +96,16 @@ class Do(Enum):
     ASK = "ask"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What is to be done with one study, and whether the gate has changed with it."""
 
     do: Do
     at: float = 0.0
     change: Change | None = None
+
+
+#: Nearly every verdict.
+_SETTLE = Verdict(Do.SETTLE)
 
 
 class _Trouble:
@@ -162,7 +165,7 @@ class Gatekeeper:
         together: bool = False,
         asked: Outcome | None = None,
     ) -> Verdict:
-        """What is to be done with a study after a request that began at ``began``.
+        """What is to be done with a study after a request that began, connecting included, at ``began``.
 
         ``together``: the outcome is that of a whole request for many studies, so that nobody knows whose fault it is. Of the
         outcomes of one request those that say "accepted" are given first. ``asked``: what a GET gave, after ASK.
@@ -181,7 +184,7 @@ class Gatekeeper:
         """Whether the verdict on it would be ASK."""
         if outcome.kind is Kind.REJECTED:
             return self._credit > 0 and not self._accepted_lately(now)
-        return outcome.kind is Kind.ABSENT
+        return outcome.kind is Kind.ABSENT and not self._works(now)
 
     def forget(self, key: str) -> None:
         """That study doesn't wait any more, whatever became of it."""
@@ -193,13 +196,14 @@ class Gatekeeper:
         return key in self._troubles
 
     def _answered(self, key: str, outcome: Outcome, began: float, now: float) -> Verdict:
-        do = Do.READ_AGAIN if outcome.kind is Kind.STALE else Do.SETTLE
         self._troubles.pop(key, None)
         self._accepted_at = now
         self._accepted_began = max(self._accepted_began, began)
         self._credit = _REJECTIONS_BY_GET
         self._doubtful.clear()
-        return Verdict(do, change=self._open(now))
+        if self.gate is Gate.OPEN and outcome.kind is not Kind.STALE:
+            return _SETTLE
+        return Verdict(Do.READ_AGAIN if outcome.kind is Kind.STALE else Do.SETTLE, change=self._open(now))
 
     def _rejected(
         self, key: str, outcome: Outcome, began: float, now: float, asked: Outcome | None
@@ -225,12 +229,11 @@ class Gatekeeper:
 
     def _absent(self, key: str, outcome: Outcome, began: float, now: float, asked: Outcome | None) -> Verdict:
         """404 for a deletion: from the index it is as good as done, from anybody else at a wrong address it isn't."""
+        if self._works(now) or (asked is not None and asked.kind is Kind.ACCEPTED):
+            self.forget(key)
+            return Verdict(Do.SETTLE, change=self._open(now))
         if asked is None:
             return Verdict(Do.ASK)
-        works = asked.kind is Kind.ACCEPTED
-        if works or (self.gate is Gate.OPEN and self._accepted_lately(now)):
-            self.forget(key)
-            return Verdict(Do.SETTLE, change=self._open(now) if works else None)
         return self._failed(key, replace(outcome, kind=Kind.HELD), began, now, False)
 
     def _failed(self, key: str, outcome: Outcome, began: float, now: float, together: bool) -> Verdict:
@@ -280,6 +283,9 @@ class Gatekeeper:
         if len(self._doubtful) >= max(2, self.concurrency):
             return True
         return trouble.attempts > 1 and now - self._doubtful_since >= _DOUBT_SECONDS
+
+    def _works(self, now: float) -> bool:
+        return self.gate is Gate.OPEN and self._accepted_lately(now)
 
     def _accepted_lately(self, now: float) -> bool:
         return now - self._accepted_at <= ACCEPTED_LATELY_SECONDS

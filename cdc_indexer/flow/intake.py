@@ -150,17 +150,20 @@ class Intake:
         columns: Columns | None = None,
         *,
         epoch: int | None = None,
+        lost: bool = False,
     ) -> bool:
         """A new stream begins at ``position``, in that ``epoch``; whether it is on another server than before.
 
-        Then what waits of the last one's rows is forgotten: that a row isn't in this server's table doesn't say that it was
-        pruned. Stream, audit and sweep bring it again.
+        Then, or when the position was ``lost`` (the server may be a restored one), what waits of the rows of before is
+        forgotten: that a row isn't in this server's table doesn't say that it was pruned. Stream, audit and sweep bring it
+        again.
         """
         parts = self._parts
         other = identity is not None and parts.progress.identity not in (None, identity)
         parts.progress.restart_stream(position, identity, columns)
-        parts.enter(epoch if epoch is not None else parts.epoch + other)
-        if other:
+        anew = other or lost
+        parts.enter(epoch if epoch is not None else parts.epoch + anew)
+        if anew:
             parts.rows_epoch = parts.epoch
             self._forget_rows()
         parts.results.moved()

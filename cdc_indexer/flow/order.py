@@ -236,9 +236,10 @@ class Order:
 
     def asks(self, outcomes: Sequence[Outcome], now: float) -> bool:
         """Whether the index is to be asked by GET before these can be judged."""
-        if all(outcome.kind in (Kind.REJECTED, Kind.ABSENT) for outcome in outcomes):
-            return any(self.keeper.asks(outcome, now) for outcome in outcomes)
-        return False
+        doubtful = (Kind.REJECTED, Kind.ABSENT)
+        if outcomes[0].kind not in doubtful or any(outcome.kind not in doubtful for outcome in outcomes):
+            return False
+        return any(self.keeper.asks(outcome, now) for outcome in outcomes)
 
     def judge(
         self,
@@ -255,30 +256,43 @@ class Order:
         """
         if send.probe:
             self._probing = False
-        # One outcome for the whole request: nobody knows whose fault it is.
-        together = len(outcomes) > 1 and all(outcome is outcomes[0] for outcome in outcomes)
-        pairs = list(zip(send.deliveries, outcomes, strict=True))
-        pairs.sort(key=lambda pair: pair[1].kind is not Kind.ACCEPTED)
-        judged: list[tuple[Delivery, Outcome, Verdict]] = []
-        for delivery, outcome in pairs:
+        deliveries: Sequence[Delivery] = send.deliveries
+        together = False
+        if len(outcomes) > 1:
+            # One outcome for the whole request: nobody knows whose fault it is.
+            together = all(outcome is outcomes[0] for outcome in outcomes)
+            # What was accepted is evidence for the rest.
+            pairs = sorted(
+                zip(deliveries, outcomes, strict=True), key=lambda pair: pair[1].kind is not Kind.ACCEPTED
+            )
+            deliveries, outcomes = zip(*pairs, strict=True)
+        changes: list[Change] = []
+        for delivery, outcome in zip(deliveries, outcomes, strict=True):
             verdict = self.keeper.judge(
                 delivery.key, outcome, began=began, now=now, together=together, asked=asked
             )
-            judged.append((delivery, outcome, verdict))
-        for delivery, outcome, verdict in judged:
-            if verdict.do in (Do.SETTLE, Do.READ_AGAIN):
-                absent = outcome.kind is Kind.ABSENT
-                send.final.append((delivery, replace(outcome, kind=Kind.ACCEPTED) if absent else outcome))
-            elif verdict.do is Do.PARK:
-                send.final.append((delivery, replace(outcome, kind=Kind.REJECTED)))
-            elif verdict.do is Do.RETRY:
-                self._sequence += 1
-                heapq.heappush(self._delayed, (verdict.at, self._sequence, delivery))
-            else:
-                self._queue(delivery)
+            if verdict.change is not None:
+                changes.append(verdict.change)
+            last = self._follow(delivery, outcome, verdict)
+            if last is not None:
+                send.final.append((delivery, last))
         if not send.final:
             self._active -= 1
-        return [verdict.change for _, _, verdict in judged if verdict.change is not None]
+        return changes
+
+    def _follow(self, delivery: Delivery, outcome: Outcome, verdict: Verdict) -> Outcome | None:
+        """Does what the verdict says; the outcome that is final, None for what is queued again."""
+        do = verdict.do
+        if do in (Do.SETTLE, Do.READ_AGAIN):
+            return replace(outcome, kind=Kind.ACCEPTED) if outcome.kind is Kind.ABSENT else outcome
+        if do is Do.PARK:
+            return replace(outcome, kind=Kind.REJECTED)
+        if do is Do.RETRY:
+            self._sequence += 1
+            heapq.heappush(self._delayed, (verdict.at, self._sequence, delivery))
+        else:
+            self._queue(delivery)
+        return None
 
     def release(self, send: Send) -> None:
         """Its results are durable: the slot is free."""

@@ -47,6 +47,8 @@ class Settlement:
         self._results = results
         self._order = order
         #: Requests whose results aren't durable yet, with the generation that they wait for.
+        #: The highest version that the index has accepted.
+        self.highest = 0
         self._waiting: deque[tuple[int, Send, list[Result]]] = deque()
 
     # --- nothing was sent --------------------------------------------------------------------------------
@@ -97,6 +99,7 @@ class Settlement:
         case, hints, before = delivery.case, delivery.hints, delivery.before
         if accepted:
             entry = delivery.entry
+            self.highest = max(self.highest, entry.version)
             if hints.insist:
                 self._results.park(Closing(case.key, State.ACCEPTED))
             elif hints.tickets or (before is not None and before.rejected is not None):

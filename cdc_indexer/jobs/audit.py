@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+import structlog
+
 from cdc_indexer.model.moment import EPOCH
 from cdc_indexer.model.position import Position
 from cdc_indexer.model.settled import minute_of
@@ -20,12 +22,23 @@ from cdc_indexer.source.outbox import Mark, Outbox
 if TYPE_CHECKING:
     from cdc_indexer.jobs.engine import Engine
 
+log = structlog.get_logger("cdc_indexer")
+
 __all__ = ["HOLD_BACK", "Audit", "Audited"]
 
 PAGE = 1000
 
 #: ``until`` stays this far behind the server's clock: a transaction may record a row and commit it minutes later.
 HOLD_BACK = timedelta(minutes=10)
+
+#: A transaction that is open for longer is said: it may be a prepared one (XA) that nobody will ever end.
+LONG_OPEN = timedelta(minutes=15)
+
+_OPEN = (
+    "A transaction of the archive's has been open since {since:%Y-%m-%d %H:%M} UTC: its studies wait for its end, and what "
+    "was recorded since then is read in every audit. Where the archive knows nothing of it any more it is a prepared one: "
+    "XA RECOVER shows it, XA COMMIT or XA ROLLBACK ends it."
+)
 
 #: How far back a quick audit looks behind the newest row it has seen. What commits later than that after it was
 #: recorded is found by the next full one.
@@ -72,6 +85,9 @@ class Audit:
         #: being handed over now (both by recorded_at).
         self.oldest_unsettled: datetime | None = None
         self.handing_over: datetime | None = None
+        #: A sentence while a transaction has been open for long.
+        self.open_transaction: str | None = None
+        self._open: Mark | None = None
 
     def full(self, *, first: bool = False, on_page: Callable[[], None] = lambda: None) -> Audited:
         """Hands over every committed row after ``until`` that nobody has, and proposes a later ``until``.
@@ -88,7 +104,9 @@ class Audit:
             now = outbox.now()
             engine.measure_clock(now)
             went_back = self._watch_clock(now)
-            found, oldest_unsettled, newest = self._read_all(outbox, epoch, now, first, on_page)
+            newest = outbox.newest(now) or EPOCH
+            found, oldest_unsettled, oldest_open = self._read_all(outbox, epoch, first, on_page)
+            self._watch_open(oldest_open, now)
             self.oldest_unsettled = oldest_unsettled
             # Not beyond the newest row: a replica whose applier stopped has yet to get what was recorded after it.
             until = minute_of(min(now - HOLD_BACK, newest))
@@ -104,9 +122,9 @@ class Audit:
             return Audited(found, went_back)
 
     def _read_all(
-        self, outbox: Outbox, epoch: int, now: datetime, first: bool, on_page: Callable[[], None]
-    ) -> tuple[int, datetime | None, datetime]:
-        """How many rows were new, when the oldest unsettled one was recorded, and the newest visible one."""
+        self, outbox: Outbox, epoch: int, first: bool, on_page: Callable[[], None]
+    ) -> tuple[int, datetime | None, Mark | None]:
+        """How many rows were new, when the oldest unsettled one was recorded, and the oldest that isn't committed."""
         engine = self._engine
         with engine.inside() as core:
             progress = core.parts.progress
@@ -114,11 +132,11 @@ class Audit:
             mark: Mark = (progress.until, _ID_MAX)
         found = 0
         oldest_unsettled: datetime | None = None
-        newest = outbox.newest(now) or EPOCH
+        oldest_open: Mark | None = None
         while True:
             on_page()
             page = outbox.ids_after(mark, PAGE, leave_out)
-            unknown = []
+            unknown: dict[int, datetime] = {}
             with engine.inside() as core:
                 progress = core.parts.progress
                 for recorded_at, row_id in page:
@@ -127,11 +145,16 @@ class Audit:
                     if oldest_unsettled is None or recorded_at < oldest_unsettled:
                         oldest_unsettled = recorded_at
                     if not progress.known(row_id):
-                        unknown.append(row_id)
+                        unknown[row_id] = recorded_at
             if unknown:
-                found += self._hand_over(outbox, outbox.rows(unknown), epoch, first)
+                rows = outbox.rows(list(unknown))
+                for row in rows:
+                    del unknown[row.id]
+                if unknown and oldest_open is None:
+                    oldest_open = min((recorded_at, row_id) for row_id, recorded_at in unknown.items())
+                found += self._hand_over(outbox, rows, epoch, first)
             if len(page) < PAGE:
-                return found, oldest_unsettled, newest
+                return found, oldest_unsettled, oldest_open
             mark = page[-1]
 
     def _hand_over(self, outbox: Outbox, rows: list[OutboxRow], epoch: int, first: bool) -> int:
@@ -150,6 +173,19 @@ class Audit:
             return self._engine.bring(rows, epoch, superseded=superseded)
         finally:
             self.handing_over = None
+
+    def _watch_open(self, oldest: Mark | None, now: datetime) -> None:
+        """Says a transaction that is open for long; twice seen, for a row may be rolled back or pruned between two reads."""
+        again, self._open = oldest is not None and oldest == self._open, oldest
+        before = self.open_transaction
+        if oldest is not None and again and now - oldest[0] > LONG_OPEN:
+            self.open_transaction = _OPEN.format(since=oldest[0])
+        elif not again:
+            self.open_transaction = None
+        if self.open_transaction != before:
+            self._engine.observer.open_transaction(self.open_transaction)
+            if self.open_transaction:
+                log.warning("a transaction stays open", reason=self.open_transaction)
 
     def quick(self) -> int:
         """Hands over what was recorded lately: the binlog has just shown something that can't be decoded."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import structlog
 
-from cdc_indexer.delivery._work import Ask
 from cdc_indexer.delivery.features import Known
+from cdc_indexer.delivery.index_client import IndexClient
 from cdc_indexer.flow.core import Core
 from cdc_indexer.flow.gate import Change, Gate, Gatekeeper
 from cdc_indexer.flow.order import Order
@@ -71,8 +71,8 @@ class Engine:
 
     ``reload`` reads the settings again. ``patience_seconds``: a job that somebody waits for fails when the central index
     is away for so long, and soon when it refuses us; None waits for ever. ``anew``: everything is going to be sent again, so
-    that centre and index may be others than before. ``ask_first``: when the index is asked by GET what it can,
-    if it is. ``observer`` is told what happens.
+    that centre and index may be others than before. ``ask_first``: the index is asked by GET what it can
+    before the first POST. ``observer`` is told what happens.
 
     Raises StateError, and FatalError when the centre or the index has changed.
     """
@@ -86,7 +86,7 @@ class Engine:
         patience_seconds: float | None = None,
         anew: bool = False,
         same_index: bool = False,
-        ask_first: Ask | None = None,
+        ask_first: bool = False,
         observer: Observer | None = None,
     ) -> None:
         self.settings = settings
@@ -259,6 +259,10 @@ class Engine:
                 core.intake.restore(entries, self.now())
             after_pk = entries[-1].study_pk
 
+    def index_client(self) -> IndexClient | None:
+        """Asks the index for digests; None where it has none."""
+        return IndexClient(self.settings) if "digests" in self.sending.known.features else None
+
     # --- what is asked of it -----------------------------------------------------------------------------
 
     def at_rest(self) -> bool:
@@ -318,6 +322,19 @@ class Engine:
         """The ledger begins with what is stored from now on, until `initial` has gone through the archive."""
         if "scope" not in self.meta:
             self.remember("scope", Outbox(self.source).last_study_pk())
+
+    def correct(self, key: str, study_pk: int, digest: bytes | None) -> None:
+        """The index was seen to hold that of a study, None: nothing; the ledger says so from now on."""
+        entries = self.store.lookup([key])
+        with self.inside() as core:
+            core.backfills.correct(key, study_pk, digest, entries.get(key))
+
+    def adopt(self, studies: Iterable[tuple[str, int, bytes]]) -> None:
+        """The index was seen to hold these documents (key, study_pk, digest) that the ledger didn't know."""
+        with self.inside() as core:
+            for key, study_pk, digest in studies:
+                core.backfills.correct(key, study_pk, digest, None)
+        self.writer.request(self.core.parts.results.generation)
 
     def flush(self) -> None:
         """Waits until everything of this moment is durable; Stopped when the program ends before it can be."""

@@ -10,7 +10,7 @@ import structlog
 
 from cdc_indexer.jobs.backfill import plain
 from cdc_indexer.model import failpoints
-from cdc_indexer.model.errors import PositionLost, Stopped
+from cdc_indexer.model.errors import Stopped
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.binlog import BinlogReader, Heartbeat, Rows, TableChanged, TableRead, TransactionEnd
 
@@ -123,11 +123,7 @@ class Follow:
             elif position is not None and fresh_position:
                 position = None
             elif position is not None:
-                try:
-                    catalogue.holds(session, position)
-                except PositionLost as error:
-                    log.warning("position lost", reason=str(error))
-                    position = None
+                catalogue.holds(session, position)
             first = position is None and progress.identity is None
             fresh = position is None
             if position is None:
@@ -137,7 +133,9 @@ class Follow:
             else:
                 self._end_of_log = catalogue.binlog_end(session)
         with engine.inside() as core:
-            other_server = core.intake.restart_stream(position, identity, plain(columns), epoch=epoch)
+            other_server = core.intake.restart_stream(
+                position, identity, plain(columns), epoch=epoch, lost=fresh_position
+            )
         if fresh:
             self._fresh(first=first, other_server=other_server)
         self._sampler.connected(position)

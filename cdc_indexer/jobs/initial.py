@@ -10,15 +10,18 @@ from __future__ import annotations
 import sys
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
 
+from cdc_indexer.delivery.index_client import IndexUnavailable
 from cdc_indexer.jobs import backfill
 from cdc_indexer.jobs.backfill import PAGE, Counted, InitialOptions, study_pk_of, take_position
 from cdc_indexer.jobs.engine import PATIENCE_SECONDS, Engine
 from cdc_indexer.jobs.feeder import request_of
 from cdc_indexer.jobs.runner import Runner
+from cdc_indexer.jobs.sweep import Sweep
 from cdc_indexer.model.errors import AlreadyRunning, FatalError
 from cdc_indexer.model.study import study_json
 from cdc_indexer.source.outbox import Outbox
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["Counted", "InitialOptions", "initial"]
 
 log = structlog.get_logger("cdc_indexer")
+
+#: How many studies a second are compared with the index before the first page, at the most.
+_PER_SECOND = 100_000.0
 
 
 def dry_run(settings: Settings, options: InitialOptions) -> None:
@@ -69,6 +75,7 @@ class Alone:
             anew=options.restart,
         )
         self._initial = backfill.Initial(self._engine, options)
+        self._options = options
         self._show = show
         self._done = False
 
@@ -87,6 +94,16 @@ class Alone:
         )
         return self._done
 
+    def _learn_from_index(self) -> None:
+        """What the index has already is left out, where it says what it has."""
+        engine = self._engine
+        engine.sending.ask()
+        client = engine.index_client()
+        if client is None or engine.store.count:
+            return
+        with suppress(IndexUnavailable):
+            Sweep(engine, studies_per_second=_PER_SECOND, rest=0.0, client=client, report_only=True).feed()
+
     def _tick(self) -> None:
         if not self._runner.stopping.is_set():
             self._engine.tick()
@@ -94,6 +111,8 @@ class Alone:
 
     def _work(self) -> None:
         take_position(self._engine)
+        if not self._options.restart and not self._options.already_sent:
+            self._learn_from_index()
         self._initial.feed()
         self._done = True
 

@@ -8,17 +8,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from cdc_indexer.flow.progress import Columns
 from cdc_indexer.model.errors import FatalError, StateError
 from cdc_indexer.model.position import Identity, Position
 from cdc_indexer.model.settled import EPOCH, Settled
 from cdc_indexer.model.version import VersionClock
+from cdc_indexer.state.store import LEDGER_DAMAGED
 
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import Settings
     from cdc_indexer.state.store import Store
 
 __all__ = ["Recalled", "recall"]
+
+log = structlog.get_logger("cdc_indexer")
 
 _CENTER = "center"
 _URL = "webservice_url"
@@ -47,6 +52,13 @@ def recall(store: Store, settings: Settings, *, anew: bool, same_index: bool) ->
     loaded = store.load()
     meta = loaded.meta
     news: dict[str, Any] = {}
+    if meta.get(LEDGER_DAMAGED):
+        # Nobody knows any more what the index was told: nothing is called missing, until it is compared or sent anew.
+        news |= {LEDGER_DAMAGED: None, "scope": None}
+        log.error(
+            "the ledger was damaged and begins anew: an index that answers digests is compared with the archive; else run "
+            "`initial --restart` if it may lack something"
+        )
     _check(meta, loaded.ledger, settings, anew=anew, same_index=same_index)
     for name, value in ((_CENTER, settings.center), (_URL, settings.webservice_url)):
         if meta.get(name) != value:

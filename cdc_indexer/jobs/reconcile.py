@@ -61,6 +61,7 @@ class _Alone:
     def __init__(self, settings: Settings, options: ReconcileOptions, show: Show) -> None:
         self._runner = Runner()
         self._engine = Engine(settings, self._runner, reload=lambda: None, patience_seconds=PATIENCE_SECONDS)
+        self._engine.sending.ask()
         chosen = InitialOptions(since=options.since, until=options.until)
         self._sweep = Sweep(
             self._engine,
@@ -70,6 +71,7 @@ class _Alone:
             suspicious=bool(self._engine.meta.get("suspicious")),
             wants=chosen.wants,
             whole=chosen.whole,
+            client=self._engine.index_client(),
         )
         self._show = show
         self._result: dict[str, Any] | None = None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from cdc_indexer.delivery._work import Ask
+from cdc_indexer.delivery.index_client import IndexUnavailable, TooMany
 from cdc_indexer.flow.retry import Backoff
 from cdc_indexer.jobs.audit import Audit
 from cdc_indexer.jobs.auditor import Auditor
@@ -20,8 +20,10 @@ from cdc_indexer.jobs.follow import Follow
 from cdc_indexer.jobs.notify import Notifier
 from cdc_indexer.jobs.reading_table import TableReading
 from cdc_indexer.jobs.recovery import Recovery, Then, recovery
+from cdc_indexer.jobs.reporter import Reporter
 from cdc_indexer.jobs.runner import Runner
 from cdc_indexer.jobs.sampling import Sampler
+from cdc_indexer.jobs.sweep import Sweep
 from cdc_indexer.jobs.sweeper import Sweeper
 from cdc_indexer.model.errors import AlreadyRunning, IndexerError, NoBinlog, SourceError, Stopped
 from cdc_indexer.model.observer import Observer, Source
@@ -45,6 +47,9 @@ _BINLOG_AGAIN_SECONDS = 60.0
 
 _TICK_SECONDS = 1.0
 
+#: The pass before the first stream holds up live studies: it is quicker than the others.
+_FIRST_PASS_PER_SECOND = 20_000.0
+
 #: The worker comes round at least so often, whatever the database does: the longest is a query that is given up, the
 #: pause after another replica came. If it doesn't, systemd's watchdog is no longer fed.
 _PATIENCE_SECONDS = 180.0
@@ -64,6 +69,7 @@ class Service:
         same_index: bool,
         reload: Callable[[], Settings | None],
         observer: Observer | None = None,
+        summary: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self._once = until_caught_up
         self._runner = Runner()
@@ -77,7 +83,7 @@ class Service:
             reload=reload,
             patience_seconds=PATIENCE_SECONDS if until_caught_up else None,
             same_index=same_index,
-            ask_first=Ask.WITH_THE_FIRST_POST if until_caught_up else Ask.AT_START,
+            ask_first=True,
             observer=observer,
         )
         engine = self.engine
@@ -91,6 +97,7 @@ class Service:
         )
         self._sampler = Sampler(engine, self._audit, self._stopping)
         self._feeder = Feeder(engine, self._runner)
+        self._reporter = Reporter(engine, self._sweeper, summary) if summary is not None else None
         self._table = TableReading(engine, self._audit, self._sampler)
         self._follow = Follow(
             engine,
@@ -114,6 +121,8 @@ class Service:
         self._notifier.ready()
         if not self._once:
             self._sampler.start()
+            if self._reporter is not None:
+                self._reporter.start()
         self._runner.run(
             self._catch_up if self._once else self._go_on,
             tick=self._tick,
@@ -135,6 +144,8 @@ class Service:
         with impatient():
             self._feeder.join()
             self._sweeper.join()
+        if self._reporter is not None:
+            self._reporter.join()
         self.engine.stop()
 
     def _tick(self) -> None:
@@ -216,6 +227,9 @@ class Service:
                     raise
                 self._say(what, error)
                 then = what.then
+                if then is Then.FRESH_POSITION:
+                    # The same server by name, but perhaps restored: what was read before may be another one's.
+                    self.engine.source.renew()
                 if what.sweep:
                     self._sweeper.want(what.said)
                 if time.monotonic() - began > backoff.cap_seconds:
@@ -255,8 +269,28 @@ class Service:
         """A position was taken anew: what lies between it and the last one, only the table and the view tell."""
         if first:
             self.engine.begin_scope()
+            self._learn_from_index()
         else:
             self._sweeper.want("a position was taken anew", suspicious=other_server)
+
+    def _learn_from_index(self) -> None:
+        """A start without a state costs little where the index says what it has: only what differs is sent."""
+        engine = self.engine
+        engine.sending.ask()
+        client = engine.index_client()
+        if client is None:
+            return
+        log.info("the state is new: archive and index are compared before the outbox is read")
+        try:
+            Sweep(
+                engine,
+                studies_per_second=_FIRST_PASS_PER_SECOND,
+                rest=1.0,
+                client=client,
+                on_page=self._sampler.moved,
+            ).feed()
+        except (IndexUnavailable, TooMany) as error:
+            log.warning("the index can't be compared now", reason=str(error))
 
     def _connected(self) -> None:
         # Whether there is a stream again after one that couldn't be had, its first event tells.
@@ -281,8 +315,12 @@ def run(
     reload: Callable[[], Settings | None],
     observer: Observer | None = None,
     same_index: bool = False,
+    summary: Callable[[], Mapping[str, Any]] | None = None,
 ) -> None:
-    """The command `run`. Raises FatalError with what a person has to do, SourceError with ``until_caught_up``."""
+    """The command `run`; ``summary`` says how it stands, for the central index.
+
+    Raises FatalError with what a person has to do, SourceError with ``until_caught_up``.
+    """
     observer = observer or Observer()
     try:
         lock = StateLock(settings.state_dir, "run")
@@ -300,6 +338,7 @@ def run(
             same_index=same_index,
             reload=reload,
             observer=observer,
+            summary=summary,
         ).run()
     except BaseException as error:
         failed = error

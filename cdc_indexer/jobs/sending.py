@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
 from cdc_indexer.delivery._senders import Senders
-from cdc_indexer.delivery._work import Ask, Client, Delivery, Work
+from cdc_indexer.delivery._work import Client, Delivery, Work
 from cdc_indexer.delivery.batch import batch, refused_as_such
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Request, Webservice
@@ -22,7 +22,7 @@ __all__ = ["Sending"]
 class Sending:
     """Asks the core what is to be sent (``Queue`` of delivery/), and tells it what is durable (``Durable``)."""
 
-    def __init__(self, engine: Engine, known: Known, ask_first: Ask | None) -> None:
+    def __init__(self, engine: Engine, known: Known, ask_first: bool) -> None:
         self._engine = engine
         #: What the index at this address is known to do.
         self.known = known
@@ -55,6 +55,14 @@ class Sending:
             self.known = Known(on_change=self._keep)
         self._senders.use(self._make_client, ask_first=other_address)
         self._senders.wake()
+
+    def ask(self) -> None:
+        """Asks the index by GET what it can; what it says is in ``known`` then."""
+        webservice = Webservice(self._engine.settings, self.known)
+        try:
+            webservice.probe()
+        finally:
+            webservice.close()
 
     def wake(self) -> None:
         """There may be something to send."""

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from cdc_indexer.delivery.index_client import IndexClient
 from cdc_indexer.flow.backfill import Backfill
 from cdc_indexer.flow.compare import Compared, compare
 from cdc_indexer.flow.readings import Values
 from cdc_indexer.jobs.backfill import ALL
+from cdc_indexer.jobs.reconciliation import Difference, Ranges, Reconciliation
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import SourceChanged, Stopped
 from cdc_indexer.model.ledger import Entry
@@ -40,6 +42,9 @@ REST = 9.0
 #: Gone is what isn't there by its UID in two readings of one epoch, so far apart (CONVERGENCE 2).
 GONE_AFTER_SECONDS = 600.0
 
+#: So many studies that the index keeps otherwise than they were sent are remembered.
+_STUBBORN = 1000
+
 #: More deletions than this, and than that part of the ledger, are held.
 _VALVE_DELETIONS = 50
 _VALVE_DELETIONS_PART = 0.01
@@ -60,6 +65,8 @@ class Pass:
     kept: int = 0
     healed: int = 0
     held: str = ""
+    #: Whether the index itself was compared, by digests.
+    index: bool = False
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
@@ -74,6 +81,7 @@ class Pass:
             "kept": self.kept,
             "healed": self.healed,
             "held": self.held,
+            "index": self.index,
             "seconds": round(self.seconds, 1),
         }
 
@@ -107,6 +115,8 @@ class Sweep:
         cancelled: Callable[[], bool] = lambda: False,
         wants: Callable[[Values], bool] = lambda values: True,
         whole: bool = True,
+        client: IndexClient | None = None,
+        on_page: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = engine
         self._outbox = Outbox(engine.source)
@@ -119,8 +129,14 @@ class Sweep:
             gone_after_seconds = failpoints.seconds("gone_after", GONE_AFTER_SECONDS)
         self._gone_after_seconds = gone_after_seconds
         self._cancelled = cancelled
+        self._on_page = on_page
         self._wants = wants
         self._whole = whole
+        #: The index, where it answers digests.
+        self._client = client if whole else None
+        self._ranges: Ranges | None = None
+        #: Of studies that the index had otherwise than it should: the digest that it should have had.
+        self._stubborn: dict[str, str] = {}
         state = engine.jobs.get(self.NAME) if whole and not report_only else None
         self._backfill = Backfill(self.NAME, str(uuid.uuid4()), {}, state)
         self.result = Pass()
@@ -147,8 +163,13 @@ class Sweep:
         outbox = self._outbox.at(epoch)
         self.last_pk = outbox.last_study_pk()
         after_pk = self._backfill.after_pk
+        if self._client is not None:
+            self._ranges = Ranges(self._client.digests, engine.adopt)
+            # A pass that was interrupted says nothing of what lay before.
+            after_pk = 0
         while True:
             page_began = time.monotonic()
+            self._on_page()
             studies = outbox.view_after(after_pk, PAGE)
             until_pk = names(studies[-1])[1] if len(studies) == PAGE else None
             self._compare(studies, after_pk, until_pk)
@@ -160,6 +181,9 @@ class Sweep:
             took = time.monotonic() - page_began
             self._pause(max(took * self._rest, self._interval - took))
         self._send_kept_back()
+        self._wait_for_the_end()
+        if self._client is not None and not self.result.held:
+            self._compare_with_index(self._client, outbox)
         self._deal_with_gone(epoch)
         self._wait_for_the_end()
         self.result.seconds = time.monotonic() - began
@@ -195,7 +219,63 @@ class Sweep:
         self.result.missing += len(found.missing)
         self.result.stale += len(found.stale)
         self.result.kept += found.kept
+        if self._ranges is not None:
+            differs = bool(open_keys or found.missing or found.stale or found.gone)
+            self._ranges.add(studies, entries, policy, unclear=differs, until_pk=until_pk)
         self._hint(found)
+
+    def _compare_with_index(self, client: IndexClient, outbox: Outbox) -> None:
+        """What the index has otherwise than the ledger says; it counts when it is still so after a while."""
+        engine = self._engine
+        assert self._ranges is not None
+        self._ranges.finish()
+        self.result.index = True
+        reconciliation = Reconciliation(engine, client, outbox)
+        suspects = [one for one in self._ranges.suspects if reconciliation.differences(one)]
+        if suspects:
+            self._pause(engine.settings.delivery.quiet_seconds)
+        now = time.monotonic()
+        differing: list[tuple[str, int]] = []
+        for one in suspects:
+            for difference in reconciliation.differences(one):
+                self._pause(0.0)
+                if self._is_stubborn(difference):
+                    self.result.kept += 1
+                    continue
+                if difference.extra:
+                    entry = Entry(difference.study_iuid, difference.study_pk, digest=difference.held)
+                    self._gone.setdefault(difference.study_iuid, (entry, now))
+                elif difference.held is None:
+                    self.result.missing += 1
+                else:
+                    self.result.stale += 1
+                if self.report_only:
+                    continue
+                engine.correct(difference.study_iuid, difference.study_pk, difference.held)
+                if not difference.extra:
+                    differing.append((difference.study_iuid, difference.study_pk))
+        if not self.report_only:
+            engine.remember("stubborn", self._stubborn)
+            engine.remember("scope", ALL)
+            engine.flush()
+            self._send(differing)
+            self._wait_for_the_end()
+
+    def _is_stubborn(self, difference: Difference) -> bool:
+        """Whether the index has taken this very document before and has something else: it isn't sent again and again."""
+        if difference.held is None or difference.wanted is None:
+            return False
+        wanted = difference.wanted.hex()
+        known = self._engine.meta.get("stubborn") or {}
+        if len(self._stubborn) < _STUBBORN:
+            self._stubborn[difference.study_iuid] = wanted
+        if known.get(difference.study_iuid) != wanted:
+            return False
+        log.warning(
+            "the index keeps a study otherwise than it was sent: it isn't sent again until it changes",
+            study_pk=difference.study_pk,
+        )
+        return True
 
     def _entries(self, after_pk: int, until_pk: int | None) -> dict[str, Entry]:
         """The ledger's entries of that range. A study that wasn't read because of the dates isn't gone for that."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from cdc_indexer.delivery.index_client import IndexUnavailable
 from cdc_indexer.jobs.backfill import InitialOptions
 from cdc_indexer.jobs.sweep import Sweep
 from cdc_indexer.model.errors import IndexerError, SourceChanged, SourceError, Stopped, StorageError
@@ -79,7 +80,9 @@ class Sweeper:
         self._not_before = 0.0
         self._reason = ""
         self._suspicious = bool(engine.meta.get("suspicious"))
-        if Sweep.NAME in engine.jobs:
+        if engine.store.rebuilt:
+            self._reason = "the ledger was damaged"
+        elif Sweep.NAME in engine.jobs:
             self._reason = "the last one was interrupted"
 
     def ready(self) -> None:
@@ -183,12 +186,13 @@ class Sweeper:
             cancelled=self._cancelled,
             wants=options.wants,
             whole=options.whole,
+            client=engine.index_client(),
         )
         try:
             result = sweep.feed()
         except Stopped:
             return
-        except (SourceError, StorageError) as error:
+        except (SourceError, StorageError, IndexUnavailable) as error:
             changed = isinstance(error, SourceChanged)
             log.log(20 if changed else 30, "a sweep is interrupted", reason=str(error))
             self._not_before = time.monotonic() + (0.0 if changed else _AGAIN_SECONDS)

@@ -102,6 +102,9 @@ class Observer:
     def verification(self, reason: str | None) -> None:
         """The view can't be read, so that later versions wait; None: it can again."""
 
+    def open_transaction(self, reason: str | None) -> None:
+        """A transaction of the archive's has been open for so long that it seems to be forgotten; None: none is."""
+
     def audited(self, found: int) -> None:
         """The table was read; so many rows were found that the binary log hadn't brought."""
 

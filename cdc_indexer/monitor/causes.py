@@ -39,6 +39,7 @@ class Cause(str, Enum):
     VERIFICATION = "verification"
     STARTING = "starting"
     POSITION_LOST = "position_lost"
+    OPEN_TRANSACTION = "open_transaction"
     PARKED = "parked"
 
     @property
@@ -54,9 +55,10 @@ class Cause(str, Enum):
     @property
     def level(self) -> Level:
         """A warning doesn't make the service unhealthy."""
-        return Level.WARNING if self in (Cause.PARKED, Cause.POSITION_LOST) else Level.FAILED
+        return Level.WARNING if self in _WARNINGS else Level.FAILED
 
 
+_WARNINGS = frozenset({Cause.PARKED, Cause.POSITION_LOST, Cause.OPEN_TRANSACTION})
 _HELD = frozenset(
     {
         Cause.KEY_REFUSED,

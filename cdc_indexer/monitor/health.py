@@ -99,6 +99,10 @@ class Health:
         """Whether the view can be read."""
         self._set("verification", Cause.VERIFICATION if reason else None, reason or "")
 
+    def open_transaction(self, reason: str | None) -> None:
+        """Whether a transaction of the archive's has been open for suspiciously long."""
+        self._set("transaction", Cause.OPEN_TRANSACTION if reason else None, reason or "")
+
     def failed(self, reason: str) -> None:
         """Something failed that isn't the matter any more, or only of one study."""
         self.last_error = (self._clock(), reason)

@@ -168,6 +168,10 @@ CAUSES: Mapping[Cause, str] = {
         "No se puede leer la vista indexer_study: las versiones posteriores de los estudios esperan."
     ),
     Cause.STARTING: "Acaba de iniciarse y se está conectando a la base de datos.",
+    Cause.OPEN_TRANSACTION: (
+        "Una transacción del archivo lleva más de 15 minutos abierta: si nadie la termina, XA RECOVER la "
+        "muestra y XA ROLLBACK o XA COMMIT la cierra."
+    ),
     Cause.POSITION_LOST: (
         "Se perdió la posición en el log binario: se toma una nueva y se revisa la tabla. No hay que "
         "hacer nada."

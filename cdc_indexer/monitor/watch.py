@@ -170,6 +170,10 @@ class Watch(Observer):
         """Observer: whether the view can be read."""
         self.health.verification(reason)
 
+    def open_transaction(self, reason: str | None) -> None:
+        """Observer: whether a transaction of the archive's stays open."""
+        self.health.open_transaction(reason)
+
     def audited(self, found: int) -> None:
         """Observer: the table was read."""
         self.metrics.audited(found)

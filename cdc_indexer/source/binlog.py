@@ -11,16 +11,16 @@ import struct
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from cdc_indexer.model.errors import PositionLost, SourceChanged, SourceError
 from cdc_indexer.model.position import Position
-from cdc_indexer.model.study import OutboxRow
 from cdc_indexer.source import _events as events
 from cdc_indexer.source import _table
 from cdc_indexer.source._events import Decoder, Statement
 from cdc_indexer.source._stream import Stream
 from cdc_indexer.source._table import OutboxTable, UndecodableError
+from cdc_indexer.source._told import Event, Heartbeat, Rows, TableChanged, TableRead, TransactionEnd
 from cdc_indexer.source.catalogue import holds
 
 if TYPE_CHECKING:
@@ -30,53 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BinlogReader", "Event", "Heartbeat", "Rows", "TableChanged", "TableRead", "TransactionEnd"]
 
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows inserted into the outbox: those of one event of the log, in its order; ``epoch`` is the source's."""
-
-    rows: list[OutboxRow]
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class TransactionEnd:
-    """Reading may begin again at ``position``: everything before it was given.
-
-    ``at`` is the server's time of the commit, in seconds since 1970. ``columns`` are the outbox's at this
-    position, to be kept with it and given to the next reader; None when they aren't known for certain.
-    Transactions that don't concern the outbox may share one. ``epoch`` is the source's.
-    """
-
-    position: Position
-    at: int
-    columns: tuple[Column, ...] | None
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """The server is alive and has nothing to send: the stream is caught up. ``at`` is our time."""
-
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class TableRead:
-    """Rows may have been inserted that the log doesn't show: read the table now.
-
-    The server may send a transaction a moment before its rows can be seen in the table.
-    """
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class TableChanged:
-    """The outbox was altered, replaced, truncated or dropped; the reader has read its columns again."""
-
-
-Event: TypeAlias = Rows | TransactionEnd | Heartbeat | TableRead | TableChanged
 
 #: A transaction's rows are held back until its end shows that it wasn't rolled back: up to this many.
 _HELD_ROWS = 1000

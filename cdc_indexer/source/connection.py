@@ -126,7 +126,7 @@ def _tls(database: DatabaseSettings) -> dict[str, Any]:
     try:
         context = ssl.create_default_context(cafile=_text(tls.ca))
     except (OSError, ssl.SSLError) as error:
-        raise SourceRefused(_UNREADABLE.format(what="database.tls.ca", why=reason(error))) from None
+        raise _unreadable("database.tls.ca", error) from None
     # The certificates that MySQL makes for itself lack what the strict mode of Python 3.13 asks for.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if tls.verify is not True:
@@ -137,12 +137,15 @@ def _tls(database: DatabaseSettings) -> dict[str, Any]:
         try:
             context.load_cert_chain(str(tls.cert), _text(tls.key))
         except (OSError, ssl.SSLError) as error:
-            what = "database.tls.cert or database.tls.key"
-            raise SourceRefused(_UNREADABLE.format(what=what, why=reason(error))) from None
+            raise _unreadable("database.tls.cert or database.tls.key", error) from None
     return {"ssl": context}
 
 
-_UNREADABLE = "{what} can't be read ({why}): put it back, or let the service's account read it."
+def _unreadable(what: str, error: OSError) -> SourceRefused:
+    why = "it holds no certificate or key" if isinstance(error, ssl.SSLError) else reason(error)
+    return SourceRefused(
+        f"The file of {what} can't be read ({why}): put it back, or let the service's account read it."
+    )
 
 
 class _Refused:

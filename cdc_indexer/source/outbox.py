@@ -37,7 +37,7 @@ class StudyPage:
 
     studies: list[Mapping[str, object]]
     rows: Mapping[int, list[tuple[int, datetime]]]
-    epoch: int = 0
+    epoch: int
 
 
 class Outbox:
@@ -96,20 +96,28 @@ class Outbox:
         Uncommitted ones, because a row that is recorded but not yet visible has to hold ``until`` back. Only the index
         on recorded_at is read. ``leave_out``: intervals of ids that the server shall skip.
         """
-        condition, arguments = self._window(after, leave_out, not_after)
+        found: list[Mark] = []
         with self._session() as session:
-            _uncommitted_too(session)
-            return session.rows(
-                f"SELECT recorded_at, id FROM {TABLE} WHERE {condition} ORDER BY recorded_at, id LIMIT %s",  # noqa: S608
-                (*arguments, limit),
-            )
+            for condition, arguments in self._windows(after, leave_out, not_after):
+                if len(found) < limit:
+                    _uncommitted_too(session)
+                    found += session.rows(
+                        f"SELECT recorded_at, id FROM {TABLE} WHERE {condition} ORDER BY recorded_at, id LIMIT %s",  # noqa: S608
+                        (*arguments, limit - len(found)),
+                    )
+        return found
 
     def rows_after(
         self, after: Mark, limit: int, leave_out: Sequence[tuple[int, int]] = ()
     ) -> list[OutboxRow]:
         """Up to ``limit`` committed rows after ``after`` = (recorded_at, id), in that order."""
-        condition, arguments = self._window(after, leave_out, None)
-        return self._rows(f"{condition} ORDER BY recorded_at, id LIMIT %s", (*arguments, limit))
+        found: list[OutboxRow] = []
+        for condition, arguments in self._windows(after, leave_out, None):
+            if len(found) < limit:
+                found += self._rows(
+                    f"{condition} ORDER BY recorded_at, id LIMIT %s", (*arguments, limit - len(found))
+                )
+        return found
 
     def rows(self, ids: Sequence[int]) -> list[OutboxRow]:
         """The committed rows among ``ids``, in the order in which they were recorded."""
@@ -161,18 +169,20 @@ class Outbox:
             )
         return dict(rows)
 
-    def _window(
+    def _windows(
         self, after: Mark, leave_out: Sequence[tuple[int, int]], not_after: datetime | None
-    ) -> tuple[str, tuple[object, ...]]:
-        condition = "recorded_at >= %s AND (recorded_at > %s OR id > %s)"
-        arguments: list[object] = [after[0], after[0], after[1]]
-        if not_after is not None:
-            condition += " AND recorded_at <= %s"
-            arguments.append(not_after)
-        for interval in leave_out:
-            condition += " AND NOT id BETWEEN %s AND %s"
-            arguments.extend(interval)
-        return condition, tuple(arguments)
+    ) -> Iterator[tuple[str, tuple[object, ...]]]:
+        """Two conditions, one after the other: the rest of that moment, and all later ones.
+
+        Both are ranges of the index on recorded_at, which ends with the id. Joined by an OR it would be read from the
+        moment's first row again for each page: quadratic where one transaction has written many rows.
+        """
+        skipped = "".join(" AND NOT id BETWEEN %s AND %s" for _ in leave_out)
+        intervals = [bound for interval in leave_out for bound in interval]
+        until = "" if not_after is None else " AND recorded_at <= %s"
+        last = [] if not_after is None else [not_after]
+        yield f"recorded_at = %s AND id > %s{until}{skipped}", (*after, *last, *intervals)
+        yield f"recorded_at > %s{until}{skipped}", (after[0], *last, *intervals)
 
     def _rows(self, condition: str, arguments: Sequence[object]) -> list[OutboxRow]:
         with self._session() as session:
@@ -199,7 +209,9 @@ class Outbox:
         """A page of a patient's studies with study_pk > ``after_pk``, by study_pk."""
         with self._session() as session:
             return session.records(
-                f"SELECT * FROM {VIEW} WHERE patient_pk = %s AND study_pk > %s ORDER BY study_pk LIMIT %s",  # noqa: S608
+                # "+ 0", so that the condition is no range of the primary key: MySQL would take that, and read every study
+                # of the archive up to the patient's next one. By the patient's index the order is the same.
+                f"SELECT * FROM {VIEW} WHERE patient_pk = %s AND study_pk + 0 > %s ORDER BY study_pk LIMIT %s",  # noqa: S608
                 (patient_pk, after_pk, limit),
             )
 

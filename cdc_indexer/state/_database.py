@@ -60,7 +60,12 @@ def connect(path: Path, cache_kilobytes: int, *, torn: bool = False) -> sqlite3.
     ``torn``: what there is of a file that lost its end can be read.
     """
     db = sqlite3.connect(
-        path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=200
+        f"{path.absolute().as_uri()}?mode=rw",  # never makes one
+        uri=True,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=200,
     )
     try:
         if torn:
@@ -90,7 +95,7 @@ def create(state_dir: Path, name: str = FILE_NAME) -> None:
     _remove(state_dir, *(f"{temporary.name}{end}" for end in ("", "-wal", "-shm")))
     if name == FILE_NAME:
         # Of a file that somebody moved away: SQLite would take it for this one's.
-        _remove(state_dir, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", DAMAGED_MARK)
+        _remove(state_dir, *(f"{FILE_NAME}{end}" for end in ("-wal", "-shm", "-journal")), DAMAGED_MARK)
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         own_as_directory(descriptor, state_dir)
@@ -163,8 +168,7 @@ def rebuild(state_dir: Path, content: dict[str, dict[str, str]]) -> None:
     with closing(connect(state_dir / temporary, 1000)) as new:
         with closing(connect(path, 1000, torn=True)) as old:
             parked, last = _parking.dump(old)
-            # Nothing must be left that would be taken for the new file's.
-            old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            _detach(old)
         new.execute("BEGIN IMMEDIATE")
         for table in SEALED:
             write(new, table, content[table].items())
@@ -174,6 +178,16 @@ def rebuild(state_dir: Path, content: dict[str, dict[str, str]]) -> None:
     (state_dir / temporary).rename(path)
     sync_directory(state_dir)
     _remove(state_dir, DAMAGED_MARK)
+
+
+def _detach(old: sqlite3.Connection) -> None:
+    """Takes its log away, which whoever comes would take for the new file's. Raises sqlite3.Error while others use it."""
+    try:
+        old.execute("PRAGMA journal_mode = DELETE").fetchall()
+    except sqlite3.DatabaseError as error:
+        if "locked" in str(error):
+            raise
+        old.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # too damaged for that
 
 
 def write(db: sqlite3.Connection, table: str, rows: Iterable[tuple[str, str | None]]) -> None:

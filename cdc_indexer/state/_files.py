@@ -52,9 +52,11 @@ def meaning(error: sqlite3.Error | OSError, path: Path) -> IndexerError:
 
 
 def _unwritable(path: Path, why: str) -> StorageError:
+    remedy = "free some space or mend the directory's rights"
+    if "locked" in why:
+        remedy = "another process holds it, end that one"
     return StorageError(
-        f"the state {path} can't be written ({why}): nothing more is sent until it can; "
-        "free some space or mend the directory's rights."
+        f"the state {path} can't be written ({why}): nothing more is sent until it can; {remedy}."
     )
 
 
@@ -99,7 +101,7 @@ def check_file(state_dir: Path) -> bool:
     Nothing here opens the file: when a process closes one, the kernel takes all its locks on it away, SQLite's too.
     """
     path = state_dir / FILE_NAME
-    for name in (f"{FILE_NAME}-wal", f"{FILE_NAME}-shm"):
+    for name in (f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", f"{FILE_NAME}-journal"):
         _status(state_dir / name)
     status = _status(path)
     if status is None:
@@ -108,9 +110,10 @@ def check_file(state_dir: Path) -> bool:
     if status.st_size == 0:
         raise damaged(path, "it is empty")
     try:
-        path.chmod(0o600)
-        if os.geteuid() == 0:
-            owner = state_dir.stat()
+        if status.st_mode & 0o777 != 0o600:
+            path.chmod(0o600)
+        owner = state_dir.stat()
+        if os.geteuid() == 0 and (status.st_uid, status.st_gid) != (owner.st_uid, owner.st_gid):
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
     except PermissionError:
         pass  # another's: whether it can be used, SQLite will say

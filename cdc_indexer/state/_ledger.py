@@ -78,7 +78,7 @@ def _place_all(db: sqlite3.Connection, entries: Sequence[Entry]) -> None:
     if fresh:
         db.executemany("INSERT INTO ledger VALUES (?, ?)", fresh)
         # One that is there already is left of an entry that damage took away.
-        db.executemany("INSERT OR REPLACE INTO places VALUES (?, ?)", places)
+        db.executemany("INSERT OR REPLACE INTO places VALUES (?, ?)", sorted(places))
 
 
 def _mark(db: sqlite3.Connection, entries: Sequence[Entry], found: dict[str, _Found]) -> None:

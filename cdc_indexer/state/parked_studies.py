@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cdc_indexer.model.changes import State
-from cdc_indexer.model.errors import LedgerDamaged, StateError
+from cdc_indexer.model.errors import LedgerDamaged, StateError, StorageError
 from cdc_indexer.state._database import connect, value_of
 from cdc_indexer.state._files import FILE_NAME, check_file, check_place, damaged, meaning
 from cdc_indexer.state._parking import CLOSE, now
@@ -29,6 +30,7 @@ CLOSED_KEPT = timedelta(days=90)
 
 _PAGE = 500
 _CACHE_KILOBYTES = 500
+_TRIES, _PAUSE_SECONDS = 30, 0.1
 
 _SELECT = """
 SELECT entry, state, study_key, study_pk, study_iuid, operation, idempotency_key, outbox_ids, body, status, reason, answer,
@@ -141,10 +143,17 @@ class ParkedStudies:
     def discard(self, entry_ids: Collection[int] | None = None) -> int:
         """Closes open entries (None: all) and erases their documents; how many."""
         count = self._each(entry_ids, CLOSE, (State.DISCARDED.value, now()))
-        with self._database() as db:
-            # What was erased may still stand in the write-ahead log.
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        return count
+        # What was erased may still stand in the write-ahead log. Where another process is just moving that, SQLite doesn't
+        # wait for it.
+        for _ in range(_TRIES):
+            with self._database() as db:
+                if not value_of(db, "PRAGMA wal_checkpoint(TRUNCATE)"):
+                    return count
+            time.sleep(_PAUSE_SECONDS)
+        raise StorageError(
+            f"{count} discarded, but their documents may still stand in {self._path}-wal, which another process reads: "
+            "discard once more."
+        )
 
     def close(self) -> None:
         """Closes the file."""

@@ -6,6 +6,7 @@ Nothing here decides what is settled or sent (flow/ does); this module makes it 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -76,7 +77,7 @@ class Store:
     """The state in ``state_dir``; thread-safe. For the process that holds the lock on the directory.
 
     Raises StateError when what is there can't be used, StorageError when it can't be read or written just now. ``created``:
-    there was none.
+    there was none. ``rebuilt``: its ledger was damaged, and begins anew.
     """
 
     def __init__(self, state_dir: Path, *, create: bool = True, mounts: str | None = None) -> None:
@@ -84,7 +85,7 @@ class Store:
         self.path = state_dir / FILE_NAME
         self._writing, self._reading, self._tidying = threading.Lock(), threading.Lock(), threading.Lock()
         self._erased = False
-        self._broken = self._opened = False
+        self._broken = self._opened = self.rebuilt = False
         self._connections: list[sqlite3.Connection] = []
         if create:
             make_state_dir(state_dir)
@@ -122,16 +123,20 @@ class Store:
             check_tables(self._db, self.path)
             content = read_all(self._db, self.path)
             if torn or not whole_ledger(self._db, self.path):
+                self.rebuilt = True
                 self._disconnect()
                 content["meta"] |= {LEDGER_DAMAGED: "true", _COUNT: "0"}
                 rebuild(self._directory, content)
                 self._db = self._connect(_WRITER_KILOBYTES)
+            # Who uses it with another tool may have left it otherwise.
+            self._db.execute("PRAGMA journal_mode = WAL").fetchall()
             # After a transaction that was larger than usual the log takes its usual size again.
             self._db.execute(f"PRAGMA journal_size_limit = {_LOG_PAGES * PAGE_BYTES * 2}").fetchall()
             self._count = int(content["meta"].get(_COUNT, "0"))
             self._reader = self._connect(_READER_KILOBYTES)
             self._upkeep = self._connect(_UPKEEP_KILOBYTES)
             self._upkeep.execute("PRAGMA busy_timeout = 100").fetchall()
+            self._inode = self._now_there()
             self._opened = True
 
     def _move_all(self) -> None:
@@ -171,6 +176,11 @@ class Store:
         """
         with self._writing, self._meaning():
             db = self._db
+            if self._now_there() != self._inode:  # SQLite would write on, into a file that no start will find
+                raise StorageError(
+                    f"{self.path} was taken away or replaced, and can't be written: nothing more is sent until it can; "
+                    "put it back, or start again."
+                )
             try:
                 db.execute("BEGIN IMMEDIATE")
                 count, erased = self._write(db, changes)
@@ -184,6 +194,14 @@ class Store:
             failpoints.hit("after_commit")
             self._count = count
             self._erased = self._erased or erased
+
+    def _now_there(self) -> tuple[int, int] | None:
+        """Which file lies in its place; None: none."""
+        try:
+            status = os.stat(self.path)  # noqa: PTH116 - done for each few results
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
 
     def _write(self, db: sqlite3.Connection, changes: Changes) -> tuple[int, bool]:
         count = self._count
@@ -201,7 +219,7 @@ class Store:
         write(db, "meta", meta)
         write(db, "settled", changes.settled.items())
         jobs = changes.jobs.items()
-        write(db, "jobs", [(name, None if job is None else _json(job)) for name, job in jobs])
+        write(db, "jobs", [(name, None if job is None else _json(dict(job))) for name, job in jobs])
         return count, bool(changes.parking) and _parking.put(db, changes.parking.values())
 
     def tidy(self) -> None:

@@ -25,7 +25,7 @@ def test_a_gateway_that_rejects_everything_parks_nothing(case: Case) -> None:
     case.says(HELD)
     time.sleep(3)
     assert case.parked == set()
-    assert len({uid for entry in case.receiver.entries() for uid in entry.study_iuids}) > 4
+    assert len({uid for entry in case.receiver.sent() for uid in entry.study_iuids}) > 4
     case.receiver.normal()
     case.says(BACK, 60)
     case.finish()
@@ -119,21 +119,21 @@ def test_a_portal_settles_nothing(case: Case, answer: Answer) -> None:
     case.store(3)
     case.arrives(case.committed)
     # The receiver would count what it is told to answer with 2xx as taken.
-    before = len(case.receiver.entries())
+    before = len(case.receiver.sent())
     case.receiver.always(answer)
     case.fault()
     stored = case.store(3)
     case.says(HELD)
     case.says("portal")
     time.sleep(0.5)
-    tried = len(case.receiver.entries()) - before
+    tried = len(case.receiver.sent()) - before
     case.receiver.normal()
     case.says(BACK, 60)
     wait_until(
         lambda: (
             {
                 uid
-                for entry in case.receiver.entries()[before + tried :]
+                for entry in case.receiver.sent()[before + tried :]
                 if entry.status == 201
                 for uid in entry.study_iuids
             }

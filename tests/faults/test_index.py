@@ -34,13 +34,13 @@ def trouble(case: Case, answer: Answer, *, said: str, seconds: float = SECONDS) 
     """Under load, the index gives this answer to everything for a while. Returns the requests that got it."""
     with case.load() as load:
         case.at_work(load)
-        before = len(case.receiver.entries())
+        before = len(case.receiver.sent())
         case.receiver.always(answer)
         case.fault()
         case.says(said)
         time.sleep(seconds)
         case.receiver.normal()
-        got = [entry for entry in case.receiver.entries()[before:] if not entry.accepted]
+        got = [entry for entry in case.receiver.sent()[before:] if not entry.accepted]
         case.says(BACK)
     case.loaded(load)
     return got
@@ -114,11 +114,11 @@ def test_it_answers_slowly(case: Case) -> None:
 
 
 def _resets(case: Case) -> int:
-    return sum(entry.status is None for entry in case.receiver.entries())
+    return sum(entry.status is None for entry in case.receiver.sent())
 
 
 def _answered(case: Case) -> int:
-    return sum(entry.answered for entry in case.receiver.entries())
+    return sum(entry.answered for entry in case.receiver.sent())
 
 
 def test_it_resets_connections(case: Case) -> None:
@@ -165,7 +165,7 @@ def test_it_asks_us_to_come_later(case: Case, answer: Callable[[Entry], Answer])
         case.receiver.normal()
         case.says(BACK)
     case.loaded(load)
-    refused = [entry.time for entry in case.receiver.entries() if entry.status == 429]
+    refused = [entry.time for entry in case.receiver.sent() if entry.status == 429]
     # Those that were in flight together, then one at a time.
     first, *later = [moment for moment in refused if moment - refused[0] > 0.5] or [0.0]
     assert first - refused[0] >= 0.95
@@ -298,7 +298,7 @@ def test_its_certificate_has_expired_and_is_renewed(
     case.store(5)
     case.says("certificate has expired")
     case.says(HELD)
-    assert receiver.entries() == []
+    assert receiver.sent() == []
     context.load_cert_chain(directory / "renewed/cert.pem", directory / "renewed/key.pem")
     case.says(BACK)
     case.finish()
@@ -317,7 +317,7 @@ def test_its_certificate_is_not_trusted_until_its_authority_is_named(
     case.store(5)
     case.says("can't be trusted")
     case.says(HELD)
-    assert receiver.entries() == []
+    assert receiver.sent() == []
     case.indexer.settings["delivery"]["ca"] = str(directory / "renewed/ca.pem")
     case.indexer.write_files()
     case.says(BACK)
@@ -417,7 +417,7 @@ def test_a_409_for_a_first_version_is_as_good_as_an_acceptance(case: Case) -> No
     # Complete at once, so that there is no later version.
     stored = case.pacs.store_studies(3)
     wait_until(
-        lambda: sum(entry.method == "POST" for entry in case.receiver.entries()) == 3, what="three requests"
+        lambda: sum(entry.method == "POST" for entry in case.receiver.sent()) == 3, what="three requests"
     )
     case.receiver.normal()
     case.maybe += stored

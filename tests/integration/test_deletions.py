@@ -68,7 +68,7 @@ def delete_patient(pacs: Pacs, patient_pk: int) -> None:
 
 
 def requests(receiver: Receiver) -> list[tuple[str, str]]:
-    return [(entry.method, *entry.study_iuids) for entry in receiver.entries() if entry.accepted]  # type: ignore[misc]
+    return [(entry.method, *entry.study_iuids) for entry in receiver.sent() if entry.accepted]  # type: ignore[misc]
 
 
 def patient_of(pacs: Pacs, study_pk: int) -> int:
@@ -185,7 +185,7 @@ def test_another_uid_while_the_old_one_is_on_its_way(
     with indexer.running():
         wait_until(lambda: indexer.caught_up, what="caught up")
         pk = pacs.store_study("1.1")
-        wait_until(lambda: receiver.entries(), what="the study on its way")
+        wait_until(lambda: receiver.sent(), what="the study on its way")
         change_uid(pacs, pk, "1.2")
         wait_until(lambda: receiver.holds().keys() == {"1.2"}, what="the new UID")
         pacs.edit_study(pk, description="CORRECTED", study_datetime=None)

@@ -139,7 +139,7 @@ def test_cron_leaves_what_is_not_quiet_to_its_next_run(
     assert "waits until it is quiet" not in indexer.run("status").stdout
     # Nothing is left.
     cron()
-    assert len(receiver.entries()) == 2
+    assert len(receiver.sent()) == 2
 
 
 def test_a_backlog_that_is_quiet_goes_at_once(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:

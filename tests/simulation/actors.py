@@ -35,7 +35,12 @@ class NoBinlog(Exception):
 
 
 def take_rows(
-    p: Process, rows: Sequence[OutboxRow], epoch: int, *, streamed: bool = False, superseded: frozenset[int] = frozenset()
+    p: Process,
+    rows: Sequence[OutboxRow],
+    epoch: int,
+    *,
+    streamed: bool = False,
+    superseded: frozenset[int] = frozenset(),
 ) -> Steps:
     """Rows that were read in that epoch come in, one by one, and the ledger is asked about new studies."""
     core = p.core
@@ -88,9 +93,9 @@ def _stream(p: Process) -> Steps:
     if not server.log_on:
         raise NoBinlog
     position = progress.position
-    if position is not None and (progress.identity != server.identity or p.position_lost):
-        position = None
-    elif position is not None and server.index_of(position) is None:
+    if (position is not None and (progress.identity != server.identity or p.position_lost)) or (
+        position is not None and server.index_of(position) is None
+    ):
         position = None
     p.fresh_position = position is None
     if position is None:
@@ -110,7 +115,15 @@ def _stream(p: Process) -> Steps:
         raise Away
     p.auditing = True
     while True:
-        yield lambda: at < len(server.log) or world.server is not server or server.log_life != life or world.database_away or not server.log_on
+        yield (
+            lambda: (
+                at < len(server.log)
+                or world.server is not server
+                or server.log_life != life
+                or world.database_away
+                or not server.log_on
+            )
+        )
         if p.source.connect() is not server:
             raise Away
         if server.log_life != life:
@@ -253,7 +266,10 @@ def _hand_over(p: Process, epoch: int, ids: list[int], first: bool) -> Steps:
             if row.visible and row.row.recorded_at is not None:
                 marks.setdefault(row.row.study_pk, []).append((row.row.recorded_at, row.row.id))
         superseded = frozenset(
-            row.id for row in rows if row.recorded_at is not None and max(marks.get(row.study_pk, [(row.recorded_at, row.id)])) > (row.recorded_at, row.id)
+            row.id
+            for row in rows
+            if row.recorded_at is not None
+            and max(marks.get(row.study_pk, [(row.recorded_at, row.id)])) > (row.recorded_at, row.id)
         )
     yield None
     yield from take_rows(p, rows, epoch, superseded=superseded)
@@ -282,7 +298,9 @@ def _watch_clock(p: Process, now: object) -> None:
     core = p.core
     before, p.clock_seen = p.clock_seen, now
     until = core.parts.progress.until
-    back = (until > EPOCH and now < until + HOLD_BACK / 2) or (before is not None and now < before - timedelta(seconds=2))
+    back = (until > EPOCH and now < until + HOLD_BACK / 2) or (
+        before is not None and now < before - timedelta(seconds=2)
+    )
     if back and now - HOLD_BACK < until:
         core.take_until_back(minute_of(now - HOLD_BACK))
 
@@ -407,7 +425,11 @@ def send(p: Process) -> Steps:
         order = core.parts.order
         if p.stopping:
             return not p.requests
-        return order.active < order.concurrency and order.pending > order.active and world.seconds >= state["again_at"]
+        return (
+            order.active < order.concurrency
+            and order.pending > order.active
+            and world.seconds >= state["again_at"]
+        )
 
     while True:
         yield something
@@ -477,7 +499,9 @@ def feed(p: Process) -> Steps:
                 measure_clock(p, server)
                 yield None
                 world.skip_log()
-                core.intake.restart_stream(server.end() if server.log_on else None, server.identity, epoch=epoch)
+                core.intake.restart_stream(
+                    server.end() if server.log_on else None, server.identity, epoch=epoch
+                )
             except Away:
                 p.finished = True
                 return
@@ -508,7 +532,11 @@ def feed(p: Process) -> Steps:
                 studies = [values for pk, values in view.items() if pk > job.read_pk][:limit]
                 rows: dict[int, list[tuple[int, object]]] = {}
                 for row_id, row in server.outbox.items():
-                    if row.visible and row.row.operation in ("stored", "changed") and row.row.recorded_at is not None:
+                    if (
+                        row.visible
+                        and row.row.operation in ("stored", "changed")
+                        and row.row.recorded_at is not None
+                    ):
                         rows.setdefault(row.row.study_pk, []).append((row_id, row.row.recorded_at))
             except Away:
                 pause = world.seconds + 1.0
@@ -589,8 +617,13 @@ def retry(p: Process) -> Steps:
     core, world = p.core, p.world
     disk = world.disk
     while True:
-        yield lambda: (p.unpark_since is not None and not core.parts.results.pending) or any(
-            parked.retry and core.parts.cases.get(key) is None for key, parked in disk.parked.items()
+        yield (
+            lambda: (
+                (p.unpark_since is not None and not core.parts.results.pending)
+                or any(
+                    parked.retry and core.parts.cases.get(key) is None for key, parked in disk.parked.items()
+                )
+            )
         )
         if p.unpark_since is not None and not core.parts.results.pending:
             for parked in disk.parked.values():
@@ -603,7 +636,11 @@ def retry(p: Process) -> Steps:
         for parking in marked:
             if core.backfills.room() and core.parts.cases.get(parking.study_key) is None:
                 core.backfills.hint(
-                    parking.study_iuid, parking.study_pk, p.now(), gone=parking.operation == "delete", insist=Insist.RETRY
+                    parking.study_iuid,
+                    parking.study_pk,
+                    p.now(),
+                    gone=parking.operation == "delete",
+                    insist=Insist.RETRY,
                 )
         yield None
 

@@ -136,7 +136,9 @@ class Server:
 
     def by_uid(self, uids: Iterable[str]) -> dict[str, Values]:
         wanted = set(uids)
-        return {values["study_iuid"]: values for values in self.view().values() if values["study_iuid"] in wanted}
+        return {
+            values["study_iuid"]: values for values in self.view().values() if values["study_iuid"] in wanted
+        }
 
     def ids_after(self, after: tuple[datetime, int], limit: int) -> list[tuple[datetime, int]]:
         """READ UNCOMMITTED, as Outbox.ids_after."""
@@ -150,7 +152,9 @@ class Server:
 
     def rows(self, ids: Iterable[int]) -> list[OutboxRow]:
         """The committed ones among them."""
-        found = [self.outbox[row_id].row for row_id in ids if row_id in self.outbox and self.outbox[row_id].visible]
+        found = [
+            self.outbox[row_id].row for row_id in ids if row_id in self.outbox and self.outbox[row_id].visible
+        ]
         return sorted(found, key=lambda row: (row.recorded_at or datetime.min, row.id))
 
     def visible(self, ids: Iterable[int]) -> set[int]:
@@ -161,7 +165,11 @@ class Server:
 
     def newest(self, not_after: datetime) -> datetime | None:
         """When the newest visible row was recorded that isn't later than that."""
-        times = [row.row.recorded_at for row in self.outbox.values() if row.visible and row.row.recorded_at is not None]
+        times = [
+            row.row.recorded_at
+            for row in self.outbox.values()
+            if row.visible and row.row.recorded_at is not None
+        ]
         return max((time for time in times if time <= not_after), default=None)
 
     def newest_rows(self, pks: Iterable[int]) -> dict[int, datetime]:
@@ -295,16 +303,24 @@ class Archive:
 
     def free_studies(self, transaction: Transaction) -> list[Study]:
         """Those that no other transaction has locked, as they are now."""
-        locked = {pk for other in self.server.transactions if other is not transaction for pk in other.studies}
+        locked = {
+            pk for other in self.server.transactions if other is not transaction for pk in other.studies
+        }
         current = {**self.server.studies, **transaction.studies}
         return [study for pk, study in sorted(current.items()) if study is not None and pk not in locked]
 
     def free_patients(self, transaction: Transaction) -> list[Patient]:
-        locked = {pk for other in self.server.transactions if other is not transaction for pk in other.patients}
+        locked = {
+            pk for other in self.server.transactions if other is not transaction for pk in other.patients
+        }
         current = {**self.server.patients, **transaction.patients}
-        return [patient for pk, patient in sorted(current.items()) if patient is not None and pk not in locked]
+        return [
+            patient for pk, patient in sorted(current.items()) if patient is not None and pk not in locked
+        ]
 
-    def record(self, transaction: Transaction, operation: str, values: Values | None, *, late: int = 0) -> None:
+    def record(
+        self, transaction: Transaction, operation: str, values: Values | None, *, late: int = 0
+    ) -> None:
         """What the triggers do. ``late``: so long after the moment that the row says."""
         if values is None or not self.triggers_on:
             return
@@ -323,7 +339,9 @@ class Archive:
         transaction.patients[patient.pk] = patient
         return patient
 
-    def store(self, transaction: Transaction, patient: Patient, uid: str | None, instances: int, late: int) -> None:
+    def store(
+        self, transaction: Transaction, patient: Patient, uid: str | None, instances: int, late: int
+    ) -> None:
         if uid is None:
             uid = self.new_uid()
         self.births[uid] = self.births.get(uid, 0) + 1
@@ -342,7 +360,9 @@ class Archive:
     def delete(self, transaction: Transaction, study: Study) -> None:
         if study.pk not in transaction.studies:
             transaction.studies_then[study.pk] = study  # a DELETE reads what is there now
-        self.record(transaction, "deleted", transaction.view(study.pk) if study.patient_pk is not None else None)
+        self.record(
+            transaction, "deleted", transaction.view(study.pk) if study.patient_pk is not None else None
+        )
         transaction.studies[study.pk] = None
 
     def rename(self, transaction: Transaction, patient: Patient) -> None:

@@ -37,7 +37,10 @@ class Course:
 
     @classmethod
     def parse(cls, document: dict[str, Any]) -> Course:
-        config = {name: tuple(value) if isinstance(value, list) else value for name, value in document["config"].items()}
+        config = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in document["config"].items()
+        }
         return cls(Config(**config), tuple((name, tuple(draws)) for name, *draws in document["steps"]))
 
 
@@ -152,7 +155,7 @@ def play_seed(seed: int, trace: list[str] | None = None) -> Failure | None:
         come_to_rest(world)
     except Broken as broken:
         what = str(broken)
-    except Exception as error:  # noqa: BLE001 - whatever breaks the core
+    except Exception as error:
         what = f"{type(error).__name__}: {error}"
     return Failure(what, Course(config, tuple(steps)), seed) if what else None
 
@@ -166,7 +169,11 @@ def play(course: Course, trace: list[str] | None = None) -> Failure | None:
             if name in HAPPENINGS:
                 if not HAPPENINGS[name][1](world):
                     continue
-            elif world.process is None or name not in world.process.actors or not world.process.actors[name].ready():
+            elif (
+                world.process is None
+                or name not in world.process.actors
+                or not world.process.actors[name].ready()
+            ):
                 continue
             given = iter(draws)
             world.next_draws = lambda n, given=given: next(given, 0) % n  # type: ignore[misc]
@@ -179,7 +186,7 @@ def play(course: Course, trace: list[str] | None = None) -> Failure | None:
         come_to_rest(world)
     except Broken as broken:
         what = str(broken)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         what = f"{type(error).__name__}: {error}"
     return Failure(what, course) if what else None
 
@@ -276,12 +283,20 @@ def _until_quiet(world: World) -> None:
             moved = True
         if moved:
             continue
-        said = invariants.restless(world, process) if process.mode == "run" and not process.stopping else "it isn't `run`"
+        said = (
+            invariants.restless(world, process)
+            if process.mode == "run" and not process.stopping
+            else "it isn't `run`"
+        )
         if not said and process.sweep_wanted == 0 and process.initial_wanted is None and pauses >= 3:
             return
         pauses += 1
         # Each time a moment, and then longer and longer.
-        world.pass_time(0.06 if pauses % 2 else (0.5, 2.0, 6.0, 61.0, 61.0, 400.0, 4000.0, 90_000.0)[min(pauses // 2 - 1, 7)])
+        world.pass_time(
+            0.06
+            if pauses % 2
+            else (0.5, 2.0, 6.0, 61.0, 61.0, 400.0, 4000.0, 90_000.0)[min(pauses // 2 - 1, 7)]
+        )
         if pauses > 100:
             break
     process = world.process

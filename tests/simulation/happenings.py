@@ -18,7 +18,9 @@ PASSES = (0.02, 0.3, 1.2, 5.5, 31.0, 70.0, 700.0, 4000.0, 100_000.0)
 HAPPENINGS: dict[str, tuple[int, Callable[[World], bool], Callable[[World], None]]] = {}
 
 
-def happening(name: str, weight: int, when: Callable[[World], bool] = lambda world: True) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
+def happening(
+    name: str, weight: int, when: Callable[[World], bool] = lambda world: True
+) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
     """Registers one: how often, and when it can."""
 
     def register(do: Callable[[World], None]) -> Callable[[World], None]:
@@ -173,7 +175,11 @@ def database_back(world: World) -> None:
     world.database_away = False
 
 
-@happening("fail over", 1, lambda world: world.replica is not None and world.server is world.primary is not world.replica)
+@happening(
+    "fail over",
+    1,
+    lambda world: world.replica is not None and world.server is world.primary is not world.replica,
+)
 def fail_over(world: World) -> None:
     world.fail_over()
 
@@ -214,7 +220,9 @@ def triggers_on(world: World) -> None:
 
 def _waiting(world: World) -> list[object]:
     process = world.process
-    return [request for request in process.requests if request.outcomes is None] if process is not None else []
+    return (
+        [request for request in process.requests if request.outcomes is None] if process is not None else []
+    )
 
 
 @happening("index", 30, lambda world: bool(_waiting(world)))
@@ -244,7 +252,9 @@ def late(world: World) -> None:
 
 @happening("mood", 2)
 def mood(world: World) -> None:
-    world.index.mood = ("ok", "ok", "ok", "refuses", "portal", "busy", "away", "fails", "rejects")[world.draw(9)]
+    world.index.mood = ("ok", "ok", "ok", "refuses", "portal", "busy", "away", "fails", "rejects")[
+        world.draw(9)
+    ]
     world.say("the index", world.index.mood)
 
 
@@ -266,7 +276,9 @@ def even_study(world: World) -> None:
 
 @happening("start", 30, lambda world: world.process is None)
 def start(world: World) -> None:
-    world.start(("run", "run", "run", "once", "initial")[world.draw(5 if "modes" in world.config.features else 1)])
+    world.start(
+        ("run", "run", "run", "once", "initial")[world.draw(5 if "modes" in world.config.features else 1)]
+    )
 
 
 @happening("kill", 2, lambda world: world.process is not None)
@@ -286,7 +298,11 @@ def initial(world: World) -> None:
     world.process.initial_wanted = bool(world.draw(2))
 
 
-@happening("ask for sweep", 1, lambda world: world.process is not None and not world.process.stopping and world.scope_complete)
+@happening(
+    "ask for sweep",
+    1,
+    lambda world: world.process is not None and not world.process.stopping and world.scope_complete,
+)
 def sweep(world: World) -> None:
     assert world.process is not None
     world.process.sweep_wanted += 1

@@ -130,7 +130,9 @@ class Index:
     def _accept(self, uid: str, delivery: Delivery, request: Request, *, applied: bool) -> None:
         self.arrived += 1
         mark = mark_of(delivery.body)
-        arrival = Arrival(delivery.body, delivery.idempotency_key, delivery.version, mark, self.births.get(uid, 0))
+        arrival = Arrival(
+            delivery.body, delivery.idempotency_key, delivery.version, mark, self.births.get(uid, 0)
+        )
         before = self.last.get(uid)
         if before is not None and before.body == arrival.body and delivery.hints.insist is Insist.NO:
             if uid in self.anew_for:
@@ -143,12 +145,20 @@ class Index:
         self.last[uid] = arrival
         request.arrivals.append(arrival)
         self._keys.add(arrival.key)
-        self.say("the index takes", uid, mark if arrival.body is not None else "deleted", arrival.key[:8], arrival.version)
+        self.say(
+            "the index takes",
+            uid,
+            mark if arrival.body is not None else "deleted",
+            arrival.key[:8],
+            arrival.version,
+        )
         if applied:
             held = self.studies.get(uid)
             if held is not None and self.marks_count and mark[0] and mark < held.mark:
                 raise Broken(f"{uid} went back from {held.mark} to {mark}")
-            self.studies[uid] = _Held(arrival.body, arrival.key, arrival.version, mark if mark[0] else (held.mark if held else mark))
+            self.studies[uid] = _Held(
+                arrival.body, arrival.key, arrival.version, mark if mark[0] else (held.mark if held else mark)
+            )
 
 
 def mark_of(body: bytes | None) -> tuple[int, int, int]:

@@ -24,7 +24,6 @@ from cdc_indexer.flow.results import Results
 from cdc_indexer.flow.settlement import Settlement
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.version import VersionClock
-from tests.simulation import actors
 from tests.simulation.archive import Server
 from tests.simulation.course import play_seed
 
@@ -80,7 +79,9 @@ def _(put: Any) -> None:
 def _(put: Any) -> None:
     give_back = Cases.give_back
 
-    def forgets(self: Cases, case: Case, owner: object, hints: Hints, now: Any, *, after_seconds: float) -> None:
+    def forgets(
+        self: Cases, case: Case, owner: object, hints: Hints, now: Any, *, after_seconds: float
+    ) -> None:
         self.settled(hints)
         give_back(self, case, owner, Hints(), now, after_seconds=after_seconds)
 
@@ -139,7 +140,7 @@ def _(put: Any) -> None:
         case.lease, delivery.hints = None, Hints()
         self._cases._leased -= 1
         if case.waits:
-            from cdc_indexer.model.moment import Now  # noqa: PLC0415
+            from cdc_indexer.model.moment import Now
 
             self._cases.schedule(case, Now(0.0, 0), soon=True)
         self._cases.drop_if_idle(case)
@@ -266,7 +267,11 @@ def _(put: Any) -> None:
 @mutant("a row that isn't visible yet is waited for")
 def _(put: Any) -> None:
     end = Looks.end
-    put(Looks, "end", lambda self, reading, found, now: end(self, reading, replace(found, unseen=frozenset()), now))
+    put(
+        Looks,
+        "end",
+        lambda self, reading, found, now: end(self, reading, replace(found, unseen=frozenset()), now),
+    )
 
 
 @mutant("the view is read once it shows the row that was sent")
@@ -325,7 +330,9 @@ def _(put: Any) -> None:
 def _(put: Any) -> None:
     offer = Backfills.offer
 
-    def late(self: Backfills, job: Any, studies: Any, rows: Any, version: int, epoch: int, now: Any, **named: Any) -> Any:
+    def late(
+        self: Backfills, job: Any, studies: Any, rows: Any, version: int, epoch: int, now: Any, **named: Any
+    ) -> Any:
         drawn = self._looks.draw(now)
         return None if drawn is None else offer(self, job, studies, rows, drawn, epoch, now, **named)
 
@@ -527,7 +534,9 @@ def main() -> int:
             began = time.perf_counter()
             seeds, what = seeds_until_found(name, given.limit)
             holes += seeds is None
-            said = f"{seeds} seeds" if seeds else f"not in {given.limit:,} ({time.perf_counter() - began:.0f} s)"
+            said = (
+                f"{seeds} seeds" if seeds else f"not in {given.limit:,} ({time.perf_counter() - began:.0f} s)"
+            )
             print(f"| {name} | {said} | {what[:90]} |", flush=True)
     return 1 if holes else 0
 

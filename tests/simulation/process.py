@@ -101,7 +101,7 @@ class Process:
     """``mode``: run, once (`run --until-caught-up`) or initial."""
 
     def __init__(self, world: World, mode: str) -> None:
-        from tests.simulation import actors  # noqa: PLC0415 - they know each other
+        from tests.simulation import actors
 
         self.world = world
         self.mode = mode
@@ -211,4 +211,9 @@ class Process:
     @property
     def drained(self) -> bool:
         """After ``stop``: whether it may end."""
-        return self.stopping and not self.requests and not self.core.parts.results.pending and "send" not in self.actors
+        return (
+            self.stopping
+            and not self.requests
+            and not self.core.parts.results.pending
+            and "send" not in self.actors
+        )

@@ -134,7 +134,6 @@ class World:
         self.durable_generation = 0
         self.say("started", mode)
 
-
     def end_process(self) -> None:
         self.process = None
 
@@ -156,7 +155,9 @@ class World:
         """Promise 2: what a kill makes the index see twice."""
         requests = [*(request for _, request in process.unsure), *process.requests]
         forgotten = sum(len(request.arrivals) for request in requests)
-        self.uncertain.update(delivery.study_iuid for request in requests for delivery in request.send.deliveries)
+        self.uncertain.update(
+            delivery.study_iuid for request in requests for delivery in request.send.deliveries
+        )
         if forgotten > self.config.concurrency * self.config.batch_size:
             raise Broken(f"a kill forgets {forgotten} results")
 
@@ -179,10 +180,12 @@ class World:
 
     def skip_log(self) -> None:
         """A position is taken anew, at the end of the log."""
-        self.ahead_of_stream.update(row.id for one in self.server.log for event in one.events for row in event or ())
+        self.ahead_of_stream.update(
+            row.id for one in self.server.log for event in one.events for row in event or ()
+        )
 
     def check_disk(self, changes: Any) -> None:
-        from tests.simulation import invariants  # noqa: PLC0415
+        from tests.simulation import invariants
 
         invariants.check_disk(self, changes)
 

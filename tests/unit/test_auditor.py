@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cdc_indexer.jobs.auditor import Auditor
-from cdc_indexer.jobs.initial import Feeder
+from cdc_indexer.jobs.feeder import Feeder
+from cdc_indexer.state.requests import InitialRequest, ask
 
 
 class Job:
@@ -76,7 +77,7 @@ def test_a_stop_may_meet_a_request_for_an_initial(
     engine: Any = SimpleNamespace(settings=SimpleNamespace(state_dir=tmp_path))
     feeder = Feeder(engine, job)
     monkeypatch.setattr(feeder, "_feed", lambda request: job.stopping.wait(10))
-    monkeypatch.setattr("cdc_indexer.jobs.initial.handover.read", lambda *_: {"number": "1"})
+    ask(tmp_path, InitialRequest(id="1"))
     worker = threading.Thread(target=feeder.look)
     worker.start()
     assert slow_start.wait(10)

@@ -154,6 +154,33 @@ def test_empty_tls_means_verified(load: Load) -> None:
     assert settings.database.tls.verify is True
 
 
+def test_verify_may_be_the_ca_alone_from_the_environment_too(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
+    environment = {"CDC_INDEXER_DATABASE__TLS__VERIFY": "ca"}
+    for settings in (
+        load(**{"database.tls": {"ca": "ca.pem", "verify": "ca"}}),
+        load(environment, **{"database.tls": {"ca": "ca.pem"}}),
+    ):
+        assert settings.database.tls is not None
+        assert settings.database.tls.verify == "ca"
+
+
+@pytest.mark.parametrize(
+    ("written", "host"),
+    [
+        ("[::1]", "::1"),
+        ("::1", "::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        ("10.1.2.3", "10.1.2.3"),
+        ("pacs_db.hospital.cl.", "pacs_db.hospital.cl."),
+        ("hospital-ñandú.cl", "hospital-ñandú.cl"),
+        ("localhost", "localhost"),
+    ],
+)
+def test_hosts(load: Load, written: str, host: str) -> None:
+    assert load(**{"database.host": written}).database.host == host
+
+
 def test_settings_are_frozen_and_hide_secrets(load: Load) -> None:
     settings = load()
     with pytest.raises(ValueError, match="frozen"):
@@ -177,6 +204,13 @@ MISTAKES = [
     ({"database.port": 0}, "database.port must be at least 1"),
     ({"database.user": ""}, "database.user must not be empty"),
     ({"database": []}, "database must be an object"),
+    ({"database.host": "a..b"}, "database.host holds a host name that can't exist"),
+    ({"database.host": "a b"}, "database.host holds a host name that can't exist"),
+    ({"database.host": " "}, "database.host holds a host name that can't exist"),
+    ({"database.host": "[::x]"}, "database.host holds a host name that can't exist"),
+    ({"database.tls": {"verify": "no"}}, 'database.tls.verify must be true, false or "ca"'),
+    ({"database.tls": {"verify": 1}}, 'database.tls.verify must be true, false or "ca"'),
+    ({"database.tls": {"verify": "ca"}}, 'database.tls has verify "ca" without a ca'),
     ({"database.tls": {"verfy": False}}, "database.tls.verfy isn't a known key: did you mean verify?"),
     ({"database.tls": {"ca": "absent.pem"}}, "database.tls.ca names a file that isn't there"),
     ({"database.tls": {"key": "config.json"}}, "database.tls has a key without its cert"),
@@ -291,6 +325,8 @@ def test_missing_files_are_named(load: Load, tmp_path: Path) -> None:
         (0, "server must be a text"),
         ("", "server must not be empty"),
         ("a\nb", "printed"),
+        (" ", "server must not be blank"),
+        ("\u00a0", "printed"),
     ],
 )
 def test_a_centre_that_can_not_be_one(load: Load, server: object, sentence: str) -> None:

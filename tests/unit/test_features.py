@@ -30,6 +30,7 @@ def test_a_header_is_any_subset_and_what_is_unknown_is_ignored(header: str, foun
 
 
 def test_a_feature_is_forgotten_after_ten_answers_in_a_row_without_it() -> None:
+    assert ANSWERS_WITHOUT == 10
     told: list[dict[str, int]] = []
     known = Known(on_change=lambda known: told.append(dict(known.features)))
     known.taught(ALL)

@@ -156,9 +156,10 @@ def test_a_deletion_that_finds_nothing_at_a_wrong_address_waits(world: World, sa
 
 def test_a_deletion_that_finds_nothing_is_done_where_the_index_is_seen_to_work(world: World) -> None:
     """Also where it doesn't know GET."""
+    assert world.post("a", ABSENT) == Verdict(Do.ASK)
     assert world.post("a", ABSENT, asked=WORKS) == Verdict(Do.SETTLE)
     world.post("good", ACCEPTED)
-    assert world.post("b", ABSENT, asked=LOST) == Verdict(Do.SETTLE)
+    assert world.post("b", ABSENT) == Verdict(Do.SETTLE)
 
 
 # --- failing on one, failing on all ----------------------------------------------------------------------

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from cdc_indexer.delivery._work import Ask
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Request, Webservice
 from cdc_indexer.flow.gate import Gate
@@ -105,15 +104,16 @@ def test_without_the_feature_every_request_is_what_it_was(make: Start, receiver:
 
 
 def test_the_index_is_asked_before_the_first_post(make: Start, receiver: Receiver) -> None:
-    receiver.always(Answer(200, [], TAKES_BATCHES), gets=True)
+    receiver.always(Answer(200, [], TAKES_BATCHES, delay_seconds=0.3), gets=True)
     receiver.answer_with(taking())
-    sender = make(ask_first=Ask.AT_START)
+    sender = make(ask_first=True)
     sender.send(*MANY)
     sender.dispatcher.start()
     all_accepted(sender, MANY)
-    methods = [entry.method for entry in receiver.entries()]
-    assert methods[0] == "GET"
-    assert methods.count("GET") == 1
+    question, *posts = receiver.entries()
+    assert question.method == "GET"
+    assert question.ended_at is not None
+    assert all(entry.method == "POST" and entry.time >= question.ended_at for entry in posts)
     # What was taken from the queue before the answer came goes alone, the rest together.
     assert max(arrays(receiver)) > 50
 
@@ -121,7 +121,7 @@ def test_the_index_is_asked_before_the_first_post(make: Start, receiver: Receive
 def test_an_index_that_cannot_be_asked_gets_the_studies(make: Start, receiver: Receiver) -> None:
     receiver.always(Answer(404, b""), gets=True)
     receiver.answer_with(lambda entry: Answer(201))
-    sender = make(ask_first=Ask.AT_START)
+    sender = make(ask_first=True)
     sender.send(*MANY[:20])
     sender.dispatcher.start()
     all_accepted(sender, MANY[:20])
@@ -166,12 +166,13 @@ def test_each_study_of_an_array_has_its_own_status_and_version(make: Start, rece
         return Answer(207, {"results": results}, TAKES_BATCHES)
 
     receiver.answer_with(answer)
-    sender = make(known=Known(features={"batch": 500}))
+    sender = make(known=Known(features={"batch": 500, "versions": 1}))
     sender.send(*MANY[:20], version=12)
     sender.dispatcher.start()
     sender.wait(lambda: len(sender.outcomes) == 20, "all judged")
     assert len(sender.of(Kind.ACCEPTED)) == 18
-    assert sender.of(Kind.REJECTED) == {"1.2.3", "1.2.5"}
+    assert sender.of(Kind.REJECTED) == {"1.2.3"}
+    assert sender.of(Kind.STALE) == {"1.2.5"}
     assert sender.outcomes["1.2.5"].version == 77
     (array,) = [entry.json for entry in receiver.entries()]
     assert {element["version"] for element in array} == {12}

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cdc_indexer.flow.decide import DELETION, INVALID
 from cdc_indexer.model.changes import Changes
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.state import _ledger
@@ -197,6 +198,13 @@ def test_a_pk_that_sqlite_can_not_hold_stops_nothing(store: Store) -> None:
     put(store, entry("1.2.3", 2**64 - 1, 5))
     assert set(store.lookup(["1.2.3", "1.2.4"])) == {"1.2.3", "1.2.4"}
     assert store.count == 2
+
+
+@pytest.mark.parametrize("rejected", [INVALID, DELETION])
+def test_what_stands_for_a_digest_fits_in_its_place(store: Store, rejected: bytes) -> None:
+    wanted = replace(entry("1.2.3", 4), rejected=rejected)
+    put(store, wanted)
+    assert store.lookup(["1.2.3"]) == {"1.2.3": wanted}
 
 
 def test_many_are_asked_for_at_once(store: Store) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from cdc_indexer.model.changes import Changes, Closing, Parking, State
-from cdc_indexer.model.errors import StateError
+from cdc_indexer.model.errors import StateError, StorageError
+from cdc_indexer.state import _database, parked_studies
 from cdc_indexer.state.parked_studies import CLOSED_KEPT, ParkedStudies
 from cdc_indexer.state.store import Store
 
@@ -141,6 +142,24 @@ def test_what_is_discarded_is_erased_from_the_disk_beside_a_run(
     assert any(b"1.2.3" in file.read_bytes() for file in files), "the line stays"
     park(store, parking("1.2.5"))
     assert states(parked) == ["discarded", "discarded", "parked"]
+
+
+def test_what_could_not_be_erased_is_said(
+    store: Store, parked: ParkedStudies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    park(store, parking("1.2.3"))
+    monkeypatch.setattr(_database, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(parked_studies, "_PAUSE_SECONDS", 0.01)
+    impatient = ParkedStudies(tmp_path / "state")
+    reader = sqlite3.connect(tmp_path / "state" / "state.sqlite", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM parked").fetchone()
+    with pytest.raises(StorageError, match="discard once more"):
+        impatient.discard()
+    reader.close()
+    assert impatient.discard() == 0
+    assert not any(b"PEREZ" in file.read_bytes() for file in (tmp_path / "state").iterdir())
+    impatient.close()
 
 
 def test_lines_go_after_a_while(store: Store, parked: ParkedStudies, tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_what_is_no_request_is_refused_once_and_put_aside(tmp_path: Path, conten
         max_leaves=8,
     ).map(lambda value: __import__("json").dumps(value).encode())
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_nothing_that_can_lie_there_stops_run(tmp_path: Path, content: bytes) -> None:
     for kind in (InitialRequest, ReconcileRequest, ResendRequest, PauseRequest, RetryRequest):
         (tmp_path / kind.file()).write_bytes(content)

@@ -7,7 +7,7 @@ import json
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdc_indexer.model.settled import EPOCH, MAX_BUCKETS, IntervalSet, Settled, minute_of
@@ -137,6 +137,7 @@ operations = st.lists(
 
 
 @given(operations, st.sampled_from([4, 8, MAX_BUCKETS]))
+@settings(deadline=None)
 def test_what_changed_is_enough_to_have_all_of_it(actions: list[tuple[str, int, int]], most: int) -> None:
     """Also where minutes are merged into coarser spans, and what was merged is forgotten."""
     kept: dict[str, str] = {}

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -272,6 +273,61 @@ def test_a_file_that_may_not_grow_is_said_and_heals(state_dir: Path) -> None:
     assert done.stdout.strip() == "True", done.stderr
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Two megabytes of its own, where this machine lets us mount them."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_disk_without_room_is_said_and_heals(small_disk: Path) -> None:
+    store = Store(small_disk / "state")
+    durable = 30
+    for number in range(1, durable + 1):
+        store.apply(example(number))
+    filler = small_disk / "somebody-elses"
+    with filler.open("ab", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(b"x" * 512)
+    with pytest.raises(StorageError, match="full"):
+        for number in range(durable + 1, 500):
+            store.apply(example(number))
+            durable = number
+    with pytest.raises(StorageError, match="full"):
+        store.tidy()
+    # As after a kill: what is in the log only can't be moved, and is read all the same.
+    again = Store(small_disk / "state")
+    assert (again.load().ledger, again.count) == (durable, durable)
+    with pytest.raises(StorageError, match="full"):
+        again.apply(example(durable + 1))
+    filler.unlink()
+    again.apply(example(durable + 1))
+    again.tidy()
+    assert again.load().ledger == durable + 1
+    again.close()
+    store.close()
+
+
+@pytest.mark.parametrize("how", ["directory", "file", "replaced"])
+def test_a_state_that_is_taken_away_is_missed(store: Store, state_dir: Path, how: str) -> None:
+    """An unmounted share, a tidy hand: SQLite would write on into a file that no start will find."""
+    store.apply(example(1))
+    what = state_dir if how == "directory" else state_dir / "state.sqlite"
+    what.rename(what.with_suffix(".away"))
+    if how == "replaced":
+        what.write_bytes(b"a copy")
+    with pytest.raises(StorageError, match=r"taken away or replaced.*nothing more is sent until it can"):
+        store.apply(example(2))
+    what.with_suffix(".away").rename(what)
+    store.apply(example(2))
+    assert store.load().ledger == 2
+
+
 class _Failing:
     """A connection whose COMMIT fails, as one on a disk that loses what it took."""
 
@@ -514,6 +570,8 @@ def test_a_damaged_ledger_alone_is_rebuilt(state_dir: Path, how: str) -> None:
         assert loaded.settled == {"2026-03-01T12:00": "[1,3]", "2026-03-01T12:01": "[9,1]"}
         assert loaded.jobs == {"initial": {"after_pk": 1}, "sweep": {"at": 3}}
         assert (loaded.ledger, store.count, loaded.parked) == (0, 0, 1)
+        assert store.rebuilt
+        assert store._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         store.apply(Changes(meta={LEDGER_DAMAGED: None}, ledger={"1.2.3": entry(3)}))
         store.apply(Changes(parking={"9.9": parking("9.9")}))
         parked = ParkedStudies(state_dir)
@@ -611,6 +669,36 @@ def test_the_ledger_is_whole_though_others_hold_the_log(store: Store, state_dir:
     finally:
         again.close()
         reader.close()
+
+
+def test_it_is_not_rebuilt_under_somebody_elses_hands(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has the old file open would write into the log that now is the new one's."""
+    filled(state_dir)
+    (state_dir / _database.DAMAGED_MARK).touch()
+    monkeypatch.setattr(_database, "BUSY_SECONDS", 0.1)
+    other = ParkedStudies(state_dir)
+    assert other.count == 1
+    with pytest.raises(StorageError, match="locked"):
+        Store(state_dir)
+    assert other.discard() == 1
+    other.close()
+    store = Store(state_dir)
+    assert (store.rebuilt, store.load().parked) == (True, 0)
+    store.close()
+
+
+def test_a_file_that_another_tool_left_otherwise(store: Store, state_dir: Path) -> None:
+    store.apply(example())
+    store.close()
+    with closing(sqlite3.connect(state_dir / "state.sqlite")) as db:
+        db.execute("PRAGMA journal_mode = DELETE")
+    again = Store(state_dir)
+    assert not again.rebuilt
+    assert again._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert again.count == 1
+    again.close()
 
 
 def test_killed_while_it_is_rebuilt_it_is_rebuilt_again(
@@ -733,6 +821,22 @@ def test_a_reader_never_makes_the_writer_wait(store: Store, state_dir: Path) -> 
         assert reader.execute("SELECT COUNT(*) FROM parked").fetchone() == (1,)
     finally:
         reader.close()
+
+
+def test_another_process_that_keeps_it_locked_is_said(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_database, "BUSY_SECONDS", 0.1)
+    store = Store(state_dir)
+    store.apply(example(1))
+    other = sqlite3.connect(state_dir / "state.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageError, match=r"nothing more is sent until it can; another process holds it"):
+        store.apply(example(2))
+    other.close()
+    store.apply(example(2))
+    assert store.count == 2
+    store.close()
 
 
 def test_the_log_stays_small_while_commits_go_on(store: Store, state_dir: Path) -> None:

@@ -268,7 +268,10 @@ def test_a_connection_that_ended_at_rest_is_no_index_that_is_away(tmp_path: Path
     assert keys == ["key-0", "key-1", "key-1", "key-2", "key-3", "key-3", "key-4"]
 
 
-def test_half_an_answer_on_a_connection_at_rest_is_not_tried_again_in_silence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reset", [False, True])
+def test_half_an_answer_on_a_connection_at_rest_is_not_tried_again_in_silence(
+    tmp_path: Path, reset: bool
+) -> None:
     requests: list[bytes] = []
 
     def serve(connection: socket.socket) -> None:
@@ -276,6 +279,9 @@ def test_half_an_answer_on_a_connection_at_rest_is_not_tried_again_in_silence(tm
             requests.append(data)
             if len(requests) == 2:
                 connection.sendall(b"HTTP/1.1 201 Cre")
+                if reset:
+                    time.sleep(0.2)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                 return
             connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 16\r\n\r\n" + OK)
 

@@ -6,14 +6,32 @@ import re
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from central_index.digests import FIELDS
 
 _LARGEST_BIGINT = 2**63 - 1
 _MOST_MORE_FIELDS = 32
 _LONGEST_MORE_TEXT = 1_000
 _DATETIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", re.ASCII)
 
-Text = Annotated[str, Field(max_length=250)]
+
+def _without_nul(value: str) -> str:
+    # PostgreSQL can't keep it, and what one store takes must be good for the other.
+    if "\0" in value:
+        raise ValueError("must not hold U+0000")
+    return value
+
+
+Text = Annotated[str, Field(max_length=250), AfterValidator(_without_nul)]
 PrimaryKey = Annotated[int, Field(ge=0, le=_LARGEST_BIGINT)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Scalar = str | int | float | bool | None
@@ -36,7 +54,7 @@ class Study(BaseModel):
     patient_id: Text | None
     patient_name: Text | None
     study_pk: PrimaryKey
-    study_iuid: Annotated[str, Field(min_length=1, max_length=250)]
+    study_iuid: Annotated[str, Field(min_length=1, max_length=250), AfterValidator(_without_nul)]
     study_datetime: str | None
     study_description: Text | None
     study_modality: Text | None
@@ -68,6 +86,8 @@ class Study(BaseModel):
                 raise ValueError("a number beyond the eleven fields is too large")
             if not (_is_text(name) and (not isinstance(value, str) or _is_text(value))):
                 raise ValueError("a field beyond the eleven holds half a character")
+            if "\0" in name or (isinstance(value, str) and "\0" in value):
+                raise ValueError("a field beyond the eleven holds U+0000")
             if len(name) > 64:
                 raise ValueError("the name of a field beyond the eleven is longer than 64 characters")
         return self
@@ -76,6 +96,11 @@ class Study(BaseModel):
     def more(self) -> dict[str, Scalar]:
         """The fields beyond the eleven."""
         return self.__pydantic_extra__
+
+    @property
+    def document(self) -> dict[str, Scalar]:
+        """All fields, the eleven first."""
+        return {field: getattr(self, field) for field in FIELDS} | self.more
 
 
 def _is_text(value: str) -> bool:
@@ -87,7 +112,7 @@ def _is_text(value: str) -> bool:
     return True
 
 
-FIELDS = tuple(Study.model_fields)
+assert tuple(Study.model_fields) == FIELDS
 
 
 def parse(document: Any) -> Study:

@@ -1,0 +1,233 @@
+"""What is read from PostgreSQL, inside one transaction each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg import errors
+
+from central_index.digests import FIELDS, as_hex, range_digest, study_digest
+from central_index.model import (
+    MOST_COUNTED,
+    CenterReport,
+    Filters,
+    Found,
+    Place,
+    Range,
+    RangeDigest,
+    TooManyStudies,
+)
+from central_index.postgres_pool import Connection
+from central_index.postgres_rows import halves, joined, sorted_at, total
+from central_index.postgres_schema import HASHED
+from central_index.shown import COLUMNS, as_json
+from central_index.words import center_mark, id_mark, modality_mark, tokens_of, words_of
+
+_COLUMNS = ", ".join(COLUMNS)
+#: What so many studies have at most is fetched through the index of words and sorted; what more have is found soon by
+#: going through all of them in their order.
+_FEW = 20_000
+#: Unless they are all old: then it is the other way after all.
+_ORDERED_MILLISECONDS = 250
+_REFRESHED_AT_ONCE = 5_000
+
+
+async def search(connection: Connection, filters: Filters) -> Found:
+    tokens = _tokens(filters)
+    conditions, values = _conditions(filters)
+    if tokens == "":
+        return Found([], None, 0, False)
+    if tokens is not None:
+        conditions += " AND words @@ %s::tsquery"
+        values.append(tokens)
+    if filters.study_iuid is not None:
+        # However many more are given: one UID, a few studies.
+        found = await _through_words(connection, filters, conditions, values, None)
+        assert found is not None
+        return found
+    if tokens is None:
+        return await _in_order(connection, filters, conditions, values)
+    found = await _through_words(connection, filters, conditions, values, _FEW)
+    if found is not None:
+        return found
+    try:
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL statement_timeout = {_ORDERED_MILLISECONDS}")
+            return await _in_order(connection, filters, conditions, values)
+    except errors.QueryCanceled:
+        every = await _through_words(connection, filters, conditions, values, None)
+        assert every is not None
+        return every
+
+
+async def _through_words(
+    connection: Connection, filters: Filters, conditions: str, values: Sequence[Any], most: int | None
+) -> Found | None:
+    """All that match, sorted here; None if they are more than ``most``."""
+    after = filters.after or (None, None)
+    rows = await connection.execute(
+        "WITH matching AS MATERIALIZED ("
+        f"SELECT sorted_at, id, center, study_iuid FROM studies WHERE {conditions} LIMIT %s"
+        ") SELECT (SELECT count(*) FROM matching), sorted_at, id, center, study_iuid FROM matching "
+        "WHERE (sorted_at, id) < (%s, %s) OR %s::text IS NULL ORDER BY sorted_at DESC, id DESC LIMIT %s",
+        [*values, most and most + 1, *after, after[0], filters.limit + 1],
+    )
+    places = await rows.fetchall()
+    hits = places[0][0] if places else 0
+    if most is not None and hits > most:
+        return None
+    rows = await connection.execute(
+        f"SELECT {_COLUMNS} FROM unnest(%s::text[], %s::text[]) AS wanted (of_center, of_study) "
+        "JOIN studies ON center = of_center AND study_iuid = of_study "
+        "ORDER BY sorted_at DESC, id DESC",
+        [[place[3] for place in places], [place[4] for place in places]],
+    )
+    return _page(await rows.fetchall(), filters, None if filters.after else hits)
+
+
+async def _in_order(
+    connection: Connection, filters: Filters, conditions: str, values: Sequence[Any]
+) -> Found:
+    """Through the index of their order, until the page is full."""
+    after = " AND (sorted_at, id) < (%s, %s)" if filters.after else ""
+    rows = await connection.execute(
+        f"SELECT {_COLUMNS} FROM studies WHERE {conditions}{after} ORDER BY sorted_at DESC, id DESC LIMIT %s",
+        [*values, *(filters.after or ()), filters.limit + 1],
+    )
+    found = await rows.fetchall()
+    hits: int | None = None
+    if filters.after is None:
+        rows = await connection.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM studies WHERE {conditions} LIMIT %s) AS counted",
+            [*values, MOST_COUNTED + 1],
+        )
+        hits = (await rows.fetchall())[0][0]
+    return _page(found, filters, hits)
+
+
+def _page(rows: Sequence[Sequence[Any]], filters: Filters, hits: int | None) -> Found:
+    shown = rows[: filters.limit]
+    studies = [as_json(row) for row in shown]
+    following = Place(shown[-1][1], shown[-1][0]) if len(rows) > filters.limit else None
+    if hits is None:
+        return Found(studies, following, None, False)
+    return Found(studies, following, min(hits, MOST_COUNTED), hits > MOST_COUNTED)
+
+
+def _tokens(filters: Filters) -> str | None:
+    """The question for the index of words; None where it isn't needed, empty where nothing can match."""
+    parts: list[str] = []
+    if filters.patient is not None:
+        words = words_of(filters.patient)
+        if not words:
+            return ""
+        parts += [f"{_quoted(word)}:*" for word in words]
+    if filters.patient_id is not None:
+        parts.append(_quoted(id_mark(filters.patient_id)))
+    if filters.modality is not None:
+        parts.append(_quoted(modality_mark(filters.modality.upper())))
+    if filters.center is not None:
+        parts.append(_quoted(center_mark(filters.center)))
+    return " & ".join(parts) if parts else None
+
+
+def _quoted(lexeme: str) -> str:
+    return "'{}'".format(lexeme.replace("\\", "\\\\").replace("'", "''"))
+
+
+def _conditions(filters: Filters) -> tuple[str, list[Any]]:
+    found: list[tuple[str, object]] = []
+    if filters.study_iuid is not None:
+        found.append(("study_iuid = %s", filters.study_iuid))
+    if filters.center is not None:
+        # Only its own partition is looked at.
+        found.append(("center = %s", filters.center))
+    if filters.from_date is not None:
+        found.append(("study_datetime >= %s AND sorted_at >= %s", f"{filters.from_date} 00:00:00"))
+    if filters.to_date is not None:
+        found.append(("study_datetime <= %s AND sorted_at <= %s", f"{filters.to_date} 23:59:59"))
+    conditions = ["NOT deleted", *(condition for condition, _ in found)]
+    values = [value for condition, value in found for _ in range(condition.count("%s"))]
+    return " AND ".join(conditions), values
+
+
+async def count(connection: Connection) -> int:
+    rows = await connection.execute("SELECT count(*) FROM studies WHERE NOT deleted")
+    number: int = (await rows.fetchall())[0][0]
+    return number
+
+
+async def reports(connection: Connection) -> list[CenterReport]:
+    rows = await connection.execute("SELECT center, received_at, content FROM reports ORDER BY center")
+    return [
+        CenterReport(center, received, json.loads(content))
+        for center, received, content in await rows.fetchall()
+    ]
+
+
+# --- digests -------------------------------------------------------------------------------------------------
+
+
+async def digests(
+    connection: Connection, center: str, ranges: Sequence[Range], most_listed: int | None
+) -> list[RangeDigest]:
+    await refresh(connection, center)
+    found: list[RangeDigest] = []
+    for after, until in ranges:
+        where = "center = %s AND NOT deleted"
+        values: list[object] = [center]
+        if after is not None:
+            where += " AND study_pk > %s"
+            values.append(after)
+        if until is not None:
+            where += " AND study_pk <= %s"
+            values.append(until)
+        if most_listed is None:
+            rows = await connection.execute(
+                "SELECT count(*), coalesce(sum(digest_high), 0), coalesce(sum(digest_low), 0),"
+                f" count(*) FILTER (WHERE digest_low < 0) FROM studies WHERE {where}",
+                values,
+            )
+            size, highs, lows, negative = (await rows.fetchall())[0]
+            found.append(RangeDigest(size, as_hex(total(int(highs), int(lows), negative)), None))
+            continue
+        rows = await connection.execute(
+            f"SELECT study_pk, study_iuid, digest_high, digest_low FROM studies WHERE {where} ORDER BY study_pk LIMIT %s",
+            [*values, most_listed + 1],
+        )
+        listed = [(pk, iuid, joined(high, low) or b"") for pk, iuid, high, low in await rows.fetchall()]
+        most_listed -= len(listed)
+        if most_listed < 0:
+            raise TooManyStudies
+        digest = range_digest(one for _, _, one in listed)
+        found.append(RangeDigest(len(listed), digest, [(pk, iuid, one.hex()) for pk, iuid, one in listed]))
+    return found
+
+
+async def refresh(connection: Connection, center: str | None) -> None:
+    """What is made from a row is made anew for those that were changed by hand; there are hardly ever any."""
+    whose, values = ("AND center = %s", [center]) if center is not None else ("", [])
+    while True:
+        rows = await connection.execute(
+            f"SELECT first_received_at, {', '.join(HASHED)} FROM studies "
+            f"WHERE digest_low IS NULL AND NOT deleted {whose} LIMIT %s FOR UPDATE",
+            [*values, _REFRESHED_AT_ONCE],
+        )
+        found = await rows.fetchall()
+        for first_received_at, *known, more in found:
+            study = {**json.loads(more), **dict(zip(FIELDS, known, strict=True))}
+            await connection.execute(
+                "UPDATE studies SET digest_high = %s, digest_low = %s, sorted_at = %s,"
+                " words = array_to_tsvector(%s::text[]) WHERE center = %s AND study_iuid = %s",
+                [
+                    *halves(study_digest(study)),
+                    sorted_at(study["study_datetime"], first_received_at),
+                    tokens_of(study),
+                    study["center"],
+                    study["study_iuid"],
+                ],
+            )
+        if len(found) < _REFRESHED_AT_ONCE:
+            return
