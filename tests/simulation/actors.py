@@ -14,7 +14,7 @@ from cdc_indexer.model.moment import EPOCH, moment
 from cdc_indexer.model.outcome import Kind, Outcome
 from cdc_indexer.model.settled import minute_of
 from cdc_indexer.model.study import OutboxRow, names, study_key
-from tests.simulation.index import Request
+from tests.simulation.index import Broken, Request
 from tests.simulation.process import Away, Process, Steps
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def look_up(p: Process) -> Steps:
         entries = p.world.disk.lookup(keys)
         yield None
         intake.looked_up(epoch, keys, entries, p.now())
+        p.world.decided(p)
 
 
 # --- the stream ------------------------------------------------------------------------------------------
@@ -100,7 +101,6 @@ def _stream(p: Process) -> Steps:
     p.fresh_position = position is None
     if position is None:
         position = server.end()
-        world.sweep_needed = True
         world.skip_log()
     p.position_lost = False
     yield None
@@ -154,7 +154,6 @@ def _stream(p: Process) -> Steps:
 
 def _degraded(p: Process) -> Steps:
     world = p.world
-    world.sweep_needed = True
     p.fresh_position = True
     again = world.seconds + 60.0
     while world.seconds < again:
@@ -374,7 +373,13 @@ def verify(p: Process) -> Steps:
             entries = world.disk.lookup(reading.keys)
             yield None
             found = Found(reading.epoch, studies, by_uid, unseen=unseen, newest=newest, entries=entries)
+            late = core.parts.epoch != reading.epoch or p.source.epoch != reading.epoch
+            before = core.parts.order.pending, core.parts.progress.claimed_count
+            core.parts.enter(p.source.epoch)
             looks.end(reading, found, p.now())
+            if late and before != (core.parts.order.pending, core.parts.progress.claimed_count):
+                raise Broken("what was read in another epoch decides something")
+            world.decided(p)
         except Away:
             pause = world.seconds + 1.0
             looks.give_back(reading, p.now())
@@ -442,6 +447,7 @@ def send(p: Process) -> Steps:
         elif not world.disk.full:
             sends, seconds = core.take_sends(p.now())
             for one in sends:
+                world.sent(p, one)
                 p.requests.append(Request(one, world.seconds))
             if not sends:
                 state["again_at"] = world.seconds + min(max(seconds, 0.01), 1.0)
@@ -542,17 +548,26 @@ def feed(p: Process) -> Steps:
                 pause = world.seconds + 1.0
                 yield lambda pause=pause: world.seconds >= pause  # type: ignore[misc]
                 continue
-            yield None
-            reading = backfills.offer(job, studies, rows, version, epoch, p.now())  # type: ignore[arg-type]
-            if reading is None:
+            again = False
+            for start in range(0, len(studies), world.config.chunk):
+                if not backfills.room():
+                    yield backfills.room
+                yield None
+                chunk = studies[start : start + world.config.chunk]
+                reading = backfills.offer(job, chunk, rows, version, epoch, p.now())  # type: ignore[arg-type]
+                if reading is None:
+                    again = True
+                    break
+                try:
+                    yield None
+                    entries = world.disk.lookup(reading.keys)
+                    yield None
+                    core.looks.end(reading, Found(epoch, entries=entries), p.now())
+                    world.decided(p)
+                finally:
+                    core.looks.give_back(reading, p.now())
+            if again:
                 continue
-            try:
-                yield None
-                entries = world.disk.lookup(reading.keys)
-                yield None
-                core.looks.end(reading, Found(epoch, entries=entries), p.now())
-            finally:
-                core.looks.give_back(reading, p.now())
             if studies:
                 job.passed(names(studies[-1])[1])
             last = len(studies) < limit

@@ -14,6 +14,9 @@ from cdc_indexer.model.study import OutboxRow
 #: What the archive's clock shows when a world begins (microseconds since 1970).
 BEGINNING = 1_767_225_600_000_000
 
+#: Instead of how late: the row has no time at all.
+ZERO = -1
+
 Values = dict[str, Any]
 
 
@@ -327,7 +330,8 @@ class Archive:
         server = self.server
         server.next_id += 1
         clock = self.now + server.clock_ahead - late
-        row = Row(OutboxRow(server.next_id, operation, moment(clock), values))
+        recorded_at = moment(clock) if late != ZERO else None
+        row = Row(OutboxRow(server.next_id, operation, recorded_at, values))  # type: ignore[arg-type]
         server.outbox[row.row.id] = row
         transaction.rows.append(row)
 

@@ -15,17 +15,18 @@ from cdc_indexer.flow.core import Core
 from cdc_indexer.flow.gate import Change, Gatekeeper
 from cdc_indexer.flow.order import Order
 from cdc_indexer.flow.progress import Progress
+from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.moment import EPOCH, Now
 from cdc_indexer.model.position import Identity, Position
 from cdc_indexer.model.settled import Settled
 from cdc_indexer.model.version import VersionClock
-from tests.simulation.index import Request
+from tests.simulation.index import Broken, Request
 
 if TYPE_CHECKING:
     from tests.simulation.archive import Server
     from tests.simulation.world import World
 
-__all__ = ["Actor", "Away", "Ended", "Process", "Steps"]
+__all__ = ["Actor", "Away", "Process", "Steps"]
 
 Steps = Generator[Callable[[], bool] | None, None, None]
 
@@ -118,6 +119,9 @@ class Process:
         order = Order(keeper, config.concurrency, config.batch_size)
         cases = Cases(world.policy, max_studies=config.max_studies, max_hints=config.max_hints)
         self.core = Core(world.policy, progress, clock, order, cases)
+        #: The entries that were put into the ledger, durable or not.
+        self.put: dict[str, Entry | None] = {}
+        self._watch_ledger()
         self.source = Source(world, progress.identity)
         #: How far the database's clock is ahead, as it was when it was last asked.
         self.clock_ahead = 0
@@ -159,6 +163,20 @@ class Process:
             steps["retry"] = actors.retry(self)
         for name, generator in steps.items():
             self.actors[name] = Actor(name, generator)  # type: ignore[arg-type]
+
+    def _watch_ledger(self) -> None:
+        results = self.core.parts.results
+        put, begin = results.put, results.begin_ledger
+
+        def watched(key: str, entry: Entry) -> None:
+            self.put[key] = entry
+            put(key, entry)
+
+        def begun() -> None:
+            self.put.clear()
+            begin()
+
+        results.put, results.begin_ledger = watched, begun  # type: ignore[method-assign]
 
     # --- what actors use ---------------------------------------------------------------------------------
 

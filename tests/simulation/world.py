@@ -37,6 +37,10 @@ class Config:
     queue_limit: int = 256
     reading_limit: int = 200
     page: int = 3
+    #: So many studies of a page of `initial` are offered together.
+    chunk: int = 50
+    #: At the end it is stopped and started again, and another sweep looks for differences.
+    thorough: bool = True
     give_up_seconds: float = 300.0
     #: `initial` begins a new ledger.
     restarts: bool = False
@@ -79,6 +83,7 @@ class World:
         self.last_version = 0
         self.runs = 0
         self.kills = 0
+        self.resends = 0
         #: Studies of which a kill made the program forget what the index took.
         self.uncertain: set[str] = set()
         self.durable_generation = 0
@@ -183,6 +188,21 @@ class World:
         self.ahead_of_stream.update(
             row.id for one in self.server.log for event in one.events for row in event or ()
         )
+
+    def sent(self, process: Process, send: Any) -> None:
+        """A request goes out."""
+        for delivery in send.deliveries:
+            if delivery.epoch < process.core.parts.rows_epoch:
+                raise Broken(f"what was read of {delivery.key} from another server is sent")
+
+    def decided(self, process: Process) -> None:
+        """What the core takes the ledger to say is what was put there last."""
+        results = process.core.parts.results
+        for case in process.core.parts.cases:
+            if case.known and case.lease is None and not results.ledger_is_new:
+                entry = process.put.get(case.key) or self.disk.ledger.get(case.key)
+                if case.entry != entry:
+                    raise Broken(f"the core takes the ledger to say {case.entry} of {case.key}, but it is {entry}")
 
     def check_disk(self, changes: Any) -> None:
         from tests.simulation import invariants
