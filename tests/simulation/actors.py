@@ -374,10 +374,11 @@ def verify(p: Process) -> Steps:
             yield None
             found = Found(reading.epoch, studies, by_uid, unseen=unseen, newest=newest, entries=entries)
             late = core.parts.epoch != reading.epoch or p.source.epoch != reading.epoch
-            before = core.parts.order.pending, core.parts.progress.claimed_count
+            pending, progress = core.parts.order.pending, core.parts.progress
+            open_rows = [row_id for row_id in reading.row_ids if not progress.is_settled(row_id)]
             core.parts.enter(p.source.epoch)
             looks.end(reading, found, p.now())
-            if late and before != (core.parts.order.pending, core.parts.progress.claimed_count):
+            if late and (core.parts.order.pending > pending or any(map(progress.is_settled, open_rows))):
                 raise Broken("what was read in another epoch decides something")
             world.decided(p)
         except Away:

@@ -245,7 +245,8 @@ def come_to_rest(world: World) -> None:
         HAPPENINGS["log on"][2](world)
     while world.zombies:
         world.index.take(world.zombies.pop(0))
-    _until_quiet(world)
+    # Some audits long.
+    _until_quiet(world, pauses=10)
     needs_initial = not world.scope_complete
     process = world.process
     assert process is not None
@@ -277,9 +278,9 @@ def come_to_rest(world: World) -> None:
             raise Broken("a sweep finds something where nothing differs")
 
 
-def _until_quiet(world: World) -> None:
-    """Steps whatever can go on; when nothing can, time passes."""
-    pauses = 0
+def _until_quiet(world: World, *, pauses: int = 3) -> None:
+    """Steps whatever can go on; when nothing can, time passes: ``pauses`` times at least."""
+    least, pauses = pauses, 0
     for _ in range(_REST_STEPS):
         if world.process is None:
             world.start("run")
@@ -300,7 +301,7 @@ def _until_quiet(world: World) -> None:
             if process.mode == "run" and not process.stopping
             else "it isn't `run`"
         )
-        if not said and process.sweep_wanted == 0 and process.initial_wanted is None and pauses >= 3:
+        if not said and process.sweep_wanted == 0 and process.initial_wanted is None and pauses >= least:
             return
         pauses += 1
         # Each time a moment, and then longer and longer.
