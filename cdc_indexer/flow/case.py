@@ -92,7 +92,6 @@ class Case:
         entry: what the ledger says, as of the last durable or pending result; counts only when ``known``.
         lease: who has its turn (a Reading or a Delivery), None while it waits.
         first: the row of a first version, which goes out as recorded if the ledger knows nothing of the study.
-        recorded: (row id, digest) of a first version that wasn't sent as recorded; the view may say the same.
         verify_ids: rows that were sent as recorded and settled; the view is read once it shows them.
         stale: how often in a row the index had a newer version and didn't say which.
     """
@@ -104,7 +103,6 @@ class Case:
     known: bool = False
     lease: object | None = None
     first: OutboxRow | None = None
-    recorded: tuple[int, bytes] | None = None
     verify_ids: tuple[int, ...] = ()
     stale: int = 0
     hints: Hints = field(default_factory=Hints)

@@ -142,11 +142,10 @@ class Looks:
             values = None
         if values is not None:
             case.study_pk = names(values)[1]
-        if values is None and not hints and not case.verify_ids and entry is not None:
+        if values is None and not hints and not case.verify_ids and self._may_show(entry, now):
             # Restored after a restart: nobody remembers the row that has to be visible first.
-            if entry.unverified and not parts.early and now.clock - entry.version < _SHOWN:
-                parts.cases.give_back(case, reading, hints, now, after_seconds=parts.policy.settle_seconds)
-                return
+            parts.cases.give_back(case, reading, hints, now, after_seconds=parts.policy.settle_seconds)
+            return
         seen = None if values is None else self._seen(values, entry)
         wait_seconds = 0.0 if seen is None else self._unstable_seconds(case, seen, hints, found, now)
         do, after = decide(parts.policy, entry, seen, hints, stable=wait_seconds <= 0)
@@ -166,6 +165,12 @@ class Looks:
                 key = self._key(case, hints, document.body, document.digest)
                 self._submit(case, reading, hints, seen, reading.version, key)
 
+    def _may_show(self, entry: Entry | None, now: Now) -> bool:
+        """Whether the row of a first version that was just sent may still be invisible."""
+        if entry is None or not entry.unverified or self._parts.early:
+            return False
+        return now.clock - entry.version < _SHOWN
+
     def _leave_tickets(self, hints: Hints) -> None:
         """A backfill doesn't wait for images to be counted: that is left to the study's rows."""
         cases = self._parts.cases
@@ -180,8 +185,9 @@ class Looks:
         version = microseconds(row.recorded_at)
         self._parts.clock.saw(version)
         seen = self._seen(row.values, None)
-        key = idempotency_key(self._parts.policy.center, row.id)
-        if seen.document is None:
+        document = seen.document
+        key = idempotency_key(self._parts.policy.center, row.id, document.body if document else b"")
+        if document is None:
             self._park_invalid(case, owner, hints, seen, key, now)
         else:
             self._submit(case, owner, hints, seen, version, key, recorded=True)
@@ -233,8 +239,6 @@ class Looks:
         if before is not None and not is_first(before):
             held = before.digest.hex() if before.digest is not None else "nothing"
             return idempotency_key(center, f"{case.key}:{before.version}:{held}", body)
-        if case.recorded is not None and case.recorded[1] == digest:
-            return idempotency_key(center, case.recorded[0])
         # Rows before tickets: whether `initial` or a row comes first may be otherwise after a kill.
         if hints.rows:
             # A deletion is told by its last row, whether or not those before it are still to be settled.
