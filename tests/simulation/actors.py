@@ -101,7 +101,7 @@ def _stream(p: Process) -> Steps:
     p.fresh_position = position is None
     if position is None:
         position = server.end()
-        world.skip_log()
+        world.skip_log(server)
     p.position_lost = False
     yield None
     core.intake.restart_stream(position, server.identity, epoch=epoch)
@@ -316,7 +316,7 @@ def once(p: Process) -> Steps:
         epoch = p.source.epoch
         measure_clock(p, server)
         yield None
-        world.skip_log()
+        world.skip_log(server)
         core.intake.restart_stream(server.end() if server.log_on else None, server.identity, epoch=epoch)
         first = True
         while True:
@@ -505,7 +505,7 @@ def feed(p: Process) -> Steps:
                 epoch = p.source.epoch
                 measure_clock(p, server)
                 yield None
-                world.skip_log()
+                world.skip_log(server)
                 core.intake.restart_stream(
                     server.end() if server.log_on else None, server.identity, epoch=epoch
                 )

@@ -403,11 +403,6 @@ def _(put: Any) -> None:
     put(looks, "idempotency_key", lambda center, seed, read=None: real(center, next(count), read))
 
 
-@mutant("the first row's key is remembered")
-def _(put: Any) -> None:
-    put(Intake, "_remember", _nothing)
-
-
 @mutant("versions grow over restarts")
 def _(put: Any) -> None:
     init = VersionClock.__init__

@@ -174,7 +174,7 @@ class World:
         self.check_disk(changes)
 
     def row_taken(self, row_id: int) -> None:
-        """Somebody takes it: then it wasn't settled. (Where the clock went back ids may have been forgotten with their time.)"""
+        """Somebody takes it: then it wasn't settled. (A clock that goes back makes ids forgotten with their time.)"""
         if row_id in self.settled and not self.clock_jumped:
             raise Broken(f"row {row_id} is taken again, though it is durably settled")
 
