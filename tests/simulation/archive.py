@@ -70,7 +70,7 @@ class Transaction:
     def patient(self, pk: int) -> Patient | None:
         # One that is newer than the snapshot would leave its studies to the sweep; that isn't what is tried here.
         then = self.patients_then.get(pk) or self._server.patients.get(pk)
-        return self.patients[pk] if pk in self.patients else then
+        return self.patients.get(pk, then)
 
     def view(self, pk: int) -> Values | None:
         study = self.study(pk)

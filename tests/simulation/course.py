@@ -253,7 +253,9 @@ def come_to_rest(world: World) -> None:
     if needs_initial:
         process.initial_wanted = False
         _until_quiet(world)
-    hidden = world.clock_jumped and bool({"kills", "stops", "away", "log", "servers"}.intersection(world.config.features))
+    hidden = world.clock_jumped and bool(
+        {"kills", "stops", "away", "log", "servers"}.intersection(world.config.features)
+    )
     if world.sweep_needed or hidden:
         for _ in range(2):
             process.sweep_wanted += 1

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from cdc_indexer.flow.case import Insist
 from cdc_indexer.model.outcome import Kind, Outcome
-
 from tests.simulation.archive import ZERO
 
 if TYPE_CHECKING:
@@ -198,7 +197,9 @@ def switch(world: World) -> None:
     world.server = world.replica if world.server is world.primary else world.primary
     # What it doesn't have yet may be older than what was sent; and what the log doesn't show isn't found by its time.
     world.index.marks_count = False
-    world.sweep_needed = world.sweep_needed or "opaque" in world.config.features or "log" in world.config.features
+    world.sweep_needed = (
+        world.sweep_needed or "opaque" in world.config.features or "log" in world.config.features
+    )
 
 
 @happening("clock jumps", 1)
@@ -288,6 +289,10 @@ def even_study(world: World) -> None:
     world.index.fails.clear()
 
 
+def _runs(world: World) -> bool:
+    return world.process is not None and not world.process.stopping
+
+
 # --- people, processes, the disk -------------------------------------------------------------------------
 
 
@@ -311,13 +316,13 @@ def kill(world: World) -> None:
     world.kill()
 
 
-@happening("term", 1, lambda world: world.process is not None and not world.process.stopping)
+@happening("term", 1, _runs)
 def term(world: World) -> None:
     assert world.process is not None
     world.process.stop()
 
 
-@happening("ask for initial", 1, lambda world: world.process is not None and not world.process.stopping)
+@happening("ask for initial", 1, _runs)
 def initial(world: World) -> None:
     assert world.process is not None
     world.process.initial_wanted = bool(world.draw(2))
@@ -333,7 +338,7 @@ def sweep(world: World) -> None:
     world.process.sweep_wanted += 1
 
 
-@happening("resend", 1, lambda world: world.process is not None and not world.process.stopping and bool(world.server.studies))
+@happening("resend", 1, _runs)
 def resend(world: World) -> None:
     assert world.process is not None
     view = list(world.server.view().items())
@@ -385,7 +390,7 @@ def disk_free(world: World) -> None:
     world.disk.full = False
 
 
-@happening("reload", 1, lambda world: world.process is not None and not world.process.stopping)
+@happening("reload", 1, _runs)
 def reload(world: World) -> None:
     """Other settings for the database: every session is opened anew."""
     assert world.process is not None

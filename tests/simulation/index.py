@@ -56,7 +56,7 @@ class _Held:
 
 
 class Index:
-    """``versions``: it keeps the newest by number. ``knows_keys``: what carries a key that it knows is answered, not applied."""
+    """``versions``: it keeps the newest by number. ``knows_keys``: a key that it knows is answered, and nothing is stored."""
 
     def __init__(self, *, versions: bool, knows_keys: bool, conflicts: bool) -> None:
         self.versions = versions

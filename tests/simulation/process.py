@@ -6,9 +6,9 @@ once that is answered with yes. What jobs/ does with threads, this does with act
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cdc_indexer.flow.cases import Cases
 from cdc_indexer.flow.core import Core
@@ -20,7 +20,7 @@ from cdc_indexer.model.moment import EPOCH, Now
 from cdc_indexer.model.position import Identity, Position
 from cdc_indexer.model.settled import Settled
 from cdc_indexer.model.version import VersionClock
-from tests.simulation.index import Broken, Request
+from tests.simulation.index import Request
 
 if TYPE_CHECKING:
     from tests.simulation.archive import Server
@@ -102,8 +102,6 @@ class Process:
     """``mode``: run, once (`run --until-caught-up`) or initial."""
 
     def __init__(self, world: World, mode: str) -> None:
-        from tests.simulation import actors
-
         self.world = world
         self.mode = mode
         disk, config = world.disk, world.config
@@ -146,23 +144,6 @@ class Process:
         self.sweep_wanted = 0
         self.swept = 0
         self.actors: dict[str, Actor] = {}
-        self._start(actors)
-
-    def _start(self, actors: Any) -> None:
-        steps: dict[str, Iterator[Any]] = {"write": actors.write(self), "send": actors.send(self)}
-        steps["verify"] = actors.verify(self)
-        steps["patients"] = actors.patients(self)
-        if self.mode == "run":
-            steps["stream"] = actors.stream(self)
-            steps["audit"] = actors.auditor(self)
-        elif self.mode == "once":
-            steps["once"] = actors.once(self)
-        steps["feed"] = actors.feed(self)
-        if self.mode != "initial":
-            steps["sweep"] = actors.sweep(self)
-            steps["retry"] = actors.retry(self)
-        for name, generator in steps.items():
-            self.actors[name] = Actor(name, generator)  # type: ignore[arg-type]
 
     def _watch_ledger(self) -> None:
         results = self.core.parts.results
@@ -202,6 +183,10 @@ class Process:
         self.unsure = unsure
 
     # --- its life ----------------------------------------------------------------------------------------
+
+    def begin(self, steps: dict[str, Steps]) -> None:
+        """With these actors, by name."""
+        self.actors = {name: Actor(name, generator) for name, generator in steps.items()}
 
     def step(self, name: str) -> None:
         actor = self.actors[name]

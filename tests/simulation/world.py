@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import cdc_indexer.flow.order as order_module
 from cdc_indexer.flow.policy import Policy
+from tests.simulation.actors import steps_of
 from tests.simulation.archive import BEGINNING, Archive, Server, Transaction
 from tests.simulation.disk import Disk
 from tests.simulation.index import Broken, Index
+from tests.simulation.invariants import check_disk
 from tests.simulation.process import Process
 
 __all__ = ["Config", "Step", "World"]
@@ -136,6 +138,7 @@ class World:
 
     def start(self, mode: str) -> None:
         self.process = Process(self, mode)
+        self.process.begin(steps_of(self.process))
         self.durable_generation = 0
         self.say("started", mode)
 
@@ -171,7 +174,7 @@ class World:
         self.disk.apply(changes, self.seconds)
         process.committed(generation)
         self.durable_generation = generation
-        self.check_disk(changes)
+        check_disk(self, changes)
 
     def row_taken(self, row_id: int) -> None:
         """Somebody takes it: then it wasn't settled. (A clock that goes back makes ids forgotten with their time.)"""
@@ -183,10 +186,10 @@ class World:
             raise Broken(f"version {version} is given out after {self.last_version}")
         self.last_version = version
 
-    def skip_log(self) -> None:
+    def skip_log(self, server: Server) -> None:
         """A position is taken anew, at the end of the log."""
         self.ahead_of_stream.update(
-            row.id for one in self.server.log for event in one.events for row in event or ()
+            row.id for one in server.log for event in one.events for row in event or ()
         )
 
     def sent(self, process: Process, send: Any) -> None:
@@ -202,12 +205,9 @@ class World:
             if case.known and case.lease is None and not results.ledger_is_new:
                 entry = process.put.get(case.key) or self.disk.ledger.get(case.key)
                 if case.entry != entry:
-                    raise Broken(f"the core takes the ledger to say {case.entry} of {case.key}, but it is {entry}")
-
-    def check_disk(self, changes: Any) -> None:
-        from tests.simulation import invariants
-
-        invariants.check_disk(self, changes)
+                    raise Broken(
+                        f"the core takes the ledger to say {case.entry} of {case.key}, but it is {entry}"
+                    )
 
     def initial_began(self) -> None:
         """Its beginning is durable."""
@@ -251,7 +251,3 @@ class World:
         for one in self.primary.transactions:
             taken |= {study.uid for study in one.studies.values() if study is not None}
         return sorted(uid for uid in self.archive.uids if uid not in taken)
-
-
-Names = Sequence[str]
-_ = field

@@ -56,7 +56,9 @@ class Drive:
 
     def __init__(self, policy: Policy | None = None, until: datetime | None = None) -> None:
         self.policy = policy or Policy("c")
-        progress = Progress(Settled(until) if until else Settled(), Identity("s", "pacsdb"), Position("bin.1", 4))
+        progress = Progress(
+            Settled(until) if until else Settled(), Identity("s", "pacsdb"), Position("bin.1", 4)
+        )
         order = Order(Gatekeeper(60.0, 4, random.Random(1)), 4)
         self.core = Core(self.policy, progress, VersionClock(), order)
         self.ledger: dict[str, Entry] = {}
