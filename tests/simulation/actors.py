@@ -11,9 +11,10 @@ from cdc_indexer.flow.compare import compare
 from cdc_indexer.flow.readings import Found
 from cdc_indexer.model.outcome import Outcome
 from cdc_indexer.model.study import names, study_key
+from tests.simulation.auditing import auditor, measure_clock
 from tests.simulation.index import Request
 from tests.simulation.process import Away, Process, Steps
-from tests.simulation.readers import auditor, measure_clock, once, patients, stream, verify
+from tests.simulation.readers import once, patients, stream, verify
 
 if TYPE_CHECKING:
     pass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from tests.simulation import invariants
@@ -38,7 +38,7 @@ class Course:
 
     @classmethod
     def parse(cls, document: dict[str, Any]) -> Course:
-        config = {
+        config: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in document["config"].items()
         }
@@ -317,6 +317,3 @@ def _until_quiet(world: World, *, pauses: int = 3) -> None:
     process = world.process
     said = invariants.restless(world, process) if process is not None else "no process"
     raise Broken(f"it doesn't come to rest: {said or 'it goes on and on'}")
-
-
-_ = replace

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tests.simulation import protections, protections_of_looks  # noqa: F401 - they register
 from tests.simulation.course import play_seed
-from tests.simulation.protections import PROTECTIONS
+from tests.simulation.taken_out import PROTECTIONS
 
 __all__ = ["mutated"]
 
