@@ -92,13 +92,13 @@ SELECT COUNT(DISTINCT grantee), GROUP_CONCAT(DISTINCT grantee ORDER BY grantee S
         UNION
         SELECT GRANTEE FROM information_schema.TABLE_PRIVILEGES
          WHERE PRIVILEGE_TYPE = 'INSERT' AND TABLE_SCHEMA = DATABASE() AND TABLE_NAME <> 'study_service') may_insert
- WHERE SUBSTRING_INDEX(SUBSTRING(grantee, 2), '''@', 1) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
+ WHERE TRIM(BOTH '''' FROM SUBSTRING_INDEX(grantee, '@', 1)) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
          'mariadb.sys', 'mysql.sys', 'mysql.session', 'mysql.infoschema');
 SELECT COUNT(DISTINCT GRANTEE), GROUP_CONCAT(DISTINCT GRANTEE ORDER BY GRANTEE SEPARATOR ' ')
   INTO @indexer_everywhere, @indexer_candidate_everywhere
   FROM information_schema.USER_PRIVILEGES
  WHERE PRIVILEGE_TYPE = 'INSERT'
-   AND SUBSTRING_INDEX(SUBSTRING(GRANTEE, 2), '''@', 1) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
+   AND TRIM(BOTH '''' FROM SUBSTRING_INDEX(GRANTEE, '@', 1)) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
            'mariadb.sys', 'mysql.sys', 'mysql.session', 'mysql.infoschema');
 SET @indexer_candidate = IF(@indexer_found > 0, @indexer_candidate, @indexer_candidate_everywhere),
     @indexer_found = IF(@indexer_found > 0, @indexer_found, @indexer_everywhere);
@@ -248,28 +248,6 @@ EXECUTE indexer_statement;
 DEALLOCATE PREPARE indexer_statement;
 
 -- any archive, 2
-DROP TABLE IF EXISTS study_service_new;
-CREATE TABLE study_service_new (
-  id                BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'UUID_SHORT(): never given twice, whatever is restored',
-  operation         VARCHAR(16) NOT NULL COMMENT 'stored, changed, deleted, patient',
-  patient_pk        BIGINT NULL,
-  patient_id        VARCHAR(250) NULL,
-  patient_name      VARCHAR(250) NULL,
-  study_pk          BIGINT NULL COMMENT '0 in a row that stands for all studies of the patient',
-  study_iuid        VARCHAR(250) NULL,
-  study_datetime    DATETIME NULL,
-  study_description VARCHAR(250) NULL,
-  study_modality    VARCHAR(250) NULL,
-  study_series      INT NULL,
-  study_instances   INT NULL,
-  accession_no      VARCHAR(250) NULL,
-  patient_id_issuer VARCHAR(250) NULL,
-  recorded_at       DATETIME(6) NOT NULL COMMENT 'UTC',
-  PRIMARY KEY (id),
-  KEY study_pk (study_pk),
-  KEY recorded_at (recorded_at)
-) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
-
 DROP PROCEDURE IF EXISTS indexer_install_table;
 DELIMITER //
 CREATE PROCEDURE indexer_install_table()
@@ -279,6 +257,29 @@ BEGIN
    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'study_service';
   SELECT COUNT(*) INTO columns_found FROM information_schema.COLUMNS
    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'study_service' AND COLUMN_NAME = 'id';
+  IF columns_found = 0 THEN
+    DROP TABLE IF EXISTS study_service_new;
+    CREATE TABLE study_service_new (
+      id                BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'UUID_SHORT(): never given twice, whatever is restored',
+      operation         VARCHAR(16) NOT NULL COMMENT 'stored, changed, deleted, patient',
+      patient_pk        BIGINT NULL,
+      patient_id        VARCHAR(250) NULL,
+      patient_name      VARCHAR(250) NULL,
+      study_pk          BIGINT NULL COMMENT '0 in a row that stands for all studies of the patient',
+      study_iuid        VARCHAR(250) NULL,
+      study_datetime    DATETIME NULL,
+      study_description VARCHAR(250) NULL,
+      study_modality    VARCHAR(250) NULL,
+      study_series      INT NULL,
+      study_instances   INT NULL,
+      accession_no      VARCHAR(250) NULL,
+      patient_id_issuer VARCHAR(250) NULL,
+      recorded_at       DATETIME(6) NOT NULL COMMENT 'UTC',
+      PRIMARY KEY (id),
+      KEY study_pk (study_pk),
+      KEY recorded_at (recorded_at)
+    ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
+  END IF;
   IF tables_found = 0 THEN
     RENAME TABLE study_service_new TO study_service;
   ELSEIF columns_found = 0 THEN
@@ -482,46 +483,6 @@ BEGIN
 END//
 DELIMITER ;
 
--- MySQL takes no account's name from a variable: the same once more for the archive's usual account. Nothing new to read.
-SET @indexer_named = NULL;
-/*!80029 SET @indexer_named = @indexer_account */;
-DROP PROCEDURE IF EXISTS indexer_install_named;
-DELIMITER //
-CREATE PROCEDURE indexer_install_named(IN account VARCHAR(80) CHARACTER SET utf8mb4)
-BEGIN
-  IF @indexer_named = account THEN
-    DROP TRIGGER IF EXISTS indexer_row;
-  END IF;
-END//
-DELIMITER ;
-CALL indexer_install_named('''pacs''@''%''');
-DELIMITER //
-/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
-BEGIN
-  IF NEW.id = 0 THEN
-    SET NEW.id = UUID_SHORT();
-  END IF;
-  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
-    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
-      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
-  END IF;
-END */ //
-DELIMITER ;
-CALL indexer_install_named('''pacs''@''localhost''');
-DELIMITER //
-/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
-BEGIN
-  IF NEW.id = 0 THEN
-    SET NEW.id = UUID_SHORT();
-  END IF;
-  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
-    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
-      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
-  END IF;
-END */ //
-DELIMITER ;
-DROP PROCEDURE indexer_install_named;
-
 -- Once all the way that a study will go, with the triggers' rights, on a table of its own, and taken back. A trigger on the archive's
 -- tables would not say what is wrong; here it does, and the script ends.
 DROP TABLE IF EXISTS indexer_trial;
@@ -641,11 +602,22 @@ BEGIN
     DROP TRIGGER IF EXISTS indexer_study_update;
     DROP TRIGGER IF EXISTS indexer_study_delete;
     DROP TRIGGER IF EXISTS indexer_patient_update;
+    DROP TRIGGER IF EXISTS indexer_row;
   END IF;
 END//
 DELIMITER ;
 CALL indexer_install_named('''pacs''@''%''');
 DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END */ //
 /*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_study_insert AFTER INSERT ON study FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
@@ -718,6 +690,16 @@ END */ //
 DELIMITER ;
 CALL indexer_install_named('''pacs''@''localhost''');
 DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END */ //
 /*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_study_insert AFTER INSERT ON study FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;

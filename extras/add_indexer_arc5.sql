@@ -12,7 +12,7 @@
 --              indexer_instance_insert, indexer_instance_delete                          on instance
 --              indexer_series_insert, indexer_series_update, indexer_series_delete       on series
 --              indexer_rejected_insert, indexer_rejected_delete                          on rejected_instance
---              indexer_patient_update (before 5.31 also indexer_patient_before)               on patient
+--              indexer_patient_before, indexer_patient_update                            on patient
 --              indexer_patient_id_insert, _before, _update, _delete                      on patient_id
 --              indexer_person_name_update                                                on person_name
 --              indexer_row            numbers and dates the rows of study_service
@@ -152,13 +152,13 @@ SELECT COUNT(DISTINCT grantee), GROUP_CONCAT(DISTINCT grantee ORDER BY grantee S
         UNION
         SELECT GRANTEE FROM information_schema.TABLE_PRIVILEGES
          WHERE PRIVILEGE_TYPE = 'INSERT' AND TABLE_SCHEMA = DATABASE() AND TABLE_NAME <> 'study_service') may_insert
- WHERE SUBSTRING_INDEX(SUBSTRING(grantee, 2), '''@', 1) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
+ WHERE TRIM(BOTH '''' FROM SUBSTRING_INDEX(grantee, '@', 1)) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
          'mariadb.sys', 'mysql.sys', 'mysql.session', 'mysql.infoschema');
 SELECT COUNT(DISTINCT GRANTEE), GROUP_CONCAT(DISTINCT GRANTEE ORDER BY GRANTEE SEPARATOR ' ')
   INTO @indexer_everywhere, @indexer_candidate_everywhere
   FROM information_schema.USER_PRIVILEGES
  WHERE PRIVILEGE_TYPE = 'INSERT'
-   AND SUBSTRING_INDEX(SUBSTRING(GRANTEE, 2), '''@', 1) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
+   AND TRIM(BOTH '''' FROM SUBSTRING_INDEX(GRANTEE, '@', 1)) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
            'mariadb.sys', 'mysql.sys', 'mysql.session', 'mysql.infoschema');
 SET @indexer_candidate = IF(@indexer_found > 0, @indexer_candidate, @indexer_candidate_everywhere),
     @indexer_found = IF(@indexer_found > 0, @indexer_found, @indexer_everywhere);
@@ -369,28 +369,6 @@ PREPARE indexer_statement FROM @indexer_sql;
 EXECUTE indexer_statement;
 DEALLOCATE PREPARE indexer_statement;
 
-DROP TABLE IF EXISTS study_service_new;
-CREATE TABLE study_service_new (
-  id                BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'UUID_SHORT(): never given twice, whatever is restored',
-  operation         VARCHAR(16) NOT NULL COMMENT 'stored, changed, deleted, patient',
-  patient_pk        BIGINT NULL,
-  patient_id        VARCHAR(250) NULL,
-  patient_name      VARCHAR(250) NULL,
-  study_pk          BIGINT NULL COMMENT '0 in a row that stands for all studies of the patient',
-  study_iuid        VARCHAR(250) NULL,
-  study_datetime    DATETIME NULL,
-  study_description VARCHAR(250) NULL,
-  study_modality    VARCHAR(250) NULL,
-  study_series      INT NULL,
-  study_instances   INT NULL,
-  accession_no      VARCHAR(250) NULL,
-  patient_id_issuer VARCHAR(250) NULL,
-  recorded_at       DATETIME(6) NOT NULL COMMENT 'UTC',
-  PRIMARY KEY (id),
-  KEY study_pk (study_pk),
-  KEY recorded_at (recorded_at)
-) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
-
 DROP PROCEDURE IF EXISTS indexer_install_table;
 DELIMITER //
 CREATE PROCEDURE indexer_install_table()
@@ -400,6 +378,29 @@ BEGIN
    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'study_service';
   SELECT COUNT(*) INTO columns_found FROM information_schema.COLUMNS
    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'study_service' AND COLUMN_NAME = 'id';
+  IF columns_found = 0 THEN
+    DROP TABLE IF EXISTS study_service_new;
+    CREATE TABLE study_service_new (
+      id                BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'UUID_SHORT(): never given twice, whatever is restored',
+      operation         VARCHAR(16) NOT NULL COMMENT 'stored, changed, deleted, patient',
+      patient_pk        BIGINT NULL,
+      patient_id        VARCHAR(250) NULL,
+      patient_name      VARCHAR(250) NULL,
+      study_pk          BIGINT NULL COMMENT '0 in a row that stands for all studies of the patient',
+      study_iuid        VARCHAR(250) NULL,
+      study_datetime    DATETIME NULL,
+      study_description VARCHAR(250) NULL,
+      study_modality    VARCHAR(250) NULL,
+      study_series      INT NULL,
+      study_instances   INT NULL,
+      accession_no      VARCHAR(250) NULL,
+      patient_id_issuer VARCHAR(250) NULL,
+      recorded_at       DATETIME(6) NOT NULL COMMENT 'UTC',
+      PRIMARY KEY (id),
+      KEY study_pk (study_pk),
+      KEY recorded_at (recorded_at)
+    ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
+  END IF;
   IF tables_found = 0 THEN
     RENAME TABLE study_service_new TO study_service;
   ELSEIF columns_found = 0 THEN
@@ -603,46 +604,6 @@ BEGIN
 END//
 DELIMITER ;
 
--- MySQL takes no account's name from a variable: the same once more for the archive's usual account. Nothing new to read.
-SET @indexer_named = NULL;
-/*!80029 SET @indexer_named = @indexer_account */;
-DROP PROCEDURE IF EXISTS indexer_install_named;
-DELIMITER //
-CREATE PROCEDURE indexer_install_named(IN account VARCHAR(80) CHARACTER SET utf8mb4)
-BEGIN
-  IF @indexer_named = account THEN
-    DROP TRIGGER IF EXISTS indexer_row;
-  END IF;
-END//
-DELIMITER ;
-CALL indexer_install_named('''pacs''@''%''');
-DELIMITER //
-/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
-BEGIN
-  IF NEW.id = 0 THEN
-    SET NEW.id = UUID_SHORT();
-  END IF;
-  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
-    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
-      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
-  END IF;
-END */ //
-DELIMITER ;
-CALL indexer_install_named('''pacs''@''localhost''');
-DELIMITER //
-/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
-BEGIN
-  IF NEW.id = 0 THEN
-    SET NEW.id = UUID_SHORT();
-  END IF;
-  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
-    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
-      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
-  END IF;
-END */ //
-DELIMITER ;
-DROP PROCEDURE indexer_install_named;
-
 -- Once all the way that a study will go, with the triggers' rights, on a table of its own, and taken back. A trigger on the archive's
 -- tables would not say what is wrong; here it does, and the script ends.
 DROP TABLE IF EXISTS indexer_trial;
@@ -792,7 +753,7 @@ BEGIN
 END//
 
 -- Before 5.31 a patient names its id. A column that an update of the archive drops must not be named as OLD.x or NEW.x: from then
--- on every UPDATE would fail, and no handler would catch it. So it is read, before and after. (From 5.31 on this trigger isn't there.)
+-- on every UPDATE would fail, and no handler would catch it. So it is read, before and after. (From 5.31 on: see below.)
 CREATE DEFINER = CURRENT_USER TRIGGER indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
@@ -973,11 +934,22 @@ BEGIN
     DROP TRIGGER IF EXISTS indexer_patient_id_update;
     DROP TRIGGER IF EXISTS indexer_rejected_insert;
     DROP TRIGGER IF EXISTS indexer_rejected_delete;
+    DROP TRIGGER IF EXISTS indexer_row;
   END IF;
 END//
 DELIMITER ;
 CALL indexer_install_named('''pacs''@''%''');
 DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END */ //
 /*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_study_insert AFTER INSERT ON study FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
@@ -1224,6 +1196,16 @@ END */ //
 DELIMITER ;
 CALL indexer_install_named('''pacs''@''localhost''');
 DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END */ //
 /*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_study_insert AFTER INSERT ON study FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
@@ -1472,18 +1454,171 @@ DROP PROCEDURE indexer_install_named;
 CALL indexer_install_rejected(0);
 DROP PROCEDURE indexer_install_rejected;
 
--- Where the patient doesn't name its id, there is nothing to read before and after.
-DROP PROCEDURE IF EXISTS indexer_install_before;
+-- From 5.31 on what matters of an id stands in its row, and OLD and NEW are compared. (Not before, and not while the archive is being
+-- updated: a column that goes away must not be named.)
+SET @indexer_compares = @indexer_has_patient_fk AND @indexer_has_entity_id AND NOT @indexer_has_patient_id_fk;
+DROP PROCEDURE IF EXISTS indexer_install_compared;
 DELIMITER //
-CREATE PROCEDURE indexer_install_before()
+CREATE PROCEDURE indexer_install_compared(IN account VARCHAR(80) CHARACTER SET utf8mb4)
 BEGIN
-  IF NOT @indexer_has_patient_id_fk THEN
+  IF NOT @indexer_compares THEN
+    SET @indexer_sql = NULL;
+  ELSEIF @indexer_dynamic THEN
+    IF account = 'CURRENT_USER' THEN
+    SET @indexer_sql = CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  SET @indexer_patient_id = NULL;
+END');
+    PREPARE indexer_statement FROM @indexer_sql;
+    EXECUTE indexer_statement;
+    DEALLOCATE PREPARE indexer_statement;
+    SET @indexer_sql = CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+END');
+    PREPARE indexer_statement FROM @indexer_sql;
+    EXECUTE indexer_statement;
+    DEALLOCATE PREPARE indexer_statement;
+    SET @indexer_sql = CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE is_first, has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+    IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(OLD.patient_fk, ''patient'');
+      END IF;
+    END IF;
+    SET is_first = 0;
+    SELECT 1 INTO is_first FROM patient p WHERE p.pk = NEW.patient_fk
+       AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.patient_fk LIMIT 1;
+    IF is_first AND has_studies THEN
+      CALL indexer_process(NEW.patient_fk, ''patient'');
+    END IF;
+  END IF;
+END');
+    PREPARE indexer_statement FROM @indexer_sql;
+    EXECUTE indexer_statement;
+    DEALLOCATE PREPARE indexer_statement;
+    END IF;
+  ELSEIF account = IF(@indexer_named IN ('''pacs''@''%''', '''pacs''@''localhost'''), @indexer_named, IF(@indexer_named IS NULL, '', 'CURRENT_USER')) THEN
     DROP TRIGGER IF EXISTS indexer_patient_before;
+    DROP TRIGGER IF EXISTS indexer_patient_id_before;
+    DROP TRIGGER IF EXISTS indexer_patient_id_update;
   END IF;
 END//
 DELIMITER ;
-CALL indexer_install_before();
-DROP PROCEDURE indexer_install_before;
+CALL indexer_install_compared('CURRENT_USER');
+DELIMITER //
+/*!80029 CREATE DEFINER = CURRENT_USER TRIGGER IF NOT EXISTS indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  SET @indexer_patient_id = NULL;
+END */ //
+/*!80029 CREATE DEFINER = CURRENT_USER TRIGGER IF NOT EXISTS indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+END */ //
+/*!80029 CREATE DEFINER = CURRENT_USER TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE is_first, has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+    IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(OLD.patient_fk, 'patient');
+      END IF;
+    END IF;
+    SET is_first = 0;
+    SELECT 1 INTO is_first FROM patient p WHERE p.pk = NEW.patient_fk
+       AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.patient_fk LIMIT 1;
+    IF is_first AND has_studies THEN
+      CALL indexer_process(NEW.patient_fk, 'patient');
+    END IF;
+  END IF;
+END */ //
+DELIMITER ;
+CALL indexer_install_compared('''pacs''@''%''');
+DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  SET @indexer_patient_id = NULL;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE is_first, has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+    IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(OLD.patient_fk, 'patient');
+      END IF;
+    END IF;
+    SET is_first = 0;
+    SELECT 1 INTO is_first FROM patient p WHERE p.pk = NEW.patient_fk
+       AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.patient_fk LIMIT 1;
+    IF is_first AND has_studies THEN
+      CALL indexer_process(NEW.patient_fk, 'patient');
+    END IF;
+  END IF;
+END */ //
+DELIMITER ;
+CALL indexer_install_compared('''pacs''@''localhost''');
+DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  SET @indexer_patient_id = NULL;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE is_first, has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+    IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(OLD.patient_fk, 'patient');
+      END IF;
+    END IF;
+    SET is_first = 0;
+    SELECT 1 INTO is_first FROM patient p WHERE p.pk = NEW.patient_fk
+       AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.patient_fk LIMIT 1;
+    IF is_first AND has_studies THEN
+      CALL indexer_process(NEW.patient_fk, 'patient');
+    END IF;
+  END IF;
+END */ //
+DELIMITER ;
+DROP PROCEDURE indexer_install_compared;
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- 8. Record what happened while the triggers were off: studies that are new or look different, studies that are gone.

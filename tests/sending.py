@@ -14,7 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from cdc_indexer.delivery._work import Ask
 from cdc_indexer.delivery._work import Client as AnyClient
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Webservice
@@ -131,7 +130,7 @@ class _Sending(Sending):
     """With clients of a test's own, perhaps."""
 
     def __init__(
-        self, engine: Engine, known: Known, ask_first: Ask | None, make_client: Callable[[], AnyClient] | None
+        self, engine: Engine, known: Known, ask_first: bool, make_client: Callable[[], AnyClient] | None
     ) -> None:
         self._config = engine.settings
         self._make = make_client
@@ -154,7 +153,7 @@ class Dispatcher:
         durable: Disk | None = None,
         concurrency: int = 8,
         give_up_seconds: float = 3600.0,
-        ask_first: Ask | None = None,
+        ask_first: bool = False,
         on_gate: Callable[[Change], None] = lambda change: None,
         before_probe: Callable[[], None] = lambda: None,
     ) -> None:

@@ -142,7 +142,8 @@ class Looks:
             values = None
         if values is not None:
             case.study_pk = names(values)[1]
-        if values is None and not hints and not case.verify_ids and self._may_show(entry, now):
+        recent = entry is not None and entry.unverified and now.clock - entry.version < _SHOWN
+        if values is None and recent and not (hints or case.verify_ids or parts.early):
             # Restored after a restart: nobody remembers the row that has to be visible first.
             parts.cases.give_back(case, reading, hints, now, after_seconds=parts.policy.settle_seconds)
             return
@@ -164,12 +165,6 @@ class Looks:
             else:
                 key = self._key(case, hints, document.body, document.digest)
                 self._submit(case, reading, hints, seen, reading.version, key)
-
-    def _may_show(self, entry: Entry | None, now: Now) -> bool:
-        """Whether the row of a first version that was just sent may still be invisible."""
-        if entry is None or not entry.unverified or self._parts.early:
-            return False
-        return now.clock - entry.version < _SHOWN
 
     def _leave_tickets(self, hints: Hints) -> None:
         """A backfill doesn't wait for images to be counted: that is left to the study's rows."""

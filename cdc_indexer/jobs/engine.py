@@ -307,6 +307,14 @@ class Engine:
         if result.accepted:
             self.delivered_count += 1
             self.observer.delivered(delivery, outcome)
+            policy = self.core.parts.policy
+            # It was the only version that goes: with `updates` the counts would follow.
+            if policy.stable and not policy.updates and delivery.rows and delivery.entry.instances == 0:
+                log.warning(
+                    "a study goes out as it is",
+                    study_pk=delivery.study_pk,
+                    reason="the archive hasn't counted its images within a day: see whether it has stored them",
+                )
         else:
             self.parked_count += 1
             self.observer.parked(delivery, outcome)

@@ -42,7 +42,8 @@ class Index:
         self.directory = directory
         #: As --database takes it.
         self.database = database or str(directory / "central.sqlite")
-        self.read_database: str | None = None
+        #: More options, as CENTRAL_*.
+        self.options: dict[str, str] = {}
         self.url = f"http://127.0.0.1:{free_port()}"
         self.log_path = directory / "central.log"
         self.session = self._new_session()
@@ -83,7 +84,7 @@ class Index:
                     "CENTRAL_LISTEN": self.url.removeprefix("http://"),
                     "CENTRAL_DATABASE": self.database,
                     "CENTRAL_KEYS": str(self.directory / "keys.json"),
-                    **({"CENTRAL_READ_DATABASE": self.read_database} if self.read_database else {}),
+                    **self.options,
                 },
                 stdout=log,
                 stderr=log,

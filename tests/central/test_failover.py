@@ -126,7 +126,7 @@ def test_searches_may_go_to_the_standby(pair: tuple[Cluster, Cluster], make_inde
     primary, standby = pair
     database = primary.new_database()
     index = make_index(database=database)
-    index.read_database = standby.url(database.rpartition("/")[2])
+    index.options["CENTRAL_READ_DATABASE"] = standby.url(database.rpartition("/")[2])
     index.start()
     assert index.post(study()).status_code == 201
     wait_until(lambda: len(index.studies(patient="pena")) == 1, 10, "the standby doesn't get it")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -44,19 +46,26 @@ def test_no_older_version_wins_and_none_deadlocks(siblings: list[Index]) -> None
         highest |= dict.fromkeys(numbers, version)
     rng.shuffle(batches)
 
-    def send(pair: tuple[int, list[dict[str, object]]]) -> set[int]:
+    def send(pair: tuple[int, list[dict[str, Any]]]) -> list[tuple[int, int]]:
         place, batch = pair
         results = siblings[place % 3].post(batch).json()["results"]
-        return {result["status"] for result in results}
+        return [(one["study_pk"], result["status"]) for one, result in zip(batch, results, strict=True)]
 
     with ThreadPoolExecutor(9) as pool:
-        statuses = set().union(*pool.map(send, enumerate(batches)))
-    assert statuses <= {201, 409}
-    held = {one["study_pk"]: one["study_instances"] for one in siblings[1].studies(limit=500)}
+        answers = [answer for some in pool.map(send, enumerate(batches)) for answer in some]
+    assert {status for _, status in answers} <= {201, 409}
+    studies = siblings[1].studies(limit=500)
+    held = {one["study_pk"]: one["study_instances"] for one in studies}
     assert held == {number: version for number, version in highest.items() if version}
+    # What was answered with 201 was carried out.
+    accepted = Counter(number for number, status in answers if status == 201)
+    assert {one["study_pk"]: one["versions"] for one in studies} == accepted
     unversioned = [[study(n, study_instances=1000) for n in rng.sample(range(60), 40)] for _ in range(30)]
     with ThreadPoolExecutor(9) as pool:
-        assert set().union(*pool.map(send, enumerate(unversioned))) == {201}
+        answers = [answer for some in pool.map(send, enumerate(unversioned)) for answer in some]
+    accepted += Counter(number for number, _ in answers)
+    assert {status for _, status in answers} == {201}
+    assert {one["study_pk"]: one["versions"] for one in siblings[2].studies(limit=500)} == accepted
 
 
 def test_a_key_that_one_process_knows_all_know(siblings: list[Index]) -> None:

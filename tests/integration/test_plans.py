@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cdc_indexer.source.outbox import Outbox
+from cdc_indexer.source.source import Source
 from tests import following
 from tests.pacs import Pacs
 from tests.pacs5 import Pacs5
@@ -20,21 +21,22 @@ PAGE = 200
 
 @pytest.fixture
 def outbox(pacs: Pacs) -> Iterator[Outbox]:
-    with closing(Outbox(following.settings(pacs.server, pacs.name))) as opened:
-        yield opened
+    with closing(Source(following.settings(pacs.server, pacs.name))) as source:
+        yield Outbox(source)
 
 
 def reads(outbox: Outbox, call: Any) -> tuple[int, Any]:
     """How many rows and index entries the server has read for a call."""
     outbox.now()  # connected
-    with outbox._cursor() as cursor:
-        cursor.execute("SHOW SESSION STATUS LIKE 'Handler_read%'")
-        before = sum(int(row[1]) for row in cursor.fetchall())
+    # The session that was given back is the one that is lent next.
+    before = _handler_reads(outbox)
     found = call()
-    with outbox._cursor() as cursor:
-        cursor.execute("SHOW SESSION STATUS LIKE 'Handler_read%'")
-        after = sum(int(row[1]) for row in cursor.fetchall())
-    return after - before, found
+    return _handler_reads(outbox) - before, found
+
+
+def _handler_reads(outbox: Outbox) -> int:
+    with outbox._session() as session:
+        return sum(int(row[1]) for row in session.rows("SHOW SESSION STATUS LIKE 'Handler_read%'"))
 
 
 def numbers(count: int) -> str:
@@ -121,7 +123,8 @@ def test_a_page_may_end_within_a_moment(pacs: Pacs, outbox: Outbox, not_after: d
 def test_a_page_of_arc5(server: Server) -> None:
     pacs = Pacs5.create(server)
     try:
-        with closing(Outbox(following.settings(server, pacs.name))) as outbox:
+        with closing(Source(following.settings(server, pacs.name))) as source:
+            outbox = Outbox(source)
             pks = [pacs.store_study(patient_id="1-9") for _ in range(5)]
             ((patient_pk,),) = pacs.execute("SELECT DISTINCT patient_fk FROM study")
             page = outbox.studies_of_patient(patient_pk, pks[1], 2)

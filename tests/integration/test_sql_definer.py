@@ -11,7 +11,6 @@ import pytest
 
 from cdc_indexer.checks import installation
 from cdc_indexer.model.finding import Finding, Status
-from cdc_indexer.source.connection import connect
 from tests import following
 from tests.pacs5 import ADD_INDEXER as ADD_ARC5
 from tests.pacs5 import SCHEMA as SCHEMA_ARC5
@@ -198,8 +197,7 @@ def test_check_says_it_when_the_account_is_gone_or_powerless(
     server.run_script(ADD, bare)
 
     def found() -> list[Finding]:
-        connection = connect(following.settings(server, bare))
-        with closing(connection):
+        with following.reading(following.settings(server, bare)) as connection:
             checks = installation.objects(connection, following.settings(server, bare))
             (check,) = [make for name, make in checks if name == "triggers"]
             return list(check())

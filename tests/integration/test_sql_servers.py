@@ -13,7 +13,6 @@ import pytest
 
 from cdc_indexer.checks import installation
 from cdc_indexer.model.finding import Status
-from cdc_indexer.source.connection import connect
 from tests import following
 from tests.pacs5 import ADD_INDEXER as ADD_ARC5
 from tests.pacs5 import SCHEMA as SCHEMA_ARC5
@@ -156,7 +155,7 @@ def test_check_names_sysdate_is_now(new_server: Callable[..., Server]) -> None:
     server = new_server("--sysdate-is-now")
     server.create_database("archive")
     settings = following.settings(server, "archive")
-    with closing(connect(settings)) as connection:
+    with following.reading(settings) as connection:
         (check,) = [
             make for name, make in installation.outbox(connection, settings, ()) if name == "recorded_at"
         ]

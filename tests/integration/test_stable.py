@@ -115,9 +115,9 @@ def test_what_is_never_counted(
 def test_cron_leaves_what_is_not_quiet_to_its_next_run(
     pacs: Pacs, receiver: Receiver, indexer: Indexer
 ) -> None:
-    deliver(indexer, settle_seconds=4)
+    deliver(indexer, settle_seconds=10)
     pacs.update_counts(pacs.store_study("1.1"), 1, 7, "CT")
-    time.sleep(4.5)
+    time.sleep(10.5)
     pk = pacs.store_study("1.2")
     pacs.update_counts(pk, 1, 2, "CT")
 
@@ -133,7 +133,7 @@ def test_cron_leaves_what_is_not_quiet_to_its_next_run(
     pacs.update_counts(pk, 3, 412, "CT\\SR")
     cron()
     assert counts_of(receiver).keys() == {"1.1"}
-    time.sleep(4.5)
+    time.sleep(10.5)
     cron()
     assert counts_of(receiver) == {"1.1": [(1, 7, "CT")], "1.2": [(3, 412, "CT\\SR")]}
     assert "waits until it is quiet" not in indexer.run("status").stdout

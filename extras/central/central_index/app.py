@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -12,21 +13,35 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
-from starlette.routing import Mount, Route
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from central_index.access import Access
 from central_index.keys import Keys
+from central_index.metrics import Measured, Metrics
 from central_index.model import StoreUnavailable
 from central_index.news import News
+from central_index.openapi import document
+from central_index.persons import IdRule
 from central_index.reading import Reading
+from central_index.region import Region
 from central_index.store import make_store
 from central_index.web import SafeHeaders, on_http_exception, on_unavailable
 from central_index.writing import Writing
 
 _STATIC = Path(__file__).resolve().parent / "static"
 _REGISTER = "/api/v1/register"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """``database`` and ``read_database`` as the command line takes them; ``id_rule``: how ids of patients are written."""
+
+    database: str
+    keys: Path
+    read_database: str | None = None
+    id_rule: str | None = None
 
 
 class Central:
@@ -36,30 +51,39 @@ class Central:
     for them.
     """
 
-    def __init__(self, database: str, read_database: str | None, keys: Path) -> None:
-        """Raises UnusableKeys, UnusableStore."""
+    def __init__(self, options: Options) -> None:
+        """Raises UnusableKeys, UnusableStore, UnknownRule."""
         self._news = News()
-        known = Keys(keys)
-        self._store = make_store(database, read_database, self._news.changed)
+        known = Keys(options.keys)
+        id_rule = IdRule(options.id_rule) if options.id_rule is not None else None
+        self._store = make_store(options.database, options.read_database, self._news.changed)
         access = Access(known, self._store)
         writing = Writing(self._store, access)
-        reading = Reading(self._store, access)
+        reading = Reading(self._store, access, known, id_rule)
+        metrics = Metrics()
+        region = Region(self._store, access, known, metrics)
+        routes: list[BaseRoute] = [
+            Route("/", _page),
+            Route("/login", access.login, methods=["POST"]),
+            Route("/logout", access.logout, methods=["POST"]),
+            Route("/events", partial(self._news.events, access)),
+            Route(_REGISTER, writing.register, methods=["POST"]),
+            Route(_REGISTER, writing.try_key, methods=["GET"]),
+            Route(f"{_REGISTER}/digests", writing.digests, methods=["POST"]),
+            Route(f"{_REGISTER}/report", writing.report, methods=["POST"]),
+            Route(f"{_REGISTER}/{{study_iuid:path}}", writing.delete, methods=["DELETE"]),
+            Route("/api/v1/studies", reading.studies),
+            Route("/api/v1/search", reading.search, methods=["POST"]),
+            Route("/api/v1/centers", region.centers),
+            Route("/healthz", region.health),
+            Route("/metrics", region.metrics),
+            Mount("/static", StaticFiles(directory=_STATIC)),
+            Route("/openapi.json", lambda _: JSONResponse(described)),
+        ]
+        described = document(routes)
         self.application = Starlette(
-            routes=[
-                Route("/", _page),
-                Route("/login", access.login, methods=["POST"]),
-                Route("/logout", access.logout, methods=["POST"]),
-                Route("/events", partial(self._news.events, access)),
-                Route(_REGISTER, writing.register, methods=["POST"]),
-                Route(_REGISTER, writing.try_key, methods=["GET"]),
-                Route(f"{_REGISTER}/digests", writing.digests, methods=["POST"]),
-                Route(f"{_REGISTER}/report", writing.report, methods=["POST"]),
-                Route(f"{_REGISTER}/{{study_iuid:path}}", writing.delete, methods=["DELETE"]),
-                Route("/api/v1/studies", reading.studies),
-                Route("/api/v1/search", reading.search, methods=["POST"]),
-                Mount("/static", StaticFiles(directory=_STATIC)),
-            ],
-            middleware=[Middleware(SafeHeaders)],
+            routes=routes,
+            middleware=[Middleware(Measured, metrics=metrics), Middleware(SafeHeaders)],
             exception_handlers={HTTPException: on_http_exception, StoreUnavailable: on_unavailable},
             lifespan=self._lifespan,
         )

@@ -15,9 +15,10 @@ import click
 import structlog
 import uvicorn
 
-from central_index.app import Central
+from central_index.app import Central, Options
 from central_index.keys import UnusableKeys
 from central_index.model import UnusableStore
+from central_index.persons import UnknownRule
 from central_index.store import is_address
 
 log = structlog.get_logger()
@@ -64,6 +65,7 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
 )
 @click.option("--read-database", metavar="URL", help="Where searches go instead, such as a standby.")
 @click.option("--keys", type=click.Path(path_type=Path), default="keys.json", help="Who may do what.")
+@click.option("--id-rule", metavar="RULE", help="How ids of patients are written, such as cl.rut or es.dni.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain, PEM.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key, PEM.")
 @click.pass_context
@@ -73,6 +75,7 @@ def main(
     database: str,
     read_database: str | None,
     keys: Path,
+    id_rule: str | None,
     tls_cert: Path | None,
     tls_key: Path | None,
 ) -> None:
@@ -101,8 +104,8 @@ def main(
     if read_database is not None and not (is_address(database) and is_address(read_database)):
         raise click.UsageError("--read-database needs PostgreSQL on both sides.")
     try:
-        central = Central(database, read_database, keys)
-    except (UnusableKeys, UnusableStore) as error:
+        central = Central(Options(database, keys, read_database, id_rule))
+    except (UnusableKeys, UnusableStore, UnknownRule) as error:
         raise click.ClickException(str(error)) from None
     config = uvicorn.Config(
         central.application,

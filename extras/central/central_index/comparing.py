@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from central_index.document import Rejected
 from central_index.model import Range, RangeDigest
 
 _MOST_RANGES = 1_000
 _LARGEST_BIGINT = 2**63 - 1
+End = Annotated[int, Field(ge=-_LARGEST_BIGINT, le=_LARGEST_BIGINT)] | None
 
 
 class TooManyRanges(Exception):
     """One question may name so many, and no more."""
 
 
+class Question(BaseModel):
+    """after < study_pk <= until; null: without end."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+    ranges: Annotated[
+        list[Annotated[list[End], Field(min_length=2, max_length=2)]], Field(max_length=_MOST_RANGES)
+    ]
+    list_: Annotated[bool, Field(alias="list")] = False
+
+
 def read_ranges(wanted: Any) -> tuple[list[Range], bool]:
     """The ranges, and whether their studies are to be listed. Raises Rejected, TooManyRanges."""
-    if not isinstance(wanted, dict) or not isinstance(wanted.get("ranges"), list):
-        raise Rejected('The question must look like {"ranges": [[0, 1000], [1000, null]]}.')
-    listed = wanted.get("list", False)
-    if not isinstance(listed, bool):
-        raise Rejected("list must be true or false.")
-    if len(wanted["ranges"]) > _MOST_RANGES:
+    if (
+        isinstance(wanted, dict)
+        and isinstance(wanted.get("ranges"), list)
+        and len(wanted["ranges"]) > _MOST_RANGES
+    ):
         raise TooManyRanges(f"More than {_MOST_RANGES} ranges at once.")
-    return [_range(one) for one in wanted["ranges"]], listed
-
-
-def _range(pair: Any) -> Range:
-    if not isinstance(pair, list) or len(pair) != 2 or not all(_is_end(end) for end in pair):
-        raise Rejected("A range must be [after_pk, until_pk], each a whole number or null.")
-    return Range(*pair)
-
-
-def _is_end(end: Any) -> bool:
-    return end is None or (isinstance(end, int) and not isinstance(end, bool) and abs(end) <= _LARGEST_BIGINT)
+    try:
+        question = Question.model_validate(wanted)
+    except ValidationError:
+        raise Rejected(
+            'The question must look like {"ranges": [[0, 1000], [1000, null]], "list": false}.'
+        ) from None
+    return [Range(after, until) for after, until in question.ranges], question.list_
 
 
 def shown(found: RangeDigest) -> dict[str, Any]:

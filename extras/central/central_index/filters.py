@@ -46,27 +46,43 @@ def place_as_text(place: Place) -> str:
     return f"{re.sub('[^0-9]', '', place.sorted_at)}-{place.id}"
 
 
-_FILTERS: dict[str, tuple[str, Callable[[str], Any], str]] = {
-    "patient": ("patient", _as_text, "words of at most 250 characters"),
-    "patient_id": ("patient_id", _as_text, "at most 250 characters"),
-    "study_iuid": ("study_iuid", _as_text, "at most 250 characters"),
-    "modality": ("modality", _as_text, "one modality, such as CT"),
-    "center": ("center", _as_text, "at most 250 characters"),
-    "from": ("from_date", _as_date, "a date, YYYY-MM-DD"),
-    "to": ("to_date", _as_date, "a date, YYYY-MM-DD"),
-    "after": ("after", _as_place, "what an answer said as next"),
-    "limit": ("limit", _as_limit, f"a number from 1 to {_LARGEST_PAGE}"),
+_TEXT = {"type": "string", "maxLength": 250}
+_DATE = {"type": "string", "format": "date"}
+#: By the name under which they are asked for: field, how it is read, what it must be, and the same for machines.
+FILTERS: dict[str, tuple[str, Callable[[str], Any], str, dict[str, Any]]] = {
+    "patient": ("patient", _as_text, "words of at most 250 characters", _TEXT),
+    "patient_id": ("patient_id", _as_text, "at most 250 characters", _TEXT),
+    "accession_number": ("accession_number", _as_text, "at most 250 characters", _TEXT),
+    "study_iuid": ("study_iuid", _as_text, "at most 250 characters", _TEXT),
+    "modality": ("modality", _as_text, "one modality, such as CT", _TEXT),
+    "center": ("center", _as_text, "at most 250 characters", _TEXT),
+    "from": ("from_date", _as_date, "a date, YYYY-MM-DD", _DATE),
+    "to": ("to_date", _as_date, "a date, YYYY-MM-DD", _DATE),
+    "after": (
+        "after",
+        _as_place,
+        "what an answer said as next",
+        {"type": "string", "pattern": r"^\d{14}-\d{1,18}$"},
+    ),
+    "limit": (
+        "limit",
+        _as_limit,
+        f"a number from 1 to {_LARGEST_PAGE}",
+        {"type": "integer", "minimum": 1, "maximum": _LARGEST_PAGE},
+    ),
 }
-assert {name for name, _, _ in _FILTERS.values()} == {field.name for field in fields(Filters)}
+#: Not for who asks to say.
+_OURS = {"patient_key", "only"}
+assert {name for name, *_ in FILTERS.values()} | _OURS == {field.name for field in fields(Filters)}
 
 
 def read_filters(wanted: Mapping[str, Any]) -> Filters:
     """Raises Rejected. A filter that isn't known is refused: who gave it would believe that it counts."""
     values: dict[str, Any] = {}
     for name, value in wanted.items():
-        if name not in _FILTERS:
-            raise Rejected(f"A filter isn't known; those that are: {', '.join(_FILTERS)}.")
-        field, read, what = _FILTERS[name]
+        if name not in FILTERS:
+            raise Rejected(f"A filter isn't known; those that are: {', '.join(FILTERS)}.")
+        field, read, what, _ = FILTERS[name]
         if value in (None, ""):
             continue
         if isinstance(value, bool) or not isinstance(value, str | int):

@@ -4,30 +4,72 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal
+from urllib.parse import quote
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-_EXAMPLE = '{"centers": {"000": "a long random key"}, "readers": {"radiology": "another one"}}'
+_EXAMPLE = '{"centers": {"000": "a long random key"}, "readers": {"radiology": "another long random key"}}'
 _SHORTEST_KEY = 12
+
+log = structlog.get_logger()
 
 
 class UnusableKeys(Exception):
     """The file can't be used; the text is one sentence."""
 
 
-class Role(NamedTuple):
-    """What a key is for: one centre that writes, or one reader."""
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a key is for: one centre that writes, or one reader.
+
+    ``centers``: what a reader may see, None is all. ``initials``: a reader sees initials and pseudonyms instead of names and
+    ids. ``until``: the last day on which the key counts. ``exports``: whether a reader may take a search as CSV.
+    """
 
     name: str
     writes: bool
+    centers: frozenset[str] | None = None
+    initials: bool = False
+    until: date | None = None
+    exports: bool = False
+    #: For pseudonyms, which stay the same as long as the reader's first key does.
+    secret: bytes = b""
+
+    def sees(self, center: str) -> bool:
+        return self.centers is None or center in self.centers
+
+
+Name = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class _Entry(BaseModel):
+    """Two keys at a time, while one takes the place of the other."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    keys: Annotated[list[SecretStr], Field(min_length=1, max_length=2)]
+
+
+class _Center(_Entry):
+    viewer: Annotated[str, Field(max_length=500, pattern="^https?://")] | None = None
+
+
+class _Reader(_Entry):
+    centers: list[Name] | None = None
+    names: Literal["full", "initials"] = "full"
+    until: Annotated[date, Field(strict=False)] | None = None
+    exports: bool = False
 
 
 class _File(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
-    centers: dict[Annotated[str, Field(min_length=1, max_length=64)], SecretStr]
-    readers: dict[Annotated[str, Field(min_length=1, max_length=64)], SecretStr]
+    centers: dict[Name, SecretStr | _Center]
+    readers: dict[Name, SecretStr | _Reader]
 
 
 class Keys:
@@ -38,21 +80,47 @@ class Keys:
         self._path = path
         self._read_from: tuple[int, int, int] | None = None
         self._roles: dict[bytes, Role] = {}
+        self._viewers: dict[str, str] = {}
+        #: False while the file can't be read; what was read last counts.
+        self.usable = True
         self._read()
 
     def role(self, key: str) -> Role | None:
         """None for a key that isn't in the file."""
         return self.role_of_digest(digest(key))
 
+    def centers(self) -> list[str]:
+        """All that have a key."""
+        return sorted({role.name for role in self._roles.values() if role.writes})
+
     def role_of_digest(self, key_digest: bytes) -> Role | None:
         """As `role`, for who remembers the `digest` of a key instead of the key."""
         try:
             if self._signature() != self._read_from:
                 self._read()
-        except (OSError, UnusableKeys):
+                self._say(None)
+        except OSError as error:
+            self._say(f"{self._path} can't be read: {error.strerror}.")
+        except UnusableKeys as error:
             # Half written, perhaps: what was read last counts until it can be read.
-            pass
-        return self._roles.get(key_digest)
+            self._say(str(error))
+        role = self._roles.get(key_digest)
+        return None if role is None or (role.until is not None and date.today() > role.until) else role
+
+    def viewer(self, center: str, study_iuid: str) -> str | None:
+        """Where the centre shows this study's images."""
+        template = self._viewers.get(center)
+        return template.replace("{study_iuid}", quote(study_iuid, safe="")) if template is not None else None
+
+    def _say(self, wrong: str | None) -> None:
+        """Once, when it begins and when it is over."""
+        if wrong is not None and self.usable:
+            log.error(
+                "The file of keys can't be used; the keys that were read last go on to count.", reason=wrong
+            )
+        elif wrong is None and not self.usable:
+            log.info("The file of keys can be used again.")
+        self.usable = wrong is None
 
     def _signature(self) -> tuple[int, int, int]:
         stat = self._path.stat()
@@ -70,16 +138,44 @@ class Keys:
             # What they say would show keys.
             raise UnusableKeys(f"{self._path} must look like {_EXAMPLE}.") from None
         roles: dict[bytes, Role] = {}
-        for writes, members in ((True, content.centers), (False, content.readers)):
-            for name, secret in members.items():
+        for role, secrets in _members(content):
+            for secret in secrets:
                 key = secret.get_secret_value()
                 if len(key) < _SHORTEST_KEY:
-                    raise UnusableKeys(f"{self._path}: the key of {name!r} is shorter than {_SHORTEST_KEY}.")
+                    raise UnusableKeys(
+                        f"{self._path}: the key of {role.name!r} is shorter than {_SHORTEST_KEY}."
+                    )
                 if digest(key) in roles:
-                    raise UnusableKeys(f"{self._path}: the key of {name!r} is another's, too.")
-                roles[digest(key)] = Role(name, writes)
+                    raise UnusableKeys(f"{self._path}: the key of {role.name!r} is another's, too.")
+                roles[digest(key)] = role
         self._roles = roles
+        self._viewers = {
+            name: entry.viewer
+            for name, entry in content.centers.items()
+            if isinstance(entry, _Center) and entry.viewer is not None
+        }
         self._read_from = signature
+
+
+def _members(content: _File) -> Iterator[tuple[Role, list[SecretStr]]]:
+    for name, center in content.centers.items():
+        yield Role(name, writes=True), center.keys if isinstance(center, _Center) else [center]
+    for name, reader in content.readers.items():
+        if isinstance(reader, SecretStr):
+            yield Role(name, writes=False, exports=True), [reader]
+            continue
+        yield (
+            Role(
+                name,
+                writes=False,
+                centers=frozenset(reader.centers) if reader.centers is not None else None,
+                initials=reader.names == "initials",
+                until=reader.until,
+                exports=reader.exports,
+                secret=digest(reader.keys[0].get_secret_value()),
+            ),
+            reader.keys,
+        )
 
 
 def digest(key: str) -> bytes:

@@ -107,6 +107,9 @@ class Filters:
 
     patient: str | None = None
     patient_id: str | None = None
+    #: As `id_key` writes an id.
+    patient_key: str | None = None
+    accession_number: str | None = None
     study_iuid: str | None = None
     modality: str | None = None
     center: str | None = None
@@ -114,6 +117,8 @@ class Filters:
     to_date: str | None = None
     after: Place | None = None
     limit: int = 50
+    #: What the reader may see; None is all.
+    only: tuple[str, ...] | None = None
 
 
 class Place(NamedTuple):
@@ -161,3 +166,10 @@ class CenterReport(NamedTuple):
     center: str
     received_at: float
     content: dict[str, Any]
+
+
+class Arrivals(NamedTuple):
+    """Studies that came first in each of two times of equal length: today so far, and the same a week before."""
+
+    today: int
+    before: int

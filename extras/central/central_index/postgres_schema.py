@@ -58,6 +58,8 @@ CREATE INDEX studies_by_version ON studies (center, version);
 -- Without the list of what is pending, which each search would have to go through.
 CREATE INDEX studies_by_words ON studies USING gin (words) WITH (fastupdate = off);
 CREATE INDEX studies_to_refresh ON studies (center) WHERE digest_low IS NULL AND NOT deleted;
+-- Rows lie in the order of their arrival.
+CREATE INDEX studies_by_arrival ON studies USING brin (first_received_at) WITH (autosummarize = on);
 CREATE INDEX tombstones ON studies (received_at) WHERE deleted;
 CREATE INDEX requests_by_time ON requests (received_at);
 

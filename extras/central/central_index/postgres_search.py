@@ -11,6 +11,7 @@ from psycopg import errors
 from central_index.digests import FIELDS, as_hex, range_digest, study_digest
 from central_index.model import (
     MOST_COUNTED,
+    Arrivals,
     CenterReport,
     Filters,
     Found,
@@ -23,11 +24,20 @@ from central_index.postgres_pool import Connection
 from central_index.postgres_rows import halves, joined, sorted_at, total
 from central_index.postgres_schema import HASHED
 from central_index.shown import COLUMNS, as_json
-from central_index.words import center_mark, id_mark, modality_mark, tokens_of, words_of
+from central_index.words import (
+    accession_mark,
+    center_mark,
+    id_mark,
+    key_mark,
+    modality_mark,
+    tokens_of,
+    words_of,
+)
 
 _COLUMNS = ", ".join(COLUMNS)
-#: What so many studies have at most is fetched through the index of words and sorted; what more have is found soon by
-#: going through all of them in their order.
+#: What many studies have is soon found among the newest.
+_NEWEST = 5_000
+#: What so many have at most is fetched through the index of words and sorted; what more have, by going through all in order.
 _FEW = 20_000
 #: Unless they are all old: then it is the other way after all.
 _ORDERED_MILLISECONDS = 250
@@ -48,14 +58,32 @@ async def search(connection: Connection, filters: Filters) -> Found:
         assert found is not None
         return found
     if tokens is None:
-        return await _in_order(connection, filters, conditions, values)
+        found = await _in_order(connection, filters, conditions, values, None)
+        if filters.after is not None:
+            return found
+        rows = await connection.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM studies WHERE {conditions} LIMIT %s) AS counted",
+            [*values, MOST_COUNTED + 1],
+        )
+        return _with_hits(found, (await rows.fetchall())[0][0])
+    found = await _through_words(connection, filters, conditions, values, MOST_COUNTED)
+    if found is not None:
+        return found
+    return await _of_many(connection, filters, conditions, values)
+
+
+async def _of_many(connection: Connection, filters: Filters, conditions: str, values: Sequence[Any]) -> Found:
+    """One page of more than MOST_COUNTED, the likely way first."""
+    newest = await _in_order(connection, filters, conditions, values, _NEWEST)
+    if newest.following is not None:
+        return newest
     found = await _through_words(connection, filters, conditions, values, _FEW)
     if found is not None:
         return found
     try:
         async with connection.transaction():
             await connection.execute(f"SET LOCAL statement_timeout = {_ORDERED_MILLISECONDS}")
-            return await _in_order(connection, filters, conditions, values)
+            return await _in_order(connection, filters, conditions, values, None)
     except errors.QueryCanceled:
         every = await _through_words(connection, filters, conditions, values, None)
         assert every is not None
@@ -88,32 +116,49 @@ async def _through_words(
 
 
 async def _in_order(
-    connection: Connection, filters: Filters, conditions: str, values: Sequence[Any]
+    connection: Connection, filters: Filters, conditions: str, values: Sequence[Any], most: int | None
 ) -> Found:
-    """Through the index of their order, until the page is full."""
-    after = " AND (sorted_at, id) < (%s, %s)" if filters.after else ""
+    """Through the index of their order, until the page is full or ``most`` studies were looked at."""
+    window, of_window = _window(filters)
     rows = await connection.execute(
-        f"SELECT {_COLUMNS} FROM studies WHERE {conditions}{after} ORDER BY sorted_at DESC, id DESC LIMIT %s",
-        [*values, *(filters.after or ()), filters.limit + 1],
+        f"SELECT {_COLUMNS} FROM (SELECT * FROM studies WHERE {window} ORDER BY sorted_at DESC, id DESC LIMIT %s) AS newest "
+        f"WHERE {conditions} ORDER BY sorted_at DESC, id DESC LIMIT %s"
+        if most is not None
+        else f"SELECT {_COLUMNS} FROM studies WHERE {window} AND {conditions} ORDER BY sorted_at DESC, id DESC LIMIT %s",
+        [*of_window, *([most] if most is not None else []), *values, filters.limit + 1],
     )
-    found = await rows.fetchall()
-    hits: int | None = None
-    if filters.after is None:
-        rows = await connection.execute(
-            f"SELECT count(*) FROM (SELECT 1 FROM studies WHERE {conditions} LIMIT %s) AS counted",
-            [*values, MOST_COUNTED + 1],
-        )
-        hits = (await rows.fetchall())[0][0]
-    return _page(found, filters, hits)
+    return _page(await rows.fetchall(), filters, None if filters.after else MOST_COUNTED + 1)
+
+
+def _window(filters: Filters) -> tuple[str, list[Any]]:
+    """What bounds the way through their order."""
+    bounds = ["NOT deleted"]
+    values: list[Any] = []
+    if filters.after is not None:
+        bounds.append("(sorted_at, id) < (%s, %s)")
+        values += filters.after
+    if filters.center is not None:
+        bounds.append("center = %s")
+        values.append(filters.center)
+    if filters.from_date is not None:
+        bounds.append("sorted_at >= %s")
+        values.append(f"{filters.from_date} 00:00:00")
+    if filters.to_date is not None:
+        bounds.append("sorted_at <= %s")
+        values.append(f"{filters.to_date} 23:59:59")
+    return " AND ".join(bounds), values
 
 
 def _page(rows: Sequence[Sequence[Any]], filters: Filters, hits: int | None) -> Found:
     shown = rows[: filters.limit]
-    studies = [as_json(row) for row in shown]
     following = Place(shown[-1][1], shown[-1][0]) if len(rows) > filters.limit else None
+    return _with_hits(Found([as_json(row) for row in shown], following, None, False), hits)
+
+
+def _with_hits(found: Found, hits: int | None) -> Found:
     if hits is None:
-        return Found(studies, following, None, False)
-    return Found(studies, following, min(hits, MOST_COUNTED), hits > MOST_COUNTED)
+        return found
+    return found._replace(hits=min(hits, MOST_COUNTED), more_hits=hits > MOST_COUNTED)
 
 
 def _tokens(filters: Filters) -> str | None:
@@ -126,6 +171,10 @@ def _tokens(filters: Filters) -> str | None:
         parts += [f"{_quoted(word)}:*" for word in words]
     if filters.patient_id is not None:
         parts.append(_quoted(id_mark(filters.patient_id)))
+    if filters.patient_key is not None:
+        parts.append(_quoted(key_mark(filters.patient_key)))
+    if filters.accession_number is not None:
+        parts.append(_quoted(accession_mark(filters.accession_number)))
     if filters.modality is not None:
         parts.append(_quoted(modality_mark(filters.modality.upper())))
     if filters.center is not None:
@@ -144,6 +193,8 @@ def _conditions(filters: Filters) -> tuple[str, list[Any]]:
     if filters.center is not None:
         # Only its own partition is looked at.
         found.append(("center = %s", filters.center))
+    if filters.only is not None:
+        found.append(("center = ANY(%s)", list(filters.only)))
     if filters.from_date is not None:
         found.append(("study_datetime >= %s AND sorted_at >= %s", f"{filters.from_date} 00:00:00"))
     if filters.to_date is not None:
@@ -153,10 +204,30 @@ def _conditions(filters: Filters) -> tuple[str, list[Any]]:
     return " AND ".join(conditions), values
 
 
-async def count(connection: Connection) -> int:
-    rows = await connection.execute("SELECT count(*) FROM studies WHERE NOT deleted")
-    number: int = (await rows.fetchall())[0][0]
-    return number
+async def counts(connection: Connection) -> dict[str, int]:
+    rows = await connection.execute("SELECT center, count(*) FROM studies WHERE NOT deleted GROUP BY center")
+    return dict(await rows.fetchall())
+
+
+async def arrivals(connection: Connection, periods: Sequence[tuple[float, float]]) -> dict[str, Arrivals]:
+    found: list[dict[str, int]] = []
+    for begin, end in periods:
+        rows = await connection.execute(
+            "SELECT center, count(*) FROM studies "
+            "WHERE first_received_at BETWEEN %s AND %s AND NOT deleted GROUP BY center",
+            [begin, end],
+        )
+        found.append(dict(await rows.fetchall()))
+    today, before = found
+    return {center: Arrivals(today.get(center, 0), before.get(center, 0)) for center in {*today, *before}}
+
+
+async def newest(connection: Connection, centers: Sequence[str]) -> dict[str, int]:
+    rows = await connection.execute(
+        "SELECT one, (SELECT max(version) FROM studies WHERE center = one) FROM unnest(%s::text[]) AS one",
+        [list(centers)],
+    )
+    return {center: version for center, version in await rows.fetchall() if version is not None}
 
 
 async def reports(connection: Connection) -> list[CenterReport]:

@@ -15,8 +15,10 @@ import structlog
 from psycopg_pool import PoolTimeout
 
 from central_index import postgres_search
+from central_index.counted import Counted
 from central_index.model import (
     REMEMBERED_SECONDS,
+    Arrivals,
     CenterReport,
     Change,
     Filters,
@@ -44,7 +46,6 @@ _WRITERS = 4
 _MAINTENANCE_SECONDS = 60.0
 _FORGOTTEN_AT_ONCE = 10_000
 _MAINTENANCE_LOCK = 0x666F72676574
-_COUNT_AGAIN_AFTER = 20
 
 log = structlog.get_logger()
 
@@ -63,7 +64,7 @@ class PostgresStore:
         self._listener = Listener(database, on_change)
         self._queue: asyncio.Queue[_Job | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
-        self._counted: tuple[int, float] = (0, 0.0)
+        self._counted: Counted[dict[str, int]] = Counted()
 
     async def open(self) -> None:
         await self._writers.open()
@@ -157,17 +158,17 @@ class PostgresStore:
             await self._writers.run(partial(postgres_search.refresh, center=None))
         return await self._readers.run(partial(postgres_search.search, filters=filters))
 
-    async def count(self) -> int:
-        number, valid_until = self._counted
-        if time.monotonic() < valid_until:
-            return number
-        began = time.monotonic()
-        number = await self._readers.run(postgres_search.count)
-        took = time.monotonic() - began
-        # Counting a large index takes seconds: then it is done now and then only.
-        if took > 0.02:
-            self._counted = number, began + took * _COUNT_AGAIN_AFTER
-        return number
+    async def counts(self) -> dict[str, int]:
+        return await self._counted.get(lambda: self._readers.run(postgres_search.counts))
+
+    async def arrivals(self, periods: Sequence[tuple[float, float]]) -> dict[str, Arrivals]:
+        return await self._readers.run(partial(postgres_search.arrivals, periods=periods))
+
+    async def newest(self, centers: Sequence[str]) -> dict[str, int]:
+        return await self._readers.run(partial(postgres_search.newest, centers=centers))
+
+    async def check(self) -> None:
+        await self._execute("SELECT 1")
 
     async def digests(
         self, center: str, ranges: Sequence[Range], most_listed: int | None

@@ -63,6 +63,13 @@ ALTER TABLE studies ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE studies ADD COLUMN sorted_at TEXT GENERATED ALWAYS AS (
     coalesce(study_datetime, strftime('%Y-%m-%d %H:%M:%S', first_received_at, 'unixepoch'))
 ) VIRTUAL;
+-- As words.id_key makes it.
+ALTER TABLE studies ADD COLUMN patient_key TEXT GENERATED ALWAYS AS (
+    ltrim(upper(replace(replace(replace(replace(patient_id, ' ', ''), '.', ''), '-', ''), '/', '')), '0')
+) VIRTUAL;
+ALTER TABLE studies ADD COLUMN accession_number TEXT GENERATED ALWAYS AS (json_extract(more, '$.accession_number')) VIRTUAL;
+CREATE INDEX studies_by_patient_key ON studies (patient_key) WHERE patient_key IS NOT NULL;
+CREATE INDEX studies_by_accession ON studies (accession_number) WHERE accession_number IS NOT NULL;
 UPDATE studies SET version = CAST(received_at * 1000000 AS INTEGER), digest = study_digest({", ".join(HASHED)});
 
 DROP INDEX studies_of_day;
@@ -71,6 +78,7 @@ CREATE INDEX studies_in_order ON studies (sorted_at, id) WHERE NOT deleted;
 CREATE INDEX studies_by_iuid ON studies (study_iuid);
 CREATE INDEX studies_by_pk ON studies (center, study_pk, digest) WHERE NOT deleted;
 CREATE INDEX studies_by_version ON studies (center, version);
+CREATE INDEX studies_by_arrival ON studies (first_received_at);
 CREATE INDEX tombstones ON studies (received_at) WHERE deleted;
 
 DROP TABLE patient_words;

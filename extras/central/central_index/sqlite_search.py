@@ -10,6 +10,7 @@ from typing import Any
 from central_index.digests import range_digest
 from central_index.model import (
     MOST_COUNTED,
+    Arrivals,
     CenterReport,
     Filters,
     Found,
@@ -46,9 +47,26 @@ def search(connection: sqlite3.Connection, filters: Filters) -> Found:
     return Found(studies, following, min(hits, MOST_COUNTED), hits > MOST_COUNTED)
 
 
-def count(connection: sqlite3.Connection) -> int:
-    number: int = connection.execute("SELECT count(*) FROM studies WHERE NOT deleted").fetchone()[0]
-    return number
+def counts(connection: sqlite3.Connection) -> dict[str, int]:
+    return dict(connection.execute("SELECT center, count(*) FROM studies WHERE NOT deleted GROUP BY center"))
+
+
+def arrivals(connection: sqlite3.Connection, periods: Sequence[tuple[float, float]]) -> dict[str, Arrivals]:
+    found: list[dict[str, int]] = []
+    for begin, end in periods:
+        rows = connection.execute(
+            "SELECT center, count(*) FROM studies WHERE first_received_at BETWEEN ? AND ? AND NOT deleted GROUP BY center",
+            (begin, end),
+        )
+        found.append(dict(rows.fetchall()))
+    today, before = found
+    return {center: Arrivals(today.get(center, 0), before.get(center, 0)) for center in {*today, *before}}
+
+
+def newest(connection: sqlite3.Connection, centers: Sequence[str]) -> dict[str, int]:
+    query = "SELECT max(version) FROM studies WHERE center = ?"
+    found = {center: connection.execute(query, (center,)).fetchone()[0] for center in centers}
+    return {center: version for center, version in found.items() if version is not None}
 
 
 def digests(
@@ -98,7 +116,7 @@ def reports(connection: sqlite3.Connection) -> list[CenterReport]:
 
 def _conditions(connection: sqlite3.Connection, filters: Filters) -> tuple[str, list[Any]]:
     found: list[tuple[str, object]] = []
-    for column in ("patient_id", "study_iuid", "center"):
+    for column in ("patient_id", "patient_key", "accession_number", "study_iuid", "center"):
         value = getattr(filters, column)
         if value is not None:
             found.append((f"{column} = ?", value))
@@ -111,6 +129,8 @@ def _conditions(connection: sqlite3.Connection, filters: Filters) -> tuple[str, 
     if filters.to_date is not None:
         found.append(("study_datetime <= ?", f"{filters.to_date} 23:59:59"))
         found.append(("sorted_at <= ?", f"{filters.to_date} 23:59:59"))
+    if filters.only is not None:
+        found.append(("center IN (SELECT value FROM json_each(?))", json.dumps(filters.only)))
     words = _words(filters)
     if words is not None and (filters.patient is not None or _is_rare(connection, words)):
         found.append(("id IN (SELECT rowid FROM study_words WHERE study_words MATCH ?)", words))

@@ -17,9 +17,11 @@ from typing import Any, TypeVar
 from starlette.concurrency import run_in_threadpool
 
 from central_index import sqlite_search
+from central_index.counted import Counted
 from central_index.digests import FIELDS
 from central_index.model import (
     REMEMBERED_SECONDS,
+    Arrivals,
     CenterReport,
     Change,
     Filters,
@@ -41,7 +43,6 @@ _T = TypeVar("_T")
 
 #: So many changes share one wait on the disk, at most.
 _GROUP = 1_000
-_COUNT_AGAIN_AFTER = 20
 
 _UPSERT = f"""
 INSERT INTO studies
@@ -65,7 +66,7 @@ class SqliteStore:
         self._path = path
         self._on_change = on_change
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._counted: tuple[int, float] = (0, 0.0)
+        self._counted: Counted[dict[str, int]] = Counted()
 
     async def open(self) -> None:
         self._connection = await run_in_threadpool(open_file, self._path)
@@ -203,17 +204,17 @@ class SqliteStore:
     async def search(self, filters: Filters) -> Found:
         return await self._read(partial(sqlite_search.search, filters=filters))
 
-    async def count(self) -> int:
-        number, valid_until = self._counted
-        if time.monotonic() < valid_until:
-            return number
-        began = time.monotonic()
-        number = await self._read(sqlite_search.count)
-        took = time.monotonic() - began
-        # Counting a large index takes a part of a second: then it is done now and then only.
-        if took > 0.02:
-            self._counted = number, began + took * _COUNT_AGAIN_AFTER
-        return number
+    async def counts(self) -> dict[str, int]:
+        return await self._counted.get(lambda: self._read(sqlite_search.counts))
+
+    async def arrivals(self, periods: Sequence[tuple[float, float]]) -> dict[str, Arrivals]:
+        return await self._read(partial(sqlite_search.arrivals, periods=periods))
+
+    async def newest(self, centers: Sequence[str]) -> dict[str, int]:
+        return await self._read(partial(sqlite_search.newest, centers=centers))
+
+    async def check(self) -> None:
+        await self._do(lambda: None, 0)
 
     async def digests(
         self, center: str, ranges: Sequence[Range], most_listed: int | None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from central_index.model import (
+    Arrivals,
     CenterReport,
     Change,
     Filters,
@@ -33,8 +34,17 @@ class Store(Protocol):
 
     async def search(self, filters: Filters) -> Found: ...
 
-    async def count(self) -> int:
-        """How many studies there are, or were a moment ago."""
+    async def counts(self) -> dict[str, int]:
+        """How many studies each centre has, or had a moment ago."""
+
+    async def arrivals(self, periods: Sequence[tuple[float, float]]) -> dict[str, Arrivals]:
+        """How many studies of each centre came first in each of two times, from and to in seconds since 1970."""
+
+    async def newest(self, centers: Sequence[str]) -> dict[str, int]:
+        """The highest version of each."""
+
+    async def check(self) -> None:
+        """Raises StoreUnavailable if nothing could be written now."""
 
     async def digests(
         self, center: str, ranges: Sequence[Range], most_listed: int | None

@@ -15,12 +15,12 @@ SELECT COUNT(DISTINCT grantee), GROUP_CONCAT(DISTINCT grantee ORDER BY grantee S
         UNION
         SELECT GRANTEE FROM information_schema.TABLE_PRIVILEGES
          WHERE PRIVILEGE_TYPE = 'INSERT' AND TABLE_SCHEMA = DATABASE() AND TABLE_NAME <> 'study_service') may_insert
- WHERE SUBSTRING_INDEX(SUBSTRING(grantee, 2), '''@', 1) NOT IN ('', 'PUBLIC', {{ours and root}});
+ WHERE TRIM(BOTH '''' FROM SUBSTRING_INDEX(grantee, '@', 1)) NOT IN ('', 'PUBLIC', {{ours and root}});
 SELECT COUNT(DISTINCT GRANTEE), GROUP_CONCAT(DISTINCT GRANTEE ORDER BY GRANTEE SEPARATOR ' ')
   INTO @indexer_everywhere, @indexer_candidate_everywhere
   FROM information_schema.USER_PRIVILEGES
  WHERE PRIVILEGE_TYPE = 'INSERT'
-   AND SUBSTRING_INDEX(SUBSTRING(GRANTEE, 2), '''@', 1) NOT IN ('', 'PUBLIC', {{ours and root}});
+   AND TRIM(BOTH '''' FROM SUBSTRING_INDEX(GRANTEE, '@', 1)) NOT IN ('', 'PUBLIC', {{ours and root}});
 SET @indexer_candidate = IF(@indexer_found > 0, @indexer_candidate, @indexer_candidate_everywhere),
     @indexer_found = IF(@indexer_found > 0, @indexer_found, @indexer_everywhere);
 SET @indexer_root = CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''', SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''');

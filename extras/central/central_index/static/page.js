@@ -1,35 +1,12 @@
 // The studies as they arrive. Text from the index goes into the page as text only, never as markup.
 
-const TEXTS = {
-  en: {},  // as the page has them
-  es: {
-    title: "Índice central", skip: "Ir a los estudios", key: "Clave de lectura", login: "Entrar", logout: "Salir",
-    patient: "Paciente: nombre o identificador", from: "Desde", to: "Hasta", modality: "Modalidad", center: "Centro",
-    search: "Buscar", clear: "Limpiar", arrived: "Recibido", name: "Paciente", id: "Identificador",
-    date: "Fecha del estudio", description: "Descripción", series: "Series", images: "Imágenes",
-    none: "Ningún estudio coincide.", more: "Anteriores",
-  },
-};
-const SAID = {
-  en: {
-    total: (n) => `${n} studies`, live: "live", paused: "not connected, trying again …",
-    refused: "This is no reader's key.", many: "Too many tries: wait a minute.", failed: "The index doesn't answer.",
-  },
-  es: {
-    total: (n) => `${n} estudios`, live: "en vivo", paused: "sin conexión, reintentando …",
-    refused: "No es una clave de lectura.", many: "Demasiados intentos: espere un minuto.", failed: "El índice no responde.",
-  },
-};
-const language = navigator.language.startsWith("es") ? "es" : "en";
-const said = SAID[language];
+import { readCenters } from "./centers.js";
+import { language, said, translate } from "./texts.js";
+
 const byId = (id) => document.getElementById(id);
 const numbers = new Intl.NumberFormat(language);
-
-document.documentElement.lang = language;
-for (const element of document.querySelectorAll("[data-text]")) {
-  element.textContent = TEXTS[language][element.dataset.text] ?? element.textContent;
-}
-document.title = document.querySelector("h1").textContent;
+translate();
+const labels = [...byId("found").querySelectorAll("th")].map((head) => head.textContent);
 
 let events = null;
 let filters = {};
@@ -46,7 +23,12 @@ async function ask(path, content) {
 
 function show(loggedIn) {
   byId("login").hidden = loggedIn;
-  for (const id of ["studies", "logout", "total", "live"]) byId(id).hidden = !loggedIn;
+  for (const id of ["views", "logout", "total", "live"]) byId(id).hidden = !loggedIn;
+  const centers = location.hash === "#centers";
+  byId("studies").hidden = !loggedIn || centers;
+  byId("region").hidden = !loggedIn || !centers;
+  byId("to-studies").toggleAttribute("aria-current", !centers);
+  byId("to-centers").toggleAttribute("aria-current", centers);
   if (loggedIn) return;
   events?.close();
   events = null;
@@ -82,6 +64,7 @@ function row(study, newest) {
     cell(study.study_series === null ? "" : numbers.format(study.study_series), "number"),
     cell(study.study_instances === null ? "" : numbers.format(study.study_instances), "number"),
   );
+  [...element.children].forEach((one, place) => { one.dataset.label = labels[place]; });
   element.title = study.study_iuid;
   if (known.has(study.id)) {
     if (known.get(study.id) !== study.versions) element.className = "changed";
@@ -98,14 +81,22 @@ async function read() {
   try {
     do {
       again = false;
+      if (location.hash === "#centers") {
+        if (!await readCenters()) { show(false); return; }
+        show(true);
+        watch();
+        continue;
+      }
       const studies = [];
       let after = null;
       let answer;
+      let first;
       for (let page = 0; page < pages && (page === 0 || after !== null); page++) {
         const response = await ask("/api/v1/search", { ...filters, after });
         if (response.status === 401) { show(false); return; }
         answer = await response.json();
         if (!response.ok) { byId("message").textContent = answer.reason; return; }
+        first ??= answer;
         studies.push(...answer.studies);
         after = answer.next;
       }
@@ -115,6 +106,9 @@ async function read() {
       byId("rows").replaceChildren(...studies.map((study) => row(study, newest)));
       known = new Map(studies.map((study) => [study.id, study.versions]));
       byId("total").textContent = said.total(numbers.format(answer.total));
+      const asked = Object.keys(filters).length > 0 && first.hits !== null && studies.length > 0;
+      const hits = numbers.format(first.hits ?? 0);
+      byId("hits").textContent = !asked ? "" : first.more_hits ? said.moreHits(hits) : said.hits(hits);
       byId("none").hidden = studies.length > 0;
       byId("more").hidden = after === null;
       show(true);
@@ -153,10 +147,17 @@ byId("logout").addEventListener("click", async () => { await ask("/logout"); sho
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
   filters = Object.fromEntries([...new FormData(event.target)].filter(([, value]) => value.trim() !== ""));
+  if (filters.from && filters.to && filters.to < filters.from) {
+    byId("message").textContent = said.reversed;
+    return;
+  }
   pages = 1;
   known = new Map();
   read();
 });
 byId("search").addEventListener("reset", () => { filters = {}; pages = 1; known = new Map(); read(); });
+window.addEventListener("hashchange", read);
+// Reports change the page without a study.
+setInterval(() => { if (location.hash === "#centers" && !byId("region").hidden) read(); }, 15000);
 byId("more").addEventListener("click", () => { pages += 1; read(); });
 read();
