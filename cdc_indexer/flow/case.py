@@ -40,6 +40,7 @@ class Hints:
 
     Attributes:
         rows: outbox rows that settle, in the order in which they came.
+        deleted: the last row that says so, as (recorded_at, id); what came before it was of an earlier life of the study.
         gone: the archive was seen to have deleted it: by a row of its own, or in two readings of a sweep.
         changes: patients' changes of which this study is one.
         tickets: of backfills.
@@ -51,6 +52,7 @@ class Hints:
     # Ten thousand of these may wait, most of them with one row: no empty lists.
     rows: tuple[Row, ...] | list[Row] = ()
     gone: bool = False
+    deleted: tuple[datetime, int] | None = None
     changes: tuple[PatientChange, ...] = ()
     tickets: tuple[Ticket, ...] = ()
     insist: Insist = Insist.NO
@@ -76,6 +78,8 @@ class Hints:
         if later.rows:
             self.rows = [*self.rows, *later.rows]
         self.gone = self.gone or later.gone
+        if later.deleted is not None and (self.deleted is None or later.deleted > self.deleted):
+            self.deleted = later.deleted
         self.changes += later.changes
         self.tickets += later.tickets
         if later.insist > self.insist:

@@ -66,7 +66,8 @@ class Intake:
         again = stored and case.known and case.entry is not None and case.entry.digest is None
         soon = deleted or superseded or not recent or (again and not parts.policy.stable)
         parts.cases.add_row(case, mark, now, soon=soon)
-        case.hints.gone = case.hints.gone or deleted
+        if deleted:
+            case.hints.join(Hints(gone=True, deleted=(mark[1], mark[0])))
         if isinstance(case.lease, Delivery):
             parts.order.promote(case.lease)
         return True

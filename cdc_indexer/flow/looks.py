@@ -236,9 +236,13 @@ class Looks:
             return idempotency_key(center, f"{case.key}:{before.version}:{held}", body)
         # Rows before tickets: whether `initial` or a row comes first may be otherwise after a kill.
         if hints.rows:
-            # A deletion is told by its last row, whether or not those before it are still to be settled.
+            # What lies before a deletion may be settled by itself.
             by_time = sorted((recorded_at, row_id) for row_id, recorded_at in hints.rows)
-            return idempotency_key(center, by_time[-1 if digest == DELETION else 0][1], body)
+            if digest == DELETION:
+                return idempotency_key(center, by_time[-1][1], body)
+            deleted = hints.deleted
+            since = [row for row in by_time if deleted is None or row > deleted]
+            return idempotency_key(center, (since or by_time)[0][1], body)
         if hints.tickets and hints.tickets[0].backfill.name == "initial":
             return idempotency_key(center, f"initial:{hints.tickets[0].backfill.run}:{case.study_pk}", body)
         return idempotency_key(center, f"{case.key}:0", body)

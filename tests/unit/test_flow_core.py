@@ -196,6 +196,21 @@ def test_the_deletion_of_an_unknown_study_has_the_key_of_its_last_row() -> None:
     assert len(set(keys)) == 1
 
 
+def test_a_study_stored_again_has_the_key_of_its_new_life() -> None:
+    keys = []
+    for earlier_life_too in (True, False):
+        drive = Drive()
+        if earlier_life_too:
+            drive.core.intake.take(row(7, study_pk=4), drive.now, superseded=True)
+            drive.core.intake.take(row(8, "deleted", NOON + timedelta(seconds=1), study_pk=4), drive.now)
+        drive.core.intake.take(row(9, at=NOON + timedelta(seconds=2)), drive.now, superseded=True)
+        drive.seconds += 6
+        drive.read(study())
+        keys += drive.send_all()
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+
+
 def test_rows_go_before_tickets_in_a_key() -> None:
     keys = []
     for fed in (True, False):
