@@ -180,8 +180,9 @@ class Looks:
         version = microseconds(row.recorded_at)
         self._parts.clock.saw(version)
         seen = self._seen(row.values, None)
-        key = idempotency_key(self._parts.policy.center, row.id)
-        if seen.document is None:
+        document = seen.document
+        key = idempotency_key(self._parts.policy.center, row.id, document.body if document else b"")
+        if document is None:
             self._park_invalid(case, owner, hints, seen, key, now)
         else:
             self._submit(case, owner, hints, seen, version, key, recorded=True)
@@ -233,13 +234,15 @@ class Looks:
         if before is not None and not is_first(before):
             held = before.digest.hex() if before.digest is not None else "nothing"
             return idempotency_key(center, f"{case.key}:{before.version}:{held}", body)
-        if case.recorded is not None and case.recorded[1] == digest:
-            return idempotency_key(center, case.recorded[0])
         # Rows before tickets: whether `initial` or a row comes first may be otherwise after a kill.
         if hints.rows:
-            # A deletion is told by its last row, whether or not those before it are still to be settled.
+            # What lies before a deletion may be settled by itself.
             by_time = sorted((recorded_at, row_id) for row_id, recorded_at in hints.rows)
-            return idempotency_key(center, by_time[-1 if digest == DELETION else 0][1], body)
+            if digest == DELETION:
+                return idempotency_key(center, by_time[-1][1], body)
+            deleted = hints.deleted
+            since = [row for row in by_time if deleted is None or row > deleted]
+            return idempotency_key(center, (since or by_time)[0][1], body)
         if hints.tickets and hints.tickets[0].backfill.name == "initial":
             return idempotency_key(center, f"initial:{hints.tickets[0].backfill.run}:{case.study_pk}", body)
         return idempotency_key(center, f"{case.key}:0", body)

@@ -56,7 +56,7 @@ class _Held:
 
 
 class Index:
-    """``versions``: it keeps the newest by number. ``knows_keys``: what carries a key that it knows is answered, not applied."""
+    """``versions``: it keeps the newest by number. ``knows_keys``: to a key that it knows it only answers."""
 
     def __init__(self, *, versions: bool, knows_keys: bool, conflicts: bool) -> None:
         self.versions = versions
