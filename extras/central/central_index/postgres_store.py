@@ -206,6 +206,16 @@ class PostgresStore:
         )
         return int(rows[0][0])
 
+    async def run(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
+        async def work(connection: Connection) -> list[list[tuple[Any, ...]]]:
+            found: list[list[tuple[Any, ...]]] = []
+            for text, values in statements:
+                cursor = await connection.execute(text.replace("?", "%s").encode(), values)
+                found.append(await cursor.fetchall() if cursor.description else [])
+            return found
+
+        return await self._writers.run(work)
+
     async def _execute(self, statement: str, *values: object) -> list[Any]:
         async def work(connection: Connection) -> list[Any]:
             cursor = await connection.execute(statement.encode(), values)
