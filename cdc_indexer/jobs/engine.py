@@ -19,20 +19,20 @@ import structlog
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.index_client import IndexClient
 from cdc_indexer.flow.core import Core
-from cdc_indexer.flow.gate import Change, Gate, Gatekeeper
+from cdc_indexer.flow.gate import Gate, Gatekeeper
 from cdc_indexer.flow.order import Order
-from cdc_indexer.flow.policy import Policy
 from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.settlement import Result
 from cdc_indexer.jobs.pausing import Pausing
+from cdc_indexer.jobs.policies import policy_of
 from cdc_indexer.jobs.recall import recall
 from cdc_indexer.jobs.retries import Retries
 from cdc_indexer.jobs.sending import Sending
 from cdc_indexer.jobs.verifier import Verifier
+from cdc_indexer.jobs.way import Way
 from cdc_indexer.model.changes import Changes
 from cdc_indexer.model.errors import (
     ConfigError,
-    FatalError,
     SourceChanged,
     SourceError,
     Stopped,
@@ -40,7 +40,6 @@ from cdc_indexer.model.errors import (
 )
 from cdc_indexer.model.moment import Now, microseconds
 from cdc_indexer.model.observer import Observer
-from cdc_indexer.model.outcome import Refusal
 from cdc_indexer.source.outbox import Outbox
 from cdc_indexer.source.source import Source
 from cdc_indexer.state.checkpoint_copy import CheckpointCopy
@@ -53,12 +52,6 @@ if TYPE_CHECKING:
     from cdc_indexer.model.study import OutboxRow
 
 log = structlog.get_logger("cdc_indexer")
-
-#: How long the central index may be away before a job that somebody waits for fails.
-PATIENCE_SECONDS = 10.0
-
-#: And for how long it may refuse us: other studies are tried in the meantime.
-_HELD_PATIENCE_SECONDS = 2.0
 
 #: So many rows are handed over under one hold of the lock.
 _TOGETHER = 64
@@ -94,12 +87,12 @@ class Engine:
         self.observer = observer or Observer()
         self._runner = runner
         self._reload = reload
-        self._patience_seconds = patience_seconds
-        self._impatience: threading.Timer | None = None
+        self.way = Way(self, patience_seconds)
         self.stopping = runner.stopping
         self.store = Store(settings.state_dir)
         recalled = recall(self.store, settings, anew=anew, same_index=same_index)
-        keeper = Gatekeeper(settings.delivery.give_up_seconds, settings.delivery.concurrency, _rng())
+        rng = random.Random()  # noqa: S311 - jitter, not a secret
+        keeper = Gatekeeper(settings.delivery.give_up_seconds, settings.delivery.concurrency, rng)
         order = Order(keeper, settings.delivery.concurrency)
         self.core = Core(
             policy_of(settings),
@@ -152,8 +145,7 @@ class Engine:
 
     def stop(self) -> None:
         """Lets what is in flight finish, writes what is left, ends the threads; ``stopping`` is set."""
-        if self._impatience is not None:
-            self._impatience.cancel()
+        self.way.stop()
         self.writer.give_up()
         with self._lock:
             self._room.notify_all()
@@ -394,29 +386,6 @@ class Engine:
 
     # --- what happens (called by other threads) ----------------------------------------------------------
 
-    def gate_changed(self, change: Change) -> None:
-        """The central index takes what we send, is away, or refuses us."""
-        gate, reason = change.gate, change.reason
-        self.observer.gate(gate, reason, change.refusal)
-        if change.unpark_seconds:
-            self.retries.unpark(change.unpark_seconds)
-        if gate is Gate.OPEN:
-            log.info("the central index accepts studies again")
-        elif gate is Gate.HELD:
-            log.error("held: nothing is sent until this is mended", reason=reason)
-        else:
-            log.warning("the central index is away; studies wait", reason=reason)
-        if self._impatience is not None:
-            self._impatience.cancel()
-            self._impatience = None
-        if self._patience_seconds is not None and gate is not Gate.OPEN:
-            seconds = self._patience_seconds
-            if gate is Gate.HELD and change.refusal is not Refusal.REJECTS_ALL:
-                seconds = min(seconds, _HELD_PATIENCE_SECONDS)
-            self._impatience = threading.Timer(seconds, self._runner.fail, [FatalError(reason)])
-            self._impatience.daemon = True
-            self._impatience.start()
-
     def fail(self, error: BaseException) -> None:
         """Ends the program with that error; from any thread."""
         self._runner.fail(error)
@@ -430,21 +399,3 @@ class Engine:
         self.pausing.look()
         self.look_up()
         self.retries.look()
-
-
-def policy_of(settings: Settings) -> Policy:
-    """The part of the settings that says what is sent."""
-    delivery = settings.delivery
-    return Policy(
-        center=settings.center,
-        fields=settings.fields,
-        stable=delivery.send == "stable",
-        updates=delivery.updates,
-        deletes=delivery.deletes == "delete",
-        settle_seconds=delivery.quiet_seconds,
-        max_wait_seconds=delivery.max_wait_seconds,
-    )
-
-
-def _rng() -> random.Random:
-    return random.Random()  # noqa: S311 - jitter, not a secret

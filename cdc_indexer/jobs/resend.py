@@ -13,8 +13,9 @@ import structlog
 from cdc_indexer.flow.backfill import Backfill
 from cdc_indexer.flow.case import Insist
 from cdc_indexer.jobs.backfill import InitialOptions, take_position
-from cdc_indexer.jobs.engine import PATIENCE_SECONDS, Engine
+from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.runner import Runner
+from cdc_indexer.jobs.way import PATIENCE_SECONDS
 from cdc_indexer.model.errors import Stopped
 from cdc_indexer.model.study import names
 from cdc_indexer.source.outbox import Outbox
