@@ -280,7 +280,10 @@ def test_a_deleted_study_pk_may_be_sent_again(pacs: Pacs, receiver: Receiver, in
 def test_a_primary_key_that_belongs_to_another_study_now(
     pacs: Pacs, receiver: Receiver, indexer: Indexer
 ) -> None:
-    """Given to it by an archive that counts from its largest one, after a restart; or the study got another UID."""
+    """Given to it by an archive that counts from its largest one, after a restart; or the study got another UID.
+
+    The UID that a study had is deleted, as the triggers say.
+    """
     deliver(indexer, deletes="delete", settle_seconds=1)
     with indexer.running():
         wait_until(lambda: indexer.caught_up, what="caught up")
@@ -298,8 +301,16 @@ def test_a_primary_key_that_belongs_to_another_study_now(
     assert pacs.store_study("1.4") == pk
     with indexer.running():
         wait_until(lambda: nothing_waits(indexer, pacs), what="settled")
-    last = [(entry.method, entry.study_iuids) for entry in receiver.sent()[3:]]
-    assert sorted(last) == [("DELETE", ["1.3"]), ("POST", ["1.4"])]
+    assert sorted((*entry.study_iuids, entry.method) for entry in receiver.sent()) == [
+        ("1.1", "DELETE"),
+        ("1.1", "POST"),
+        ("1.2", "DELETE"),
+        ("1.2", "POST"),
+        ("1.3", "DELETE"),
+        ("1.3", "POST"),
+        ("1.4", "POST"),
+    ]
+    assert receiver.holds().keys() == {"1.4"}
 
 
 # --- corrections -----------------------------------------------------------------------------------------

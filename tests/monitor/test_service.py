@@ -317,6 +317,9 @@ def test_every_line_of_the_log_is_json_and_says_one_event(
 ) -> None:
     with indexer.running():
         wait_until(lambda: indexer.caught_up, what="caught up")
+        # That others are accepted shows that what is rejected is its own fault.
+        pacs.store_study("1.0")
+        wait_until(lambda: "1.0" in receiver.study_iuids(), what="the first one")
         # What the log doesn't show, the audit finds.
         pacs.execute("SET SESSION sql_log_bin = 0")
         pacs.store_study("1.1")
