@@ -67,6 +67,13 @@ class Hints:
         """What counts against the memory that hints may take."""
         return len(self.rows) + len(self.changes) + len(self.tickets)
 
+    @property
+    def rows_since_deleted(self) -> list[tuple[datetime, int]]:
+        """(recorded_at, id) of the rows that stand for the study as it is now, in the order in which they were recorded."""
+        deleted = self.deleted
+        by_time = sorted((recorded_at, row_id) for row_id, recorded_at in self.rows)
+        return [row for row in by_time if deleted is None or row > deleted]
+
     def add_row(self, row: Row) -> None:
         """One more row."""
         if isinstance(self.rows, tuple):
