@@ -34,7 +34,6 @@ from cdc_indexer.model.changes import Changes
 from cdc_indexer.model.errors import (
     ConfigError,
     SourceChanged,
-    SourceError,
     Stopped,
     StorageError,
 )
@@ -389,10 +388,6 @@ class Engine:
     def fail(self, error: BaseException) -> None:
         """Ends the program with that error; from any thread."""
         self._runner.fail(error)
-
-    def verification(self, error: SourceError | None) -> None:
-        """The view can't be read; None: it can again."""
-        self.observer.verification(None if error is None else str(error))
 
     def tick(self) -> None:
         """Now and then, by the main thread: what somebody asks for, and what couldn't be done before."""

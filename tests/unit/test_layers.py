@@ -32,10 +32,10 @@ def known_to(path: Path) -> set[str]:
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             node.body = []
     found = set()
-    for node in ast.walk(tree):
-        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+    for part in ast.walk(tree):
+        names = [part.module or ""] if isinstance(part, ast.ImportFrom) else []
+        if isinstance(part, ast.Import):
+            names = [alias.name for alias in part.names]
         found |= {name.split(".")[1] for name in names if name.startswith("cdc_indexer.")}
     return found
 
