@@ -25,7 +25,7 @@ from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.settlement import Result
 from cdc_indexer.jobs.pausing import Pausing
 from cdc_indexer.jobs.policies import policy_of
-from cdc_indexer.jobs.recall import recall
+from cdc_indexer.jobs.recall import OTHER_INDEX, recall
 from cdc_indexer.jobs.retries import Retries
 from cdc_indexer.jobs.sending import Sending
 from cdc_indexer.jobs.verifier import Verifier
@@ -369,6 +369,8 @@ class Engine:
             log.error("center and state_dir can't change while running: restart the service")
             settings = settings.model_copy(update=kept)
         other_address = settings.webservice_url != self.settings.webservice_url
+        if other_address and self.store.count and settings.webservice_url != self.meta.get("webservice_url"):
+            log.warning(OTHER_INDEX)
         self.settings = settings
         delivery = settings.delivery
         with self.inside() as core:
