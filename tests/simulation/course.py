@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from tests.simulation import invariants
+from tests.simulation.disk import Disk
 from tests.simulation.happenings import HAPPENINGS
 from tests.simulation.index import Broken
 from tests.simulation.world import Config, Step, World
@@ -115,7 +116,9 @@ FEATURES: dict[str, tuple[str, ...]] = {
 _OPTIONAL = {name for names in FEATURES.values() for name in names}
 
 
-def play_seed(seed: int, trace: list[str] | None = None, *, keep: bool = False) -> Failure | None:
+def play_seed(
+    seed: int, trace: list[str] | None = None, *, keep: bool = False, disk: Disk | None = None
+) -> Failure | None:
     """A world from a seed. ``keep``: gives its course even when nothing is broken."""
     rng = random.Random(seed)
     config, count = config_of(rng)
@@ -124,7 +127,7 @@ def play_seed(seed: int, trace: list[str] | None = None, *, keep: bool = False) 
     # In each world something else is frequent, or slow.
     often = {name: HAPPENINGS[name][0] * rng.choice((1, 2, 2, 6)) for name in names}
     quick = {name: _ACTOR_WEIGHT.get(name, 8) * rng.choice((1, 4, 4, 8)) // 2 for name in _ACTORS}
-    world = World(config, trace)
+    world = World(config, trace, disk)
     steps: list[Step] = []
     drawn: list[int] = []
 

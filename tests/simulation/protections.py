@@ -115,7 +115,8 @@ def _(put: Any) -> None:
 
 @mutant("another server's rows are forgotten")
 def _(put: Any) -> None:
-    put(Intake, "_forget_rows", nothing)
+    put(Intake, "_forget_rows", lambda self: self._looks.withdraw())
+    put(Looks, "drop_rows", nothing)
 
 
 @mutant("what was read from another server isn't sent any more")

@@ -11,6 +11,7 @@ import pytest
 
 from tests.simulation.course import Failure, play, play_seed
 from tests.simulation.kept import kept_courses
+from tests.simulation.real_disk import RealDisk
 from tests.simulation.shrink import shrink, tell
 
 #: Two minutes of fixed seeds on one core, in parts that run side by side.
@@ -39,6 +40,16 @@ def test_what_failed_once(kept: object) -> None:
 def test_fixed_seeds(part: int) -> None:
     for seed in range(part * SEEDS_IN_PART, (part + 1) * SEEDS_IN_PART):
         failure = play_seed(seed)
+        assert failure is None, report(failure)
+
+
+def test_with_the_real_state(tmp_path: Path) -> None:
+    """What the file gives back is what was put there, over all processes of a world."""
+    for seed in range(10_000, 10_060):
+        directory = tmp_path / str(seed)
+        disk = RealDisk(directory)
+        failure = play_seed(seed, disk=disk)
+        disk.close()
         assert failure is None, report(failure)
 
 

@@ -56,7 +56,7 @@ class Config:
 class World:
     """What ``enabled`` names can happen; ``do`` lets it. ``draw`` decides the rest: 0 is what goes well."""
 
-    def __init__(self, config: Config, trace: list[str] | None = None) -> None:
+    def __init__(self, config: Config, trace: list[str] | None = None, disk: Disk | None = None) -> None:
         self.config = config
         self.seconds = 1000.0
         self.trace = trace
@@ -64,7 +64,7 @@ class World:
         self.policy = Policy("c", stable=config.stable, updates=config.updates, deletes=config.deletes)
         self.index = Index(versions=config.versions, knows_keys=config.knows_keys, conflicts=config.conflicts)
         self.index.say = self.say
-        self.disk = Disk()
+        self.disk = Disk() if disk is None else disk
         self.process: Process | None = None
         self.primary = self.server = Server("one", 1_000_000)
         self.archive = Archive(self.primary)
@@ -137,6 +137,7 @@ class World:
     # --- processes ---------------------------------------------------------------------------------------
 
     def start(self, mode: str) -> None:
+        self.disk.begin()
         self.process = Process(self, mode)
         self.process.begin(steps_of(self.process))
         self.durable_generation = 0
