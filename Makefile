@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soak bench lint clean compiled
+.PHONY: help demo test test-all soak simulate bench lint clean compiled
 
 help:  ## shows this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ soak: $(VENV)/test.stamp compiled  ## idle, then 5 studies a second, then random
 	CDC_INDEXER_TEST_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/faults/test_soak.py -s
 
 MINUTES ?= 30
+
+simulate: $(VENV)/test.stamp  ## the core in played worlds (SEEDS=100000; SEED=7: one, cut down and told; MUTANTS=1: how strong that is)
+	$(BIN)/python -m tests.simulation$(if $(MUTANTS),.mutants) $(if $(SEED),--seed $(SEED)) $(if $(MUTANTS),,$(if $(SEED),,--seeds $(SEEDS)))
+
+SEEDS ?= 10000
 
 bench: $(VENV)/bench.stamp compiled  ## measures ours and a plain script side by side (QUICK=1: a minute; CASES="big far": some)
 	tests/setup_servers.sh bench

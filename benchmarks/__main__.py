@@ -2,7 +2,7 @@
 
 The results go to benchmarks/results; with QUICK=1, which takes a minute and shows that everything runs, to
 benchmarks/results/quick. RUNS=5 does each five times instead of three, SCALE=0.2 a fifth as much of each; the CASES are
-named below.
+named below. CASES=region measures the central index instead: region.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from benchmarks import measurements, state, triggers
+from benchmarks import archive_updates, measurements, region, state, triggers
 from benchmarks.measurements import AnyReceiver, Figures
 from benchmarks.receiver import NginxMissing, Receiver
 from benchmarks.report import Report
@@ -33,12 +33,25 @@ from tests.servers import Server, ServerFailed, ServerUnavailable
 _RESULTS = Path(__file__).resolve().parent / "results"
 
 #: The one on which everything is measured, and another for what depends on the server.
-_FIRST, _SECOND = "mariadb-10.11", "mysql"
+_FIRST, _SECOND, _THIRD = "mariadb-10.11", "mysql", "mariadb-11.8"
 
 _BOTH = (Ours.name, PlainScript.name)
 _OURS = (Ours.name,)
 
-CASES = ("one-row", "big", "delay", "initial", "far", "idle", "busy", "reading", "triggers", "state", "sizes")
+CASES = (
+    "one-row",
+    "big",
+    "delay",
+    "initial",
+    "far",
+    "idle",
+    "busy",
+    "reading",
+    "triggers",
+    "updates",
+    "state",
+    "sizes",
+)
 
 #: Only when named: takes a quarter of an hour.
 EXTRA_CASES = ("million",)
@@ -193,6 +206,12 @@ class Bench:
             figures = state.measure(self._directory / str(self._number), count)
             self._report.add(f"the state, {count:,} studies in the ledger", Ours.name, figures)
 
+    def updates(self) -> None:
+        # 20,000 patients where 500 studies are stored to measure a trigger.
+        for _ in range(self._sizes.runs):
+            figures = archive_updates.cost(self._server, self._sizes.triggers * 40)
+            self._report.add(f"{self._server.flavour}: the archive's own updates", Ours.name, figures)
+
     def sizes(self) -> None:
         for count in self._sizes.sizes:
             self._backlog(f"backlog of {count:,} rows", count, one_transaction=True, subjects=_OURS, runs=1)
@@ -259,6 +278,8 @@ def run(
 ) -> None:
     """Measures the cases of each flavour of server; one that isn't there is left out and said."""
     for flavour, names in cases.items():
+        if not names:
+            continue
         try:
             server = Server.start_new(flavour)
         except (ServerUnavailable, ServerFailed) as error:
@@ -275,6 +296,8 @@ def run(
 def main(arguments: list[str]) -> int:
     """The exit status: 1 if nginx isn't there, nothing could be measured, or a subject failed."""
     quick = os.environ.get("QUICK", "") not in ("", "0")
+    if arguments == ["region"]:
+        return region.main(quick)
     unknown = set(arguments) - {*CASES, *EXTRA_CASES}
     if unknown:
         print(f"bench: no case {', '.join(sorted(unknown))}; there are {', '.join((*CASES, *EXTRA_CASES))}.")
@@ -286,8 +309,9 @@ def main(arguments: list[str]) -> int:
         sizes = sizes.scaled(float(os.environ["SCALE"]))
     cases = {_FIRST: tuple(arguments) or CASES}
     if not quick:
-        of_server = ("delay", "one-row", "big", "triggers")
+        of_server = ("delay", "one-row", "big", "triggers", "updates")
         cases[_SECOND] = tuple(name for name in cases[_FIRST] if name in of_server)
+        cases[_THIRD] = tuple(name for name in cases[_FIRST] if name == "updates")
     machine = (
         f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; "
         f"load average at the start {os.getloadavg()[0]:.1f}; files in {tempfile.gettempdir()}"

@@ -92,17 +92,18 @@ SELECT COUNT(DISTINCT grantee), GROUP_CONCAT(DISTINCT grantee ORDER BY grantee S
         UNION
         SELECT GRANTEE FROM information_schema.TABLE_PRIVILEGES
          WHERE PRIVILEGE_TYPE = 'INSERT' AND TABLE_SCHEMA = DATABASE() AND TABLE_NAME <> 'study_service') may_insert
- WHERE SUBSTRING_INDEX(SUBSTRING(grantee, 2), '''@', 1) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
+ WHERE TRIM(BOTH '''' FROM SUBSTRING_INDEX(grantee, '@', 1)) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
          'mariadb.sys', 'mysql.sys', 'mysql.session', 'mysql.infoschema');
 SELECT COUNT(DISTINCT GRANTEE), GROUP_CONCAT(DISTINCT GRANTEE ORDER BY GRANTEE SEPARATOR ' ')
   INTO @indexer_everywhere, @indexer_candidate_everywhere
   FROM information_schema.USER_PRIVILEGES
  WHERE PRIVILEGE_TYPE = 'INSERT'
-   AND SUBSTRING_INDEX(SUBSTRING(GRANTEE, 2), '''@', 1) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
+   AND TRIM(BOTH '''' FROM SUBSTRING_INDEX(GRANTEE, '@', 1)) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
            'mariadb.sys', 'mysql.sys', 'mysql.session', 'mysql.infoschema');
 SET @indexer_candidate = IF(@indexer_found > 0, @indexer_candidate, @indexer_candidate_everywhere),
     @indexer_found = IF(@indexer_found > 0, @indexer_found, @indexer_everywhere);
-SET @indexer_root = CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''', SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''');
+SET @indexer_runs_as = CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''', SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''');
+SET @indexer_root = @indexer_runs_as;
 SELECT GRANTEE INTO @indexer_root FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = '''root''@''localhost''' LIMIT 1;
 SET @indexer_account = CASE
       WHEN @indexer_definer IS NULL AND @indexer_found = 1 THEN @indexer_candidate
@@ -128,9 +129,8 @@ SET SESSION sql_mode = COALESCE(@indexer_problem, @@SESSION.sql_mode);
 -- MySQL, and MariaDB before 10.6.2, take no account's name out of a variable when they make a trigger. There the triggers belong to
 -- who runs this script, as it says DEFINER = CURRENT_USER (MySQL 8.0.29 and later: for the archive's usual account, pacs,
 -- they are made once more below). For another: sed "s/DEFINER = CURRENT_USER/DEFINER = 'user'@'host'/" FILE | mysql pacsdb
-SET @indexer_dynamic = VERSION() LIKE '%MariaDB%' AND (SUBSTRING_INDEX(VERSION(), '.', 1) > 10
-      OR SUBSTRING_INDEX(VERSION(), '.', 1) = 10 AND SUBSTRING_INDEX(SUBSTRING_INDEX(VERSION(), '.', 2), '.', -1) > 6
-      OR VERSION() LIKE '10.6.%' AND SUBSTRING_INDEX(VERSION(), '.', 3) NOT IN ('10.6.0', '10.6.1'));
+SET @indexer_dynamic = FALSE;
+/*M!100602 SET @indexer_dynamic = TRUE */;
 -- end
 
 -- ---------------------------------------------------------------------------------------------------------------
@@ -248,28 +248,6 @@ EXECUTE indexer_statement;
 DEALLOCATE PREPARE indexer_statement;
 
 -- any archive, 2
-DROP TABLE IF EXISTS study_service_new;
-CREATE TABLE study_service_new (
-  id                BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'UUID_SHORT(): never given twice, whatever is restored',
-  operation         VARCHAR(16) NOT NULL COMMENT 'stored, changed, deleted, patient',
-  patient_pk        BIGINT NULL,
-  patient_id        VARCHAR(250) NULL,
-  patient_name      VARCHAR(250) NULL,
-  study_pk          BIGINT NULL COMMENT '0 in a row that stands for all studies of the patient',
-  study_iuid        VARCHAR(250) NULL,
-  study_datetime    DATETIME NULL,
-  study_description VARCHAR(250) NULL,
-  study_modality    VARCHAR(250) NULL,
-  study_series      INT NULL,
-  study_instances   INT NULL,
-  accession_no      VARCHAR(250) NULL,
-  patient_id_issuer VARCHAR(250) NULL,
-  recorded_at       DATETIME(6) NOT NULL COMMENT 'UTC',
-  PRIMARY KEY (id),
-  KEY study_pk (study_pk),
-  KEY recorded_at (recorded_at)
-) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
-
 DROP PROCEDURE IF EXISTS indexer_install_table;
 DELIMITER //
 CREATE PROCEDURE indexer_install_table()
@@ -279,6 +257,29 @@ BEGIN
    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'study_service';
   SELECT COUNT(*) INTO columns_found FROM information_schema.COLUMNS
    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'study_service' AND COLUMN_NAME = 'id';
+  IF columns_found = 0 THEN
+    DROP TABLE IF EXISTS study_service_new;
+    CREATE TABLE study_service_new (
+      id                BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'UUID_SHORT(): never given twice, whatever is restored',
+      operation         VARCHAR(16) NOT NULL COMMENT 'stored, changed, deleted, patient',
+      patient_pk        BIGINT NULL,
+      patient_id        VARCHAR(250) NULL,
+      patient_name      VARCHAR(250) NULL,
+      study_pk          BIGINT NULL COMMENT '0 in a row that stands for all studies of the patient',
+      study_iuid        VARCHAR(250) NULL,
+      study_datetime    DATETIME NULL,
+      study_description VARCHAR(250) NULL,
+      study_modality    VARCHAR(250) NULL,
+      study_series      INT NULL,
+      study_instances   INT NULL,
+      accession_no      VARCHAR(250) NULL,
+      patient_id_issuer VARCHAR(250) NULL,
+      recorded_at       DATETIME(6) NOT NULL COMMENT 'UTC',
+      PRIMARY KEY (id),
+      KEY study_pk (study_pk),
+      KEY recorded_at (recorded_at)
+    ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
+  END IF;
   IF tables_found = 0 THEN
     RENAME TABLE study_service_new TO study_service;
   ELSEIF columns_found = 0 THEN
@@ -438,7 +439,8 @@ DELIMITER ;
 GRANT EXECUTE ON PROCEDURE indexer_prune TO 'indexer_definer'@'localhost';
 CALL indexer_install_rights('EXECUTE', 'PROCEDURE indexer_process');
 
--- Gives the triggers that are there to the archive's account, where the server can do that (see the head of part 1).
+-- For another archive than DCM4CHEE (docs/other-pacs.md): gives the triggers that are there to the archive's account, where the
+-- server can do that.
 -- CREATE OR REPLACE: there is no moment without the trigger.
 -- The catalogue is read once: MariaDB makes a file for such an answer, which another server that starts on the machine may delete.
 DROP PROCEDURE IF EXISTS indexer_install_definer;
@@ -482,46 +484,6 @@ BEGIN
 END//
 DELIMITER ;
 
--- MySQL takes no account's name from a variable: the same once more for the archive's usual account. Nothing new to read.
-SET @indexer_named = NULL;
-/*!80029 SET @indexer_named = @indexer_account */;
-DROP PROCEDURE IF EXISTS indexer_install_named;
-DELIMITER //
-CREATE PROCEDURE indexer_install_named(IN account VARCHAR(80) CHARACTER SET utf8mb4)
-BEGIN
-  IF @indexer_named = account THEN
-    DROP TRIGGER IF EXISTS indexer_row;
-  END IF;
-END//
-DELIMITER ;
-CALL indexer_install_named('''pacs''@''%''');
-DELIMITER //
-/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
-BEGIN
-  IF NEW.id = 0 THEN
-    SET NEW.id = UUID_SHORT();
-  END IF;
-  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
-    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
-      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
-  END IF;
-END */ //
-DELIMITER ;
-CALL indexer_install_named('''pacs''@''localhost''');
-DELIMITER //
-/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
-BEGIN
-  IF NEW.id = 0 THEN
-    SET NEW.id = UUID_SHORT();
-  END IF;
-  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
-    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
-      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
-  END IF;
-END */ //
-DELIMITER ;
-DROP PROCEDURE indexer_install_named;
-
 -- Once all the way that a study will go, with the triggers' rights, on a table of its own, and taken back. A trigger on the archive's
 -- tables would not say what is wrong; here it does, and the script ends.
 DROP TABLE IF EXISTS indexer_trial;
@@ -534,7 +496,16 @@ BEGIN
   CALL indexer_process(NEW.number, 'patient');
 END//
 DELIMITER ;
-CALL indexer_install_definer();
+-- MariaDB 10.6.2 and later: the same for the archive's account, whatever its name. Nothing new to read.
+DELIMITER //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_trial AFTER INSERT ON indexer_trial FOR EACH ROW
+BEGIN
+  CALL indexer_process(NEW.number, ''stored'');
+  CALL indexer_process(NEW.number, ''patient'');
+END')) */ //
+DELIMITER ;
 SELECT MAX(study_pk) INTO @indexer_newest FROM (SELECT study_pk FROM indexer_study ORDER BY study_pk DESC LIMIT 1) newest;
 START TRANSACTION;
 INSERT INTO indexer_trial VALUES (COALESCE(@indexer_newest, 0));
@@ -627,7 +598,98 @@ BEGIN
   END IF;
 END//
 DELIMITER ;
-CALL indexer_install_definer();
+-- MariaDB 10.6.2 and later: the same for the archive's account, whatever its name. Nothing new to read.
+DELIMITER //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < ''1971-01-01'' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_study_insert AFTER INSERT ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF NEW.patient_fk IS NOT NULL THEN
+    CALL indexer_process(NEW.pk, ''stored'');
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_study_update AFTER UPDATE ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF OLD.patient_fk IS NOT NULL
+     AND (NEW.patient_fk IS NULL OR CAST(OLD.study_iuid AS BINARY) <> CAST(NEW.study_iuid AS BINARY)) THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), ''deleted'', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), ''deleted'', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
+  IF NEW.patient_fk IS NOT NULL THEN
+    IF OLD.patient_fk IS NULL THEN
+      CALL indexer_process(NEW.pk, ''stored'');
+    ELSEIF NOT (OLD.patient_fk = NEW.patient_fk
+                AND OLD.num_instances <=> NEW.num_instances
+                AND OLD.num_series <=> NEW.num_series
+                AND OLD.study_datetime <=> NEW.study_datetime
+                AND CAST(OLD.study_iuid AS BINARY) <=> CAST(NEW.study_iuid AS BINARY)
+                AND CAST(OLD.study_desc AS BINARY) <=> CAST(NEW.study_desc AS BINARY)
+                AND CAST(OLD.mods_in_study AS BINARY) <=> CAST(NEW.mods_in_study AS BINARY)
+                AND CAST(OLD.accession_no AS BINARY) <=> CAST(NEW.accession_no AS BINARY)) THEN
+      CALL indexer_process(NEW.pk, ''changed'');
+    END IF;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_study_delete BEFORE DELETE ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF OLD.patient_fk IS NOT NULL THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), ''deleted'', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), ''deleted'', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_update AFTER UPDATE ON patient FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF NOT (CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.pat_id_issuer AS BINARY) <=> CAST(NEW.pat_id_issuer AS BINARY)
+          AND CAST(OLD.pat_name AS BINARY) <=> CAST(NEW.pat_name AS BINARY)) THEN
+    CALL indexer_process(NEW.pk, ''patient'');
+  END IF;
+END')) */ //
+DELIMITER ;
 
 -- MySQL takes no account's name from a variable: the same once more for the archive's usual account. Nothing new to read.
 SET @indexer_named = NULL;
@@ -641,11 +703,22 @@ BEGIN
     DROP TRIGGER IF EXISTS indexer_study_update;
     DROP TRIGGER IF EXISTS indexer_study_delete;
     DROP TRIGGER IF EXISTS indexer_patient_update;
+    DROP TRIGGER IF EXISTS indexer_row;
   END IF;
 END//
 DELIMITER ;
 CALL indexer_install_named('''pacs''@''%''');
 DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END */ //
 /*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_study_insert AFTER INSERT ON study FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
@@ -718,6 +791,16 @@ END */ //
 DELIMITER ;
 CALL indexer_install_named('''pacs''@''localhost''');
 DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END */ //
 /*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_study_insert AFTER INSERT ON study FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
@@ -879,8 +962,13 @@ DELIMITER ;
 CALL indexer_install_old_account();
 DROP PROCEDURE indexer_install_old_account;
 
-SELECT GROUP_CONCAT(DISTINCT DEFINER) INTO @indexer_given
-  FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE() AND TRIGGER_NAME LIKE 'indexer\_%';
+-- On MariaDB it is known, and the catalogue isn't asked (see indexer_install_definer).
+SET @indexer_sql = IF(@indexer_dynamic, 'SELECT REPLACE(@indexer_account, '''''''', '''') INTO @indexer_given',
+  'SELECT GROUP_CONCAT(DISTINCT DEFINER) INTO @indexer_given
+     FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE() AND TRIGGER_NAME LIKE ''indexer\_%''');
+PREPARE indexer_statement FROM @indexer_sql;
+EXECUTE indexer_statement;
+DEALLOCATE PREPARE indexer_statement;
 SELECT CONCAT('cdc_indexer is installed in ', DATABASE(), '.') AS ''
 UNION ALL
 SELECT CONCAT('The triggers run with the rights of ', @indexer_given, '. If the archive logs in as another account, put',

@@ -12,7 +12,7 @@
 --              indexer_instance_insert, indexer_instance_delete                          on instance
 --              indexer_series_insert, indexer_series_update, indexer_series_delete       on series
 --              indexer_rejected_insert, indexer_rejected_delete                          on rejected_instance
---              indexer_patient_update (before 5.31 also indexer_patient_before)               on patient
+--              indexer_patient_before, indexer_patient_update                            on patient
 --              indexer_patient_id_insert, _before, _update, _delete                      on patient_id
 --              indexer_person_name_update                                                on person_name
 --              indexer_row            numbers and dates the rows of study_service
@@ -152,17 +152,18 @@ SELECT COUNT(DISTINCT grantee), GROUP_CONCAT(DISTINCT grantee ORDER BY grantee S
         UNION
         SELECT GRANTEE FROM information_schema.TABLE_PRIVILEGES
          WHERE PRIVILEGE_TYPE = 'INSERT' AND TABLE_SCHEMA = DATABASE() AND TABLE_NAME <> 'study_service') may_insert
- WHERE SUBSTRING_INDEX(SUBSTRING(grantee, 2), '''@', 1) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
+ WHERE TRIM(BOTH '''' FROM SUBSTRING_INDEX(grantee, '@', 1)) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
          'mariadb.sys', 'mysql.sys', 'mysql.session', 'mysql.infoschema');
 SELECT COUNT(DISTINCT GRANTEE), GROUP_CONCAT(DISTINCT GRANTEE ORDER BY GRANTEE SEPARATOR ' ')
   INTO @indexer_everywhere, @indexer_candidate_everywhere
   FROM information_schema.USER_PRIVILEGES
  WHERE PRIVILEGE_TYPE = 'INSERT'
-   AND SUBSTRING_INDEX(SUBSTRING(GRANTEE, 2), '''@', 1) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
+   AND TRIM(BOTH '''' FROM SUBSTRING_INDEX(GRANTEE, '@', 1)) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
            'mariadb.sys', 'mysql.sys', 'mysql.session', 'mysql.infoschema');
 SET @indexer_candidate = IF(@indexer_found > 0, @indexer_candidate, @indexer_candidate_everywhere),
     @indexer_found = IF(@indexer_found > 0, @indexer_found, @indexer_everywhere);
-SET @indexer_root = CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''', SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''');
+SET @indexer_runs_as = CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''', SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''');
+SET @indexer_root = @indexer_runs_as;
 SELECT GRANTEE INTO @indexer_root FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = '''root''@''localhost''' LIMIT 1;
 SET @indexer_account = CASE
       WHEN @indexer_definer IS NULL AND @indexer_found = 1 THEN @indexer_candidate
@@ -188,9 +189,8 @@ SET SESSION sql_mode = COALESCE(@indexer_problem, @@SESSION.sql_mode);
 -- MySQL, and MariaDB before 10.6.2, take no account's name out of a variable when they make a trigger. There the triggers belong to
 -- who runs this script, as it says DEFINER = CURRENT_USER (MySQL 8.0.29 and later: for the archive's usual account, pacs,
 -- they are made once more below). For another: sed "s/DEFINER = CURRENT_USER/DEFINER = 'user'@'host'/" FILE | mysql pacsdb
-SET @indexer_dynamic = VERSION() LIKE '%MariaDB%' AND (SUBSTRING_INDEX(VERSION(), '.', 1) > 10
-      OR SUBSTRING_INDEX(VERSION(), '.', 1) = 10 AND SUBSTRING_INDEX(SUBSTRING_INDEX(VERSION(), '.', 2), '.', -1) > 6
-      OR VERSION() LIKE '10.6.%' AND SUBSTRING_INDEX(VERSION(), '.', 3) NOT IN ('10.6.0', '10.6.1'));
+SET @indexer_dynamic = FALSE;
+/*M!100602 SET @indexer_dynamic = TRUE */;
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- 2. The account of the nightly event, and what the triggers' account lacks of rights on the archive's tables.
@@ -369,28 +369,6 @@ PREPARE indexer_statement FROM @indexer_sql;
 EXECUTE indexer_statement;
 DEALLOCATE PREPARE indexer_statement;
 
-DROP TABLE IF EXISTS study_service_new;
-CREATE TABLE study_service_new (
-  id                BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'UUID_SHORT(): never given twice, whatever is restored',
-  operation         VARCHAR(16) NOT NULL COMMENT 'stored, changed, deleted, patient',
-  patient_pk        BIGINT NULL,
-  patient_id        VARCHAR(250) NULL,
-  patient_name      VARCHAR(250) NULL,
-  study_pk          BIGINT NULL COMMENT '0 in a row that stands for all studies of the patient',
-  study_iuid        VARCHAR(250) NULL,
-  study_datetime    DATETIME NULL,
-  study_description VARCHAR(250) NULL,
-  study_modality    VARCHAR(250) NULL,
-  study_series      INT NULL,
-  study_instances   INT NULL,
-  accession_no      VARCHAR(250) NULL,
-  patient_id_issuer VARCHAR(250) NULL,
-  recorded_at       DATETIME(6) NOT NULL COMMENT 'UTC',
-  PRIMARY KEY (id),
-  KEY study_pk (study_pk),
-  KEY recorded_at (recorded_at)
-) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
-
 DROP PROCEDURE IF EXISTS indexer_install_table;
 DELIMITER //
 CREATE PROCEDURE indexer_install_table()
@@ -400,6 +378,29 @@ BEGIN
    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'study_service';
   SELECT COUNT(*) INTO columns_found FROM information_schema.COLUMNS
    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'study_service' AND COLUMN_NAME = 'id';
+  IF columns_found = 0 THEN
+    DROP TABLE IF EXISTS study_service_new;
+    CREATE TABLE study_service_new (
+      id                BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'UUID_SHORT(): never given twice, whatever is restored',
+      operation         VARCHAR(16) NOT NULL COMMENT 'stored, changed, deleted, patient',
+      patient_pk        BIGINT NULL,
+      patient_id        VARCHAR(250) NULL,
+      patient_name      VARCHAR(250) NULL,
+      study_pk          BIGINT NULL COMMENT '0 in a row that stands for all studies of the patient',
+      study_iuid        VARCHAR(250) NULL,
+      study_datetime    DATETIME NULL,
+      study_description VARCHAR(250) NULL,
+      study_modality    VARCHAR(250) NULL,
+      study_series      INT NULL,
+      study_instances   INT NULL,
+      accession_no      VARCHAR(250) NULL,
+      patient_id_issuer VARCHAR(250) NULL,
+      recorded_at       DATETIME(6) NOT NULL COMMENT 'UTC',
+      PRIMARY KEY (id),
+      KEY study_pk (study_pk),
+      KEY recorded_at (recorded_at)
+    ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
+  END IF;
   IF tables_found = 0 THEN
     RENAME TABLE study_service_new TO study_service;
   ELSEIF columns_found = 0 THEN
@@ -559,7 +560,8 @@ DELIMITER ;
 GRANT EXECUTE ON PROCEDURE indexer_prune TO 'indexer_definer'@'localhost';
 CALL indexer_install_rights('EXECUTE', 'PROCEDURE indexer_process');
 
--- Gives the triggers that are there to the archive's account, where the server can do that (see the head of part 1).
+-- For another archive than DCM4CHEE (docs/other-pacs.md): gives the triggers that are there to the archive's account, where the
+-- server can do that.
 -- CREATE OR REPLACE: there is no moment without the trigger.
 -- The catalogue is read once: MariaDB makes a file for such an answer, which another server that starts on the machine may delete.
 DROP PROCEDURE IF EXISTS indexer_install_definer;
@@ -603,46 +605,6 @@ BEGIN
 END//
 DELIMITER ;
 
--- MySQL takes no account's name from a variable: the same once more for the archive's usual account. Nothing new to read.
-SET @indexer_named = NULL;
-/*!80029 SET @indexer_named = @indexer_account */;
-DROP PROCEDURE IF EXISTS indexer_install_named;
-DELIMITER //
-CREATE PROCEDURE indexer_install_named(IN account VARCHAR(80) CHARACTER SET utf8mb4)
-BEGIN
-  IF @indexer_named = account THEN
-    DROP TRIGGER IF EXISTS indexer_row;
-  END IF;
-END//
-DELIMITER ;
-CALL indexer_install_named('''pacs''@''%''');
-DELIMITER //
-/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
-BEGIN
-  IF NEW.id = 0 THEN
-    SET NEW.id = UUID_SHORT();
-  END IF;
-  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
-    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
-      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
-  END IF;
-END */ //
-DELIMITER ;
-CALL indexer_install_named('''pacs''@''localhost''');
-DELIMITER //
-/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
-BEGIN
-  IF NEW.id = 0 THEN
-    SET NEW.id = UUID_SHORT();
-  END IF;
-  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
-    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
-      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
-  END IF;
-END */ //
-DELIMITER ;
-DROP PROCEDURE indexer_install_named;
-
 -- Once all the way that a study will go, with the triggers' rights, on a table of its own, and taken back. A trigger on the archive's
 -- tables would not say what is wrong; here it does, and the script ends.
 DROP TABLE IF EXISTS indexer_trial;
@@ -655,7 +617,16 @@ BEGIN
   CALL indexer_process(NEW.number, 'patient');
 END//
 DELIMITER ;
-CALL indexer_install_definer();
+-- MariaDB 10.6.2 and later: the same for the archive's account, whatever its name. Nothing new to read.
+DELIMITER //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_trial AFTER INSERT ON indexer_trial FOR EACH ROW
+BEGIN
+  CALL indexer_process(NEW.number, ''stored'');
+  CALL indexer_process(NEW.number, ''patient'');
+END')) */ //
+DELIMITER ;
 SELECT MAX(study_pk) INTO @indexer_newest FROM (SELECT study_pk FROM indexer_study ORDER BY study_pk DESC LIMIT 1) newest;
 START TRANSACTION;
 INSERT INTO indexer_trial VALUES (COALESCE(@indexer_newest, 0));
@@ -792,7 +763,7 @@ BEGIN
 END//
 
 -- Before 5.31 a patient names its id. A column that an update of the archive drops must not be named as OLD.x or NEW.x: from then
--- on every UPDATE would fail, and no handler would catch it. So it is read, before and after. (From 5.31 on this trigger isn't there.)
+-- on every UPDATE would fail, and no handler would catch it. So it is read, before and after. (From 5.31 on: see below.)
 CREATE DEFINER = CURRENT_USER TRIGGER indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
@@ -946,7 +917,298 @@ BEGIN
   END IF;
 END//
 DELIMITER ;
-CALL indexer_install_definer();
+-- MariaDB 10.6.2 and later: the same for the archive's account, whatever its name. Nothing new to read.
+DELIMITER //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < ''1971-01-01'' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_study_insert AFTER INSERT ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  CALL indexer_process(NEW.pk, ''stored'');
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_study_update AFTER UPDATE ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF CAST(OLD.study_iuid AS BINARY) <> CAST(NEW.study_iuid AS BINARY) THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), ''deleted'', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), ''deleted'', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.study_iuid AS BINARY) <=> CAST(NEW.study_iuid AS BINARY)
+          AND CAST(OLD.study_date AS BINARY) <=> CAST(NEW.study_date AS BINARY)
+          AND CAST(OLD.study_time AS BINARY) <=> CAST(NEW.study_time AS BINARY)
+          AND CAST(OLD.study_desc AS BINARY) <=> CAST(NEW.study_desc AS BINARY)
+          AND CAST(OLD.accession_no AS BINARY) <=> CAST(NEW.accession_no AS BINARY)) THEN
+    CALL indexer_process(NEW.pk, ''changed'');
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_study_delete BEFORE DELETE ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  BEGIN
+    DECLARE CONTINUE HANDLER FOR 1062
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), ''deleted'', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+        study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+      VALUES (UUID_SHORT(), ''deleted'', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+        UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+          CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+  END;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_instance_insert AFTER INSERT ON instance FOR EACH ROW
+BEGIN
+  DECLARE found_pk BIGINT;
+  DECLARE found_iuid VARCHAR(250) CHARACTER SET utf8mb4;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT s.pk, s.study_iuid INTO found_pk, found_iuid
+    FROM series r JOIN study s ON s.pk = r.study_fk WHERE r.pk = NEW.series_fk;
+  IF found_pk IS NOT NULL THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), ''changed'', NULL, NULL, NULL, found_pk, found_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), ''changed'', NULL, NULL, NULL, found_pk, found_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_instance_delete AFTER DELETE ON instance FOR EACH ROW
+BEGIN
+  DECLARE found_pk BIGINT;
+  DECLARE purged INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT study_fk INTO found_pk FROM series WHERE pk = OLD.series_fk;
+  SELECT inst_purge_state INTO purged FROM series WHERE pk = OLD.series_fk;
+  IF purged <> 1 THEN
+    CALL indexer_process(found_pk, ''counted'');
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_series_insert AFTER INSERT ON series FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  CALL indexer_process(NEW.study_fk, ''counted'');
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_series_update AFTER UPDATE ON series FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF NOT (OLD.study_fk <=> NEW.study_fk AND OLD.rejection_state <=> NEW.rejection_state
+          AND CAST(OLD.modality AS BINARY) <=> CAST(NEW.modality AS BINARY)) THEN
+    CALL indexer_process(NEW.study_fk, ''counted'');
+    IF OLD.study_fk <> NEW.study_fk THEN
+      CALL indexer_process(OLD.study_fk, ''counted'');
+    END IF;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_series_delete AFTER DELETE ON series FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  CALL indexer_process(OLD.study_fk, ''counted'');
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SET @indexer_patient_id = NULL;
+  SELECT COALESCE(patient_id_fk, 0) INTO @indexer_patient_id FROM patient WHERE pk = OLD.pk;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_update AFTER UPDATE ON patient FOR EACH ROW
+BEGIN
+  DECLARE now_id BIGINT;
+  DECLARE has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT OLD.pat_name_fk <=> NEW.pat_name_fk THEN
+    CALL indexer_process(NEW.pk, ''patient'');
+  ELSEIF @indexer_patient_id IS NOT NULL THEN
+    SELECT COALESCE(patient_id_fk, 0) INTO now_id FROM patient WHERE pk = NEW.pk;
+    IF now_id <> @indexer_patient_id THEN
+      SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.pk LIMIT 1;
+      IF has_studies THEN
+        CALL indexer_process(NEW.pk, ''patient'');
+      END IF;
+    END IF;
+    SET @indexer_patient_id = NULL;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_person_name_update AFTER UPDATE ON person_name FOR EACH ROW
+BEGIN
+  DECLARE the_patient_pk BIGINT;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT CAST(OLD.alphabetic_name AS BINARY) <=> CAST(NEW.alphabetic_name AS BINARY) THEN
+    SELECT pk INTO the_patient_pk FROM patient WHERE pat_name_fk = NEW.pk;
+    IF the_patient_pk IS NOT NULL THEN
+      CALL indexer_process(the_patient_pk, ''patient'');
+    END IF;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_id_insert AFTER INSERT ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE the_patient_pk BIGINT;
+  DECLARE has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT i.patient_fk INTO the_patient_pk FROM patient_id i
+   WHERE i.pk = NEW.pk AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = i.patient_fk AND j.pk < i.pk);
+  IF the_patient_pk IS NULL THEN
+    SELECT pk INTO the_patient_pk FROM patient WHERE patient_id_fk = NEW.pk;
+  END IF;
+  SELECT 1 INTO has_studies FROM study WHERE patient_fk = the_patient_pk LIMIT 1;
+  IF has_studies THEN
+    CALL indexer_process(the_patient_pk, ''patient'');
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_id_delete BEFORE DELETE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE the_patient_pk BIGINT;
+  DECLARE has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT i.patient_fk INTO the_patient_pk FROM patient_id i
+   WHERE i.pk = OLD.pk AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = i.patient_fk AND j.pk < i.pk);
+  IF the_patient_pk IS NULL THEN
+    SELECT pk INTO the_patient_pk FROM patient WHERE patient_id_fk = OLD.pk;
+  END IF;
+  SELECT 1 INTO has_studies FROM study WHERE patient_fk = the_patient_pk LIMIT 1;
+  IF has_studies THEN
+    CALL indexer_process(the_patient_pk, ''patient'');
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE failed INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SET @indexer_patient = NULL, @indexer_issuer = NULL;
+  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  IF failed THEN
+    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE the_patient_pk, other_pk BIGINT;
+  DECLARE now_issuer VARBINARY(1020);
+  DECLARE has_studies, is_first, failed INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  IF failed THEN
+    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+  END IF;
+  SET other_pk = @indexer_patient;
+  IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN
+    SELECT pk INTO other_pk FROM patient WHERE patient_id_fk = NEW.pk AND pk = the_patient_pk;
+  END IF;
+  IF NOT (other_pk <=> the_patient_pk AND now_issuer <=> @indexer_issuer
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)) THEN
+    IF other_pk <> the_patient_pk OR the_patient_pk IS NULL THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = other_pk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(other_pk, ''patient'');
+      END IF;
+    END IF;
+    SET the_patient_pk = NULL;
+    SELECT i.patient_fk INTO the_patient_pk FROM patient_id i
+     WHERE i.pk = NEW.pk AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = i.patient_fk AND j.pk < i.pk);
+    IF the_patient_pk IS NULL THEN
+      SELECT pk INTO the_patient_pk FROM patient WHERE patient_id_fk = NEW.pk;
+    END IF;
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = the_patient_pk LIMIT 1;
+    IF has_studies THEN
+      CALL indexer_process(the_patient_pk, ''patient'');
+    END IF;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_rejected_insert AFTER INSERT ON rejected_instance FOR EACH ROW
+BEGIN
+  DECLARE found_pk BIGINT;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT pk INTO found_pk FROM study WHERE study_iuid = NEW.study_iuid;
+  IF found_pk IS NOT NULL THEN
+    CALL indexer_process(found_pk, ''counted'');
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_rejected_delete AFTER DELETE ON rejected_instance FOR EACH ROW
+BEGIN
+  DECLARE found_pk BIGINT;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT pk INTO found_pk FROM study WHERE study_iuid = OLD.study_iuid;
+  IF found_pk IS NOT NULL THEN
+    CALL indexer_process(found_pk, ''counted'');
+  END IF;
+END')) */ //
+DELIMITER ;
 
 -- MySQL takes no account's name from a variable: the same once more for the archive's usual account. Nothing new to read.
 SET @indexer_named = NULL;
@@ -973,11 +1235,22 @@ BEGIN
     DROP TRIGGER IF EXISTS indexer_patient_id_update;
     DROP TRIGGER IF EXISTS indexer_rejected_insert;
     DROP TRIGGER IF EXISTS indexer_rejected_delete;
+    DROP TRIGGER IF EXISTS indexer_row;
   END IF;
 END//
 DELIMITER ;
 CALL indexer_install_named('''pacs''@''%''');
 DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END */ //
 /*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_study_insert AFTER INSERT ON study FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
@@ -1224,6 +1497,16 @@ END */ //
 DELIMITER ;
 CALL indexer_install_named('''pacs''@''localhost''');
 DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END */ //
 /*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_study_insert AFTER INSERT ON study FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
@@ -1472,18 +1755,171 @@ DROP PROCEDURE indexer_install_named;
 CALL indexer_install_rejected(0);
 DROP PROCEDURE indexer_install_rejected;
 
--- Where the patient doesn't name its id, there is nothing to read before and after.
-DROP PROCEDURE IF EXISTS indexer_install_before;
+-- From 5.31 on what matters of an id stands in its row, and OLD and NEW are compared. (Not before, and not while the archive is being
+-- updated: a column that goes away must not be named.)
+SET @indexer_compares = @indexer_has_patient_fk AND @indexer_has_entity_id AND NOT @indexer_has_patient_id_fk;
+DROP PROCEDURE IF EXISTS indexer_install_compared;
 DELIMITER //
-CREATE PROCEDURE indexer_install_before()
+CREATE PROCEDURE indexer_install_compared(IN account VARCHAR(80) CHARACTER SET utf8mb4)
 BEGIN
-  IF NOT @indexer_has_patient_id_fk THEN
+  IF NOT @indexer_compares THEN
+    SET @indexer_sql = NULL;
+  ELSEIF @indexer_dynamic THEN
+    IF account = 'CURRENT_USER' THEN
+    SET @indexer_sql = CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  SET @indexer_patient_id = NULL;
+END');
+    PREPARE indexer_statement FROM @indexer_sql;
+    EXECUTE indexer_statement;
+    DEALLOCATE PREPARE indexer_statement;
+    SET @indexer_sql = CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+END');
+    PREPARE indexer_statement FROM @indexer_sql;
+    EXECUTE indexer_statement;
+    DEALLOCATE PREPARE indexer_statement;
+    SET @indexer_sql = CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE is_first, has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+    IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(OLD.patient_fk, ''patient'');
+      END IF;
+    END IF;
+    SET is_first = 0;
+    SELECT 1 INTO is_first FROM patient p WHERE p.pk = NEW.patient_fk
+       AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.patient_fk LIMIT 1;
+    IF is_first AND has_studies THEN
+      CALL indexer_process(NEW.patient_fk, ''patient'');
+    END IF;
+  END IF;
+END');
+    PREPARE indexer_statement FROM @indexer_sql;
+    EXECUTE indexer_statement;
+    DEALLOCATE PREPARE indexer_statement;
+    END IF;
+  ELSEIF account = IF(@indexer_named IN ('''pacs''@''%''', '''pacs''@''localhost'''), @indexer_named, IF(@indexer_named IS NULL, '', 'CURRENT_USER')) THEN
     DROP TRIGGER IF EXISTS indexer_patient_before;
+    DROP TRIGGER IF EXISTS indexer_patient_id_before;
+    DROP TRIGGER IF EXISTS indexer_patient_id_update;
   END IF;
 END//
 DELIMITER ;
-CALL indexer_install_before();
-DROP PROCEDURE indexer_install_before;
+CALL indexer_install_compared('CURRENT_USER');
+DELIMITER //
+/*!80029 CREATE DEFINER = CURRENT_USER TRIGGER IF NOT EXISTS indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  SET @indexer_patient_id = NULL;
+END */ //
+/*!80029 CREATE DEFINER = CURRENT_USER TRIGGER IF NOT EXISTS indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+END */ //
+/*!80029 CREATE DEFINER = CURRENT_USER TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE is_first, has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+    IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(OLD.patient_fk, 'patient');
+      END IF;
+    END IF;
+    SET is_first = 0;
+    SELECT 1 INTO is_first FROM patient p WHERE p.pk = NEW.patient_fk
+       AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.patient_fk LIMIT 1;
+    IF is_first AND has_studies THEN
+      CALL indexer_process(NEW.patient_fk, 'patient');
+    END IF;
+  END IF;
+END */ //
+DELIMITER ;
+CALL indexer_install_compared('''pacs''@''%''');
+DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  SET @indexer_patient_id = NULL;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE is_first, has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+    IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(OLD.patient_fk, 'patient');
+      END IF;
+    END IF;
+    SET is_first = 0;
+    SELECT 1 INTO is_first FROM patient p WHERE p.pk = NEW.patient_fk
+       AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.patient_fk LIMIT 1;
+    IF is_first AND has_studies THEN
+      CALL indexer_process(NEW.patient_fk, 'patient');
+    END IF;
+  END IF;
+END */ //
+DELIMITER ;
+CALL indexer_install_compared('''pacs''@''localhost''');
+DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  SET @indexer_patient_id = NULL;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE is_first, has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+    IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(OLD.patient_fk, 'patient');
+      END IF;
+    END IF;
+    SET is_first = 0;
+    SELECT 1 INTO is_first FROM patient p WHERE p.pk = NEW.patient_fk
+       AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.patient_fk LIMIT 1;
+    IF is_first AND has_studies THEN
+      CALL indexer_process(NEW.patient_fk, 'patient');
+    END IF;
+  END IF;
+END */ //
+DELIMITER ;
+DROP PROCEDURE indexer_install_compared;
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- 8. Record what happened while the triggers were off: studies that are new or look different, studies that are gone.
@@ -1586,8 +2022,13 @@ DELIMITER ;
 CALL indexer_install_old_account();
 DROP PROCEDURE indexer_install_old_account;
 
-SELECT GROUP_CONCAT(DISTINCT DEFINER) INTO @indexer_given
-  FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE() AND TRIGGER_NAME LIKE 'indexer\_%';
+-- On MariaDB it is known, and the catalogue isn't asked (see indexer_install_definer).
+SET @indexer_sql = IF(@indexer_dynamic, 'SELECT REPLACE(@indexer_account, '''''''', '''') INTO @indexer_given',
+  'SELECT GROUP_CONCAT(DISTINCT DEFINER) INTO @indexer_given
+     FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE() AND TRIGGER_NAME LIKE ''indexer\_%''');
+PREPARE indexer_statement FROM @indexer_sql;
+EXECUTE indexer_statement;
+DEALLOCATE PREPARE indexer_statement;
 SELECT CONCAT('cdc_indexer is installed in ', DATABASE(), '.') AS ''
 UNION ALL
 SELECT CONCAT('The triggers run with the rights of ', @indexer_given, '. If the archive logs in as another account, put',

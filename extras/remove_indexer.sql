@@ -57,7 +57,7 @@ DROP PROCEDURE IF EXISTS indexer_install_rights;
 DROP PROCEDURE IF EXISTS indexer_install_table_rights;
 DROP PROCEDURE IF EXISTS indexer_install_definer;
 DROP PROCEDURE IF EXISTS indexer_install_named;
-DROP PROCEDURE IF EXISTS indexer_install_before;
+DROP PROCEDURE IF EXISTS indexer_install_compared;
 DROP PROCEDURE IF EXISTS indexer_install_old_account;
 DROP PROCEDURE IF EXISTS indexer_install_rejected;
 DROP PROCEDURE IF EXISTS indexer_install_window;

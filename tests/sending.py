@@ -111,7 +111,7 @@ class Engine:
         self.observer = Observer()
         self.stopping = threading.Event()
         self.storage_failing = False
-        self.gate_changed = on_gate
+        self.way = SimpleNamespace(changed=on_gate)
         self.reload = before_probe
 
     @contextmanager

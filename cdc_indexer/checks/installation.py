@@ -57,14 +57,13 @@ TRIGGERS_ARC5 = (
     "indexer_series_delete",
     "indexer_rejected_insert",
     "indexer_rejected_delete",
+    "indexer_patient_before",
     "indexer_patient_id_insert",
     "indexer_patient_id_before",
     "indexer_patient_id_update",
     "indexer_patient_id_delete",
     "indexer_person_name_update",
 )
-#: dcm4chee-arc 5 before 5.31, where the patient names its id.
-_BEFORE_531 = ("indexer_patient_before",)
 #: The old client's: on the new table it would make every study fail (error 1136).
 _OLD_TRIGGER = "indexer_process"
 _PROCEDURES = ("indexer_process", "indexer_prune")
@@ -244,19 +243,16 @@ class _Objects(_Session):
     def _again(self) -> str:
         return _AGAIN.format(name=self._name, script=_SCRIPT_ARC5 if self._archive.is_arc5 else _SCRIPT)
 
-    @cached_property
+    @property
     def _triggers(self) -> tuple[str, ...]:
-        if not self._archive.is_arc5:
-            return TRIGGERS
-        return (*TRIGGERS_ARC5, *(_BEFORE_531 if "patient_id_fk" in self._archive.words else ()))
+        return TRIGGERS_ARC5 if self._archive.is_arc5 else TRIGGERS
 
     def version(self) -> Iterator[Finding]:
         """Whether view and triggers were made for the archive's tables as they are now: an upgrade changes them."""
-        rows = self._rows(
-            "SELECT TABLE_COMMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
-            self._name,
-            TABLE,
+        query = (
+            "SELECT TABLE_COMMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s"
         )
+        rows = self._rows(query, self._name, TABLE)
         said = str(rows[0][0]) if rows else ""
         now = self._archive.made_for
         if not self._archive.is_dcm4chee:
@@ -323,7 +319,11 @@ class _Objects(_Session):
             )
         if not missing and not gone and not powerless and _OLD_TRIGGER not in found:
             definers = ", ".join(sorted({found[name] for name in self._triggers}))
-            yield ok("triggers", f"All {len(self._triggers)} are there, with the rights of {definers}.")
+            yield ok(
+                "triggers",
+                f"All {len(self._triggers)} are there, with the rights of {definers} "
+                "(which must be there wherever a dump of the archive is restored).",
+            )
 
     def procedures(self) -> Iterator[Finding]:
         found = {
@@ -346,8 +346,7 @@ class _Objects(_Session):
                 self._again,
             )
         if not missing and not gone:
-            definers = ", ".join(sorted({found[name] for name in _PROCEDURES}))
-            yield ok("procedures", f"{' and '.join(_PROCEDURES)} are there, with the rights of {definers}.")
+            yield ok("procedures", f"{' and '.join(_PROCEDURES)} are there.")
 
     def event(self) -> Iterator[Finding]:
         found = self._rows(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cdc_indexer import __version__
+from cdc_indexer.cli.hand import pause, resend, resume, sql
 from cdc_indexer.cli.parked import DONE, FAILED, parked
 from cdc_indexer.cli.reconcile import reconcile
 from cdc_indexer.model.errors import ConfigError, IndexerError
@@ -266,3 +267,5 @@ def status(files: Files, as_json: bool) -> int:
 
 cli.add_command(parked)
 cli.add_command(reconcile)
+for command in (resend, pause, resume, sql):
+    cli.add_command(command)

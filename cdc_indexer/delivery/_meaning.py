@@ -22,12 +22,12 @@ _STUDY_LATER = frozenset({408, 423, 424, 425})
 _MAX_UNFOLDED_BYTES = 64 * 1024
 _GZIP = b"\x1f\x8b"
 
-#: What a page for people begins with, or has somewhere.
-_PAGE = re.compile(
-    r"\s*(?:<!--.*?-->\s*)*<(?:!doctype\s+html|html|head|title|meta|link|body|script|style|br|b|p|h[1-6]|div|span|center|table|"
-    r"form|font|a|img|iframe)\b|<!doctype\s+html|<html\b|</html>",
-    re.IGNORECASE | re.DOTALL,
+#: What a page for people has somewhere, or begins with.
+_PAGE_PARTS = ("<html", "<!doctype html", "</html>")
+_PAGE_BEGINS = re.compile(
+    r"<(?:head|title|meta|link|body|script|style|br|b|p|h[1-6]|div|span|center|table|form|font|a|img|iframe)\b"
 )
+_COMMENTS = 10
 
 _NOT_JSON = object()
 
@@ -88,7 +88,7 @@ def _taken(method: str, status: int, text: str, json_seen: bool) -> Outcome:
     if _says_error(said):
         reason = "The central index answers with status Error: correct key in config.json, or read its log."
         return Outcome(Kind.HELD, status, text, reason=reason, refusal=Refusal.KEY)
-    if said is _NOT_JSON and _PAGE.search(text):
+    if said is _NOT_JSON and _is_page(text):
         reason = _STRANGER.format(status=status)
         return Outcome(Kind.HELD, status, text, reason=reason, refusal=Refusal.STRANGER)
     # A deletion has an address of its own, where 204 is usual.
@@ -162,6 +162,17 @@ def as_text(body: bytes) -> str:
     if body.isascii() and b"\0" not in body:
         return body.decode("ascii")
     return body.decode(json.detect_encoding(body), "replace").removeprefix("\ufeff")
+
+
+def _is_page(text: str) -> bool:
+    low = text.lower().lstrip()
+    if any(part in low for part in _PAGE_PARTS):
+        return True
+    for _ in range(_COMMENTS):
+        if not low.startswith("<!--"):
+            break
+        low = low.partition("-->")[2].lstrip()
+    return _PAGE_BEGINS.match(low) is not None
 
 
 def is_json(text: str) -> bool:

@@ -101,7 +101,7 @@ class Backfills:
             # With `send: stable` what waits is read in its turn: whether it is quiet, the table has to say.
             if free and not (parts.policy.stable and claimed):
                 values[study_pk] = study
-                reading.leases.append((case, parts.cases.lease(case, reading)))
+                reading.add(case, parts.cases.lease(case, reading))
         return reading
 
     def adopt(

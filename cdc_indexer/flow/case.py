@@ -40,6 +40,7 @@ class Hints:
 
     Attributes:
         rows: outbox rows that settle, in the order in which they came.
+        deleted: the last row that says so, as (recorded_at, id); what came before it was of an earlier life of the study.
         gone: the archive was seen to have deleted it: by a row of its own, or in two readings of a sweep.
         changes: patients' changes of which this study is one.
         tickets: of backfills.
@@ -51,6 +52,7 @@ class Hints:
     # Ten thousand of these may wait, most of them with one row: no empty lists.
     rows: tuple[Row, ...] | list[Row] = ()
     gone: bool = False
+    deleted: tuple[datetime, int] | None = None
     changes: tuple[PatientChange, ...] = ()
     tickets: tuple[Ticket, ...] = ()
     insist: Insist = Insist.NO
@@ -65,6 +67,13 @@ class Hints:
         """What counts against the memory that hints may take."""
         return len(self.rows) + len(self.changes) + len(self.tickets)
 
+    @property
+    def rows_since_deleted(self) -> list[tuple[datetime, int]]:
+        """(recorded_at, id) of the rows that stand for the study as it is now, in the order in which they were recorded."""
+        deleted = self.deleted
+        by_time = sorted((recorded_at, row_id) for row_id, recorded_at in self.rows)
+        return [row for row in by_time if deleted is None or row > deleted]
+
     def add_row(self, row: Row) -> None:
         """One more row."""
         if isinstance(self.rows, tuple):
@@ -76,6 +85,8 @@ class Hints:
         if later.rows:
             self.rows = [*self.rows, *later.rows]
         self.gone = self.gone or later.gone
+        if later.deleted is not None and (self.deleted is None or later.deleted > self.deleted):
+            self.deleted = later.deleted
         self.changes += later.changes
         self.tickets += later.tickets
         if later.insist > self.insist:
@@ -92,7 +103,6 @@ class Case:
         entry: what the ledger says, as of the last durable or pending result; counts only when ``known``.
         lease: who has its turn (a Reading or a Delivery), None while it waits.
         first: the row of a first version, which goes out as recorded if the ledger knows nothing of the study.
-        recorded: (row id, digest) of a first version that wasn't sent as recorded; the view may say the same.
         verify_ids: rows that were sent as recorded and settled; the view is read once it shows them.
         stale: how often in a row the index had a newer version and didn't say which.
     """
@@ -104,7 +114,6 @@ class Case:
     known: bool = False
     lease: object | None = None
     first: OutboxRow | None = None
-    recorded: tuple[int, bytes] | None = None
     verify_ids: tuple[int, ...] = ()
     stale: int = 0
     hints: Hints = field(default_factory=Hints)

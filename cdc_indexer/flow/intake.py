@@ -16,11 +16,10 @@ from cdc_indexer.flow.order import Delivery
 from cdc_indexer.flow.parts import Parts
 from cdc_indexer.flow.patients import PatientChange
 from cdc_indexer.flow.progress import Columns
-from cdc_indexer.model.errors import InvalidStudy
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.moment import EPOCH, Now, microseconds, moment
 from cdc_indexer.model.position import Identity, Position
-from cdc_indexer.model.study import Operation, OutboxRow, study_document, study_key
+from cdc_indexer.model.study import Operation, OutboxRow, study_key
 
 __all__ = ["Intake"]
 
@@ -63,13 +62,12 @@ class Intake:
             case.first = row
             self._to_look_up[key] = case
             return True
-        if stored and is_first(case.entry) and case.recorded is None:
-            self._remember(case, row)
         # What was deleted is told at once, and what was stored again after that.
         again = stored and case.known and case.entry is not None and case.entry.digest is None
         soon = deleted or superseded or not recent or (again and not parts.policy.stable)
         parts.cases.add_row(case, mark, now, soon=soon)
-        case.hints.gone = case.hints.gone or deleted
+        if deleted:
+            case.hints.join(Hints(gone=True, deleted=(mark[1], mark[0])))
         if isinstance(case.lease, Delivery):
             parts.order.promote(case.lease)
         return True
@@ -81,14 +79,6 @@ class Intake:
             parts.patients.add(change)
         else:
             parts.settlement.end_changes([change])
-
-    def _remember(self, case: Case, row: OutboxRow) -> None:
-        """It isn't sent as recorded now, but a program that was killed may have done that."""
-        policy = self._parts.policy
-        try:
-            case.recorded = (row.id, study_document(row.values, policy.center, policy.fields).digest)
-        except InvalidStudy:
-            return
 
     # --- the ledger --------------------------------------------------------------------------------------
 

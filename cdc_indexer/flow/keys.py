@@ -12,10 +12,10 @@ _VARIANT = {digit: f"{int(digit, 16) & 3 | 8:x}" for digit in "0123456789abcdef"
 
 
 def idempotency_key(center: str, seed: object, read: bytes | None = None) -> str:
-    """The same for the same center and outbox row, whatever restarts or fails over.
+    """The same for the same center, outbox row and document, whatever restarts or fails over.
 
-    ``read`` is the document where its values come from the view: after a kill the view may hold newer ones, and an
-    index that drops a key it knows would never get them.
+    ``read`` is the document: after a kill the view may hold a newer one, and an index that drops a key it knows would
+    never get it.
     """
     name = f"{center}:{seed}".encode()
     content = name if read is None else b"%b:%b" % (name, read)

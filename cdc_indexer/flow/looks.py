@@ -89,7 +89,7 @@ class Looks:
             return None
         reading = Reading(version, parts.epoch, parts.results.ledger_epoch)
         for case in parts.cases.quiet.due(now.seconds, limit, early=parts.early):
-            reading.leases.append((case, parts.cases.lease(case, reading)))
+            reading.add(case, parts.cases.lease(case, reading))
         return reading if reading.leases else None
 
     def give_back(self, reading: Reading, now: Now, *, after_seconds: float = _UNSEEN_SECONDS) -> None:
@@ -120,7 +120,7 @@ class Looks:
                 parts.cases.give_back(case, reading, hints, now, after_seconds=_UNSEEN_SECONDS)
             else:
                 self.learn(case, found.entries)
-                values = studies.get(case.study_pk)
+                values = studies.get(reading.pks[case.key])
                 if hints.gone and (values is None or study_key(*names(values)) != case.key):
                     # Stored again under another primary key, perhaps.
                     values = found.by_uid.get(case.study_iuid)
@@ -140,7 +140,7 @@ class Looks:
             if hints.rows and not hints.gone:
                 self._move_rows(hints, values, now)
             values = None
-        if values is not None:
+        if values is not None and case.study_pk == reading.pks[case.key]:
             case.study_pk = names(values)[1]
         recent = entry is not None and entry.unverified and now.clock - entry.version < _SHOWN
         if values is None and recent and not (hints or case.verify_ids or parts.early):
@@ -180,8 +180,9 @@ class Looks:
         version = microseconds(row.recorded_at)
         self._parts.clock.saw(version)
         seen = self._seen(row.values, None)
-        key = idempotency_key(self._parts.policy.center, row.id)
-        if seen.document is None:
+        document = seen.document
+        key = idempotency_key(self._parts.policy.center, row.id, document.body if document else b"")
+        if document is None:
             self._park_invalid(case, owner, hints, seen, key, now)
         else:
             self._submit(case, owner, hints, seen, version, key, recorded=True)
@@ -233,13 +234,13 @@ class Looks:
         if before is not None and not is_first(before):
             held = before.digest.hex() if before.digest is not None else "nothing"
             return idempotency_key(center, f"{case.key}:{before.version}:{held}", body)
-        if case.recorded is not None and case.recorded[1] == digest:
-            return idempotency_key(center, case.recorded[0])
         # Rows before tickets: whether `initial` or a row comes first may be otherwise after a kill.
         if hints.rows:
-            # A deletion is told by its last row, whether or not those before it are still to be settled.
+            # What lies before a deletion may be settled by itself.
             by_time = sorted((recorded_at, row_id) for row_id, recorded_at in hints.rows)
-            return idempotency_key(center, by_time[-1 if digest == DELETION else 0][1], body)
+            if digest == DELETION:
+                return idempotency_key(center, by_time[-1][1], body)
+            return idempotency_key(center, (hints.rows_since_deleted or by_time)[0][1], body)
         if hints.tickets and hints.tickets[0].backfill.name == "initial":
             return idempotency_key(center, f"initial:{hints.tickets[0].backfill.run}:{case.study_pk}", body)
         return idempotency_key(center, f"{case.key}:0", body)

@@ -142,8 +142,11 @@ class ChangedPatients:
         return self._done(changes)
 
     def _done(self, changes: Iterable[PatientChange]) -> list[PatientChange]:
+        # A study that was stored again between two pages is on both.
         done = [
-            change for change in changes if change.read and not change.open and change.row_id in self.open
+            change
+            for change in dict.fromkeys(changes)
+            if change.read and not change.open and change.row_id in self.open
         ]
         for change in done:
             del self.open[change.row_id]

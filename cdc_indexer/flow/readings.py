@@ -22,6 +22,7 @@ class Reading:
         version: of all values that it finds; drawn before the reading begins.
         epoch: of the source; what was read in another one decides nothing.
         ledger_epoch: the same for what the ledger says.
+        pks: by study_key, where the view is looked at; a row that comes later may tell another one.
         values: what was read already, by study_pk (a page of a backfill or of a patient's studies); None: nothing was.
     """
 
@@ -30,12 +31,18 @@ class Reading:
     ledger_epoch: int
     values: Mapping[int, Values] | None = None
     leases: list[tuple[Case, Hints]] = field(default_factory=list)
+    pks: dict[str, int] = field(default_factory=dict)
     open: bool = True
+
+    def add(self, case: Case, hints: Hints) -> None:
+        """Leased to this reading, with the hints that came so far."""
+        self.leases.append((case, hints))
+        self.pks[case.key] = case.study_pk
 
     @property
     def study_pks(self) -> list[int]:
         """To be read from the view."""
-        return [case.study_pk for case, _ in self.leases]
+        return list(self.pks.values())
 
     @property
     def study_iuids(self) -> list[str]:

@@ -158,7 +158,6 @@ class Settlement:
             case.entry = entry
             case.known = True
             self._results.put(case.key, entry)
-        case.recorded = None
         if hints.rows:
             self._progress.settle(hints.rows)
         self._cases.settled(hints)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cdc_indexer.model.moment import EPOCH
+from cdc_indexer.model.observer import Condition
 from cdc_indexer.model.position import Position
 from cdc_indexer.model.settled import minute_of
 from cdc_indexer.model.study import Operation, OutboxRow
-from cdc_indexer.source.outbox import Mark, Outbox
+from cdc_indexer.source.outbox import Mark, Outbox, open_for_long
 
 if TYPE_CHECKING:
     from cdc_indexer.jobs.engine import Engine
@@ -30,15 +31,6 @@ PAGE = 1000
 
 #: ``until`` stays this far behind the server's clock: a transaction may record a row and commit it minutes later.
 HOLD_BACK = timedelta(minutes=10)
-
-#: A transaction that is open for longer is said: it may be a prepared one (XA) that nobody will ever end.
-LONG_OPEN = timedelta(minutes=15)
-
-_OPEN = (
-    "A transaction of the archive's has been open since {since:%Y-%m-%d %H:%M} UTC: its studies wait for its end, and what "
-    "was recorded since then is read in every audit. Where the archive knows nothing of it any more it is a prepared one: "
-    "XA RECOVER shows it, XA COMMIT or XA ROLLBACK ends it."
-)
 
 #: How far back a quick audit looks behind the newest row it has seen. What commits later than that after it was
 #: recorded is found by the next full one.
@@ -178,12 +170,12 @@ class Audit:
         """Says a transaction that is open for long; twice seen, for a row may be rolled back or pruned between two reads."""
         again, self._open = oldest is not None and oldest == self._open, oldest
         before = self.open_transaction
-        if oldest is not None and again and now - oldest[0] > LONG_OPEN:
-            self.open_transaction = _OPEN.format(since=oldest[0])
-        elif not again:
+        if oldest is None or not again:
             self.open_transaction = None
+        elif said := open_for_long(oldest[0], now):
+            self.open_transaction = said
         if self.open_transaction != before:
-            self._engine.observer.open_transaction(self.open_transaction)
+            self._engine.observer.condition(Condition.OPEN_TRANSACTION, self.open_transaction)
             if self.open_transaction:
                 log.warning("a transaction stays open", reason=self.open_transaction)
 

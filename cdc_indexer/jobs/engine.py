@@ -19,27 +19,26 @@ import structlog
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.index_client import IndexClient
 from cdc_indexer.flow.core import Core
-from cdc_indexer.flow.gate import Change, Gate, Gatekeeper
+from cdc_indexer.flow.gate import Gate, Gatekeeper
 from cdc_indexer.flow.order import Order
-from cdc_indexer.flow.policy import Policy
 from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.settlement import Result
-from cdc_indexer.jobs.recall import recall
+from cdc_indexer.jobs.pausing import Pausing
+from cdc_indexer.jobs.policies import policy_of
+from cdc_indexer.jobs.recall import OTHER_INDEX, recall
 from cdc_indexer.jobs.retries import Retries
 from cdc_indexer.jobs.sending import Sending
 from cdc_indexer.jobs.verifier import Verifier
+from cdc_indexer.jobs.way import Way
 from cdc_indexer.model.changes import Changes
 from cdc_indexer.model.errors import (
     ConfigError,
-    FatalError,
     SourceChanged,
-    SourceError,
     Stopped,
     StorageError,
 )
 from cdc_indexer.model.moment import Now, microseconds
 from cdc_indexer.model.observer import Observer
-from cdc_indexer.model.outcome import Refusal
 from cdc_indexer.source.outbox import Outbox
 from cdc_indexer.source.source import Source
 from cdc_indexer.state.checkpoint_copy import CheckpointCopy
@@ -52,12 +51,6 @@ if TYPE_CHECKING:
     from cdc_indexer.model.study import OutboxRow
 
 log = structlog.get_logger("cdc_indexer")
-
-#: How long the central index may be away before a job that somebody waits for fails.
-PATIENCE_SECONDS = 10.0
-
-#: And for how long it may refuse us: other studies are tried in the meantime.
-_HELD_PATIENCE_SECONDS = 2.0
 
 #: So many rows are handed over under one hold of the lock.
 _TOGETHER = 64
@@ -93,12 +86,12 @@ class Engine:
         self.observer = observer or Observer()
         self._runner = runner
         self._reload = reload
-        self._patience_seconds = patience_seconds
-        self._impatience: threading.Timer | None = None
+        self.way = Way(self, patience_seconds)
         self.stopping = runner.stopping
         self.store = Store(settings.state_dir)
         recalled = recall(self.store, settings, anew=anew, same_index=same_index)
-        keeper = Gatekeeper(settings.delivery.give_up_seconds, settings.delivery.concurrency, _rng())
+        rng = random.Random()  # noqa: S311 - jitter, not a secret
+        keeper = Gatekeeper(settings.delivery.give_up_seconds, settings.delivery.concurrency, rng)
         order = Order(keeper, settings.delivery.concurrency)
         self.core = Core(
             policy_of(settings),
@@ -133,6 +126,7 @@ class Engine:
         self.sending = Sending(self, Known.of(kept) if same else Known(), ask_first)
         self.verifier = Verifier(self)
         self.retries = Retries(self)
+        self.pausing = Pausing(self)
         #: Whether the state directory can't be written now: everything waits for that.
         self.storage_failing = False
         self._durable = 0
@@ -143,14 +137,14 @@ class Engine:
 
     def start(self) -> None:
         """Starts the threads."""
+        self.pausing.look()
         self.writer.start()
         self.sending.start()
         self.verifier.start()
 
     def stop(self) -> None:
         """Lets what is in flight finish, writes what is left, ends the threads; ``stopping`` is set."""
-        if self._impatience is not None:
-            self._impatience.cancel()
+        self.way.stop()
         self.writer.give_up()
         with self._lock:
             self._room.notify_all()
@@ -375,6 +369,8 @@ class Engine:
             log.error("center and state_dir can't change while running: restart the service")
             settings = settings.model_copy(update=kept)
         other_address = settings.webservice_url != self.settings.webservice_url
+        if other_address and self.store.count and settings.webservice_url != self.meta.get("webservice_url"):
+            log.warning(OTHER_INDEX)
         self.settings = settings
         delivery = settings.delivery
         with self.inside() as core:
@@ -391,56 +387,12 @@ class Engine:
 
     # --- what happens (called by other threads) ----------------------------------------------------------
 
-    def gate_changed(self, change: Change) -> None:
-        """The central index takes what we send, is away, or refuses us."""
-        gate, reason = change.gate, change.reason
-        self.observer.gate(gate, reason, change.refusal)
-        if change.unpark_seconds:
-            self.retries.unpark(change.unpark_seconds)
-        if gate is Gate.OPEN:
-            log.info("the central index accepts studies again")
-        elif gate is Gate.HELD:
-            log.error("held: nothing is sent until this is mended", reason=reason)
-        else:
-            log.warning("the central index is away; studies wait", reason=reason)
-        if self._impatience is not None:
-            self._impatience.cancel()
-            self._impatience = None
-        if self._patience_seconds is not None and gate is not Gate.OPEN:
-            seconds = self._patience_seconds
-            if gate is Gate.HELD and change.refusal is not Refusal.REJECTS_ALL:
-                seconds = min(seconds, _HELD_PATIENCE_SECONDS)
-            self._impatience = threading.Timer(seconds, self._runner.fail, [FatalError(reason)])
-            self._impatience.daemon = True
-            self._impatience.start()
-
     def fail(self, error: BaseException) -> None:
         """Ends the program with that error; from any thread."""
         self._runner.fail(error)
 
-    def verification(self, error: SourceError | None) -> None:
-        """The view can't be read; None: it can again."""
-        self.observer.verification(None if error is None else str(error))
-
     def tick(self) -> None:
         """Now and then, by the main thread: what somebody asks for, and what couldn't be done before."""
+        self.pausing.look()
         self.look_up()
         self.retries.look()
-
-
-def policy_of(settings: Settings) -> Policy:
-    """The part of the settings that says what is sent."""
-    delivery = settings.delivery
-    return Policy(
-        center=settings.center,
-        fields=settings.fields,
-        stable=delivery.send == "stable",
-        updates=delivery.updates,
-        deletes=delivery.deletes == "delete",
-        settle_seconds=delivery.quiet_seconds,
-        max_wait_seconds=delivery.max_wait_seconds,
-    )
-
-
-def _rng() -> random.Random:
-    return random.Random()  # noqa: S311 - jitter, not a secret

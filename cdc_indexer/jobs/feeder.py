@@ -1,19 +1,21 @@
-"""In `run`: does what an `initial` beside it has asked for, behind the live studies."""
+"""In `run`: does what an `initial` or a `resend` beside it has asked for, behind the live studies."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
 from cdc_indexer.jobs.backfill import Counted, Initial, InitialOptions
+from cdc_indexer.jobs.resend import Resend, ResendOptions
 from cdc_indexer.model.errors import IndexerError, SourceError, Stopped, StorageError
 from cdc_indexer.state import requests
-from cdc_indexer.state.requests import Inbox, InitialRequest, Refused
+from cdc_indexer.state.requests import Inbox, InitialRequest, Refused, Request, ResendRequest
 
 if TYPE_CHECKING:
     from cdc_indexer.jobs.engine import Engine
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Feeder", "options_of", "request_of"]
 
 log = structlog.get_logger("cdc_indexer")
+
+_R = TypeVar("_R", bound=Request)
 
 #: How long it waits for a database that is away.
 _AWAY_PAUSE_SECONDS = 5.0
@@ -71,14 +75,18 @@ class Feeder:
             return
         self._thread = None
         request = self._request()
-        if request is None:
+        resending = self._read(ResendRequest) if request is None else None
+        if request is None and resending is None:
             return
-        self._number = request.id
+        self._number = (request or resending).id  # type: ignore[union-attr]
         # Not always looked for by the thread that joins it: only one that has begun can be joined.
         with self._lock:
             if self._runner.stopping.is_set():
                 return
-            self._thread = threading.Thread(target=self._feed, args=[request], name="initial", daemon=True)
+            target: Callable[..., None] = self._feed if request is not None else self._resend
+            self._thread = threading.Thread(
+                target=target, args=[request or resending], name="feeder", daemon=True
+            )
             self._thread.start()
 
     def join(self) -> None:
@@ -89,8 +97,11 @@ class Feeder:
             thread.join()
 
     def _request(self) -> InitialRequest | None:
+        return self._read(InitialRequest)
+
+    def _read(self, kind: type[_R]) -> _R | None:
         try:
-            return self._inbox.read(InitialRequest)
+            return self._inbox.read(kind)
         except Refused as error:
             log.error("a request is refused", reason=str(error))
             return None
@@ -98,6 +109,23 @@ class Feeder:
     def _cancelled(self) -> bool:
         request = self._request()
         return request is None or request.id != self._number
+
+    def _resend(self, request: ResendRequest) -> None:
+        engine = self._engine
+        self._initial = None
+        job = Resend(engine, ResendOptions.of(request), request.id)
+        try:
+            job.feed()
+        except (Stopped, SourceError) as error:
+            # The request is still there, and its studies have the same keys.
+            log.info("a resending was interrupted", reason=str(error))
+            self._runner.stopping.wait(_AWAY_PAUSE_SECONDS)
+            return
+        except IndexerError as error:
+            log.error("a resending failed", reason=str(error))
+        else:
+            log.info("sent again", sent=job.backfill.sent, parked=job.backfill.parked)
+        requests.remove(engine.settings.state_dir, ResendRequest.file())
 
     def _feed(self, request: InitialRequest) -> None:
         engine = self._engine

@@ -18,10 +18,11 @@ import structlog
 from cdc_indexer.delivery.index_client import IndexUnavailable
 from cdc_indexer.jobs import backfill
 from cdc_indexer.jobs.backfill import PAGE, Counted, InitialOptions, study_pk_of, take_position
-from cdc_indexer.jobs.engine import PATIENCE_SECONDS, Engine
+from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.feeder import request_of
 from cdc_indexer.jobs.runner import Runner
 from cdc_indexer.jobs.sweep import Sweep
+from cdc_indexer.jobs.way import PATIENCE_SECONDS
 from cdc_indexer.model.errors import AlreadyRunning, FatalError
 from cdc_indexer.model.study import study_json
 from cdc_indexer.source.outbox import Outbox

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from cdc_indexer.jobs.backfill import Counted, InitialOptions, take_position
-from cdc_indexer.jobs.engine import PATIENCE_SECONDS, Engine
+from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.runner import Runner
 from cdc_indexer.jobs.sweep import Sweep
+from cdc_indexer.jobs.way import PATIENCE_SECONDS
 from cdc_indexer.model.errors import AlreadyRunning, FatalError
 from cdc_indexer.state import requests
 from cdc_indexer.state.lock import StateLock

@@ -12,6 +12,7 @@ import structlog
 from cdc_indexer import __version__
 from cdc_indexer.delivery.index_client import IndexClient, IndexUnavailable, TooMany
 from cdc_indexer.model import failpoints
+from cdc_indexer.model.observer import Condition
 
 if TYPE_CHECKING:
     from cdc_indexer.jobs.engine import Engine
@@ -88,9 +89,9 @@ class Reporter:
         elif highest is not None and highest > given_out:
             with engine.inside() as core:
                 core.parts.clock.saw(highest)
-            log.error(
-                "another process writes for this centre to the central index: end it, or give it its own"
-            )
+            said = "Another process sends studies of this centre to the index: end it, or give it a centre of its own"
+            log.error("another writer", reason=said)
+            engine.observer.condition(Condition.OTHER_WRITER, said)
             self._sweeper.want("another process writes for this centre")
         engine.remember("reported_at", at)
         engine.remember("highest", max(accepted, highest or 0))

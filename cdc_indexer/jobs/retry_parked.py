@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cdc_indexer.jobs.engine import PATIENCE_SECONDS, Engine
+from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.runner import Runner
+from cdc_indexer.jobs.way import PATIENCE_SECONDS
 from cdc_indexer.model.errors import AlreadyRunning, Stopped
 from cdc_indexer.source.outbox import Outbox
 from cdc_indexer.state.lock import StateLock

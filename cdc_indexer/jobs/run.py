@@ -14,7 +14,7 @@ from cdc_indexer.flow.retry import Backoff
 from cdc_indexer.jobs.audit import Audit
 from cdc_indexer.jobs.auditor import Auditor
 from cdc_indexer.jobs.backfill import take_position
-from cdc_indexer.jobs.engine import PATIENCE_SECONDS, Engine
+from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.feeder import Feeder
 from cdc_indexer.jobs.follow import Follow
 from cdc_indexer.jobs.notify import Notifier
@@ -25,6 +25,7 @@ from cdc_indexer.jobs.runner import Runner
 from cdc_indexer.jobs.sampling import Sampler
 from cdc_indexer.jobs.sweep import Sweep
 from cdc_indexer.jobs.sweeper import Sweeper
+from cdc_indexer.jobs.way import PATIENCE_SECONDS
 from cdc_indexer.model.errors import AlreadyRunning, IndexerError, NoBinlog, SourceError, Stopped
 from cdc_indexer.model.observer import Observer, Source
 from cdc_indexer.model.position import Position
@@ -176,7 +177,10 @@ class Service:
     def _catch_up(self) -> None:
         engine = self.engine
         # The position first: what is committed after it is left to the next run, what was before is in the table.
+        new = engine.progress.identity is None
         take_position(engine, anew=True)
+        if new:
+            self._learn_from_index()
         with engine.inside() as core:
             core.hurry()
         first = True

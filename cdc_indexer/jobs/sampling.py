@@ -11,11 +11,11 @@ from datetime import datetime, timedelta, timezone
 from cdc_indexer.flow.gate import Gate
 from cdc_indexer.jobs.audit import Audit
 from cdc_indexer.jobs.engine import Engine
+from cdc_indexer.jobs.lag import Lag
 from cdc_indexer.model.errors import IndexerError
 from cdc_indexer.model.observer import Sample
 from cdc_indexer.model.position import Position
 from cdc_indexer.model.study import OutboxRow
-from cdc_indexer.monitor.lag import Lag
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.binlog import TransactionEnd
 

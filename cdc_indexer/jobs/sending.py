@@ -117,7 +117,7 @@ class Sending:
         with engine.inside() as core:
             generation, changes = core.judge(work.send, outcomes, engine.now(), began=work.began, asked=asked)
         for change in changes:
-            engine.gate_changed(change)
+            engine.way.changed(change)
         if generation is not None:
             engine.durable_already(generation)
         return generation

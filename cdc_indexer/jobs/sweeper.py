@@ -16,6 +16,7 @@ from cdc_indexer.delivery.index_client import IndexUnavailable
 from cdc_indexer.jobs.backfill import InitialOptions
 from cdc_indexer.jobs.sweep import Sweep
 from cdc_indexer.model.errors import IndexerError, SourceChanged, SourceError, Stopped, StorageError
+from cdc_indexer.model.observer import Condition
 from cdc_indexer.state import requests
 from cdc_indexer.state.requests import Inbox, ReconcileRequest, Refused
 
@@ -204,6 +205,8 @@ class Sweeper:
         log.info("a sweep has ended", **{name: value for name, value in result.to_json().items() if value})
         if options.whole and not sweep.report_only:
             self._reason = ""
+            held = result.held
+            engine.observer.condition(Condition.CHANGES_HELD, held[:1].upper() + held[1:] if held else None)
             if not result.held and self._suspicious:
                 self._suspicious = False
                 engine.remember("suspicious", None)

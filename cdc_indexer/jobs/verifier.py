@@ -60,13 +60,13 @@ class Verifier:
                         engine.stopping.wait(_GATHER_SECONDS)
                     if failing:
                         failing = False
-                        engine.verification(None)
+                        engine.observer.verification(None)
                 except SourceChanged:
                     engine.stopping.wait(_GATHER_SECONDS)
                 except SourceError as error:
                     failing = True
                     log.warning("studies wait to be read from the view", reason=str(error))
-                    engine.verification(error)
+                    engine.observer.verification(str(error))
                     engine.stopping.wait(_PAUSE_SECONDS)
                 except StorageError as error:
                     engine.storage_trouble(error)

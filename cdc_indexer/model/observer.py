@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cdc_indexer.model.outcome import Outcome, Refusal
     from cdc_indexer.model.settings import Settings
 
-__all__ = ["Observer", "Sample", "Source"]
+__all__ = ["Condition", "Observer", "Sample", "Source"]
 
 
 class Source(str, Enum):
@@ -32,6 +32,21 @@ class Source(str, Enum):
     CLASH = "clash"
     #: Without a binary log: the table is read every few seconds.
     DEGRADED = "degraded"
+
+
+class Condition(str, Enum):
+    """What may be the matter beside database, index and disk; docs/operations.md has a row for each."""
+
+    #: A transaction of the archive's has been open for so long that it seems to be forgotten.
+    OPEN_TRANSACTION = "open_transaction"
+    #: Somebody has asked for a pause.
+    PAUSED = "paused"
+    #: A pass would change or delete so much that somebody has to say that it is right.
+    CHANGES_HELD = "changes_held"
+    #: Another process sends studies of this centre.
+    OTHER_WRITER = "other_writer"
+    #: The archive has studies that the triggers didn't record.
+    NOT_RECORDED = "not_recorded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +117,8 @@ class Observer:
     def verification(self, reason: str | None) -> None:
         """The view can't be read, so that later versions wait; None: it can again."""
 
-    def open_transaction(self, reason: str | None) -> None:
-        """A transaction of the archive's has been open for so long that it seems to be forgotten; None: none is."""
+    def condition(self, condition: Condition, reason: str | None) -> None:
+        """Something is the matter, in one sentence with the remedy; None: it is over."""
 
     def audited(self, found: int) -> None:
         """The table was read; so many rows were found that the binary log hadn't brought."""

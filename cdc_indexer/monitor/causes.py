@@ -36,9 +36,13 @@ class Cause(str, Enum):
     DATABASE_AWAY = "database_away"
     INDEX_AWAY = "index_away"
     DEGRADED = "degraded"
+    NOT_RECORDED = "not_recorded"
+    CHANGES_HELD = "changes_held"
+    OTHER_WRITER = "other_writer"
     VERIFICATION = "verification"
     STARTING = "starting"
     POSITION_LOST = "position_lost"
+    PAUSED = "paused"
     OPEN_TRANSACTION = "open_transaction"
     PARKED = "parked"
 
@@ -58,7 +62,7 @@ class Cause(str, Enum):
         return Level.WARNING if self in _WARNINGS else Level.FAILED
 
 
-_WARNINGS = frozenset({Cause.PARKED, Cause.POSITION_LOST, Cause.OPEN_TRANSACTION})
+_WARNINGS = frozenset({Cause.PARKED, Cause.POSITION_LOST, Cause.OPEN_TRANSACTION, Cause.PAUSED})
 _HELD = frozenset(
     {
         Cause.KEY_REFUSED,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cdc_indexer.flow.gate import Gate
-from cdc_indexer.model.observer import Source
+from cdc_indexer.model.observer import Condition, Source
 from cdc_indexer.model.outcome import Refusal
 from cdc_indexer.monitor.causes import Cause, Level, Problem, as_sentence, parked_problem, worst_first
 
@@ -99,9 +99,9 @@ class Health:
         """Whether the view can be read."""
         self._set("verification", Cause.VERIFICATION if reason else None, reason or "")
 
-    def open_transaction(self, reason: str | None) -> None:
-        """Whether a transaction of the archive's has been open for suspiciously long."""
-        self._set("transaction", Cause.OPEN_TRANSACTION if reason else None, reason or "")
+    def condition(self, condition: Condition, reason: str | None) -> None:
+        """Whether something else is the matter."""
+        self._set(condition.value, Cause(condition.value) if reason else None, reason or "")
 
     def failed(self, reason: str) -> None:
         """Something failed that isn't the matter any more, or only of one study."""

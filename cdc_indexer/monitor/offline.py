@@ -13,7 +13,7 @@ from cdc_indexer.monitor.report import Report, iso, judged, moment
 from cdc_indexer.monitor.texts import span
 from cdc_indexer.monitor.unquiet import Unquiet
 from cdc_indexer.source import catalogue
-from cdc_indexer.source.outbox import Mark, Outbox
+from cdc_indexer.source.outbox import Mark, Outbox, open_for_long
 from cdc_indexer.source.source import Source
 from cdc_indexer.state.glance import Glance, glance
 from cdc_indexer.state.parked_studies import ParkedStudies
@@ -149,18 +149,25 @@ class Offline:
         settled = checkpoint.settled
         now = outbox.now()
         mark: Mark = (settled.until, _ID_MAX)
-        waiting, oldest, late = 0, None, None
+        waiting, oldest, late, oldest_open = 0, None, None, None
         unquiet = Unquiet(self._settings, outbox, now)
         for _ in range(_PAGES):
             page = outbox.ids_after(mark, _PAGE, settled.largest(_PAGES))
             unsettled = [mark for mark in page if mark[1] not in settled]
-            waiting += len(unsettled)
-            if unsettled:
-                oldest = oldest or unsettled[0][0]
-                late = late or unquiet.first_late(unsettled)
+            uncommitted = outbox.unseen([row_id for _, row_id in unsettled])
+            committed = [mark for mark in unsettled if mark[1] not in uncommitted]
+            oldest_open = oldest_open or min(
+                (recorded_at for recorded_at, row_id in unsettled if row_id in uncommitted), default=None
+            )
+            waiting += len(committed)
+            if committed:
+                oldest = oldest or committed[0][0]
+                late = late or unquiet.first_late(committed)
             if len(page) < _PAGE:
                 break
             mark = page[-1]
+        if oldest_open is not None and (said := open_for_long(oldest_open, now)):
+            self._wrong(Cause.OPEN_TRANSACTION, said)
         self._known |= {
             "waiting": waiting,
             "seconds_behind": max(0.0, round((now - oldest).total_seconds(), 1)) if oldest else 0.0,

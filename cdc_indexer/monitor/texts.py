@@ -168,6 +168,18 @@ CAUSES: Mapping[Cause, str] = {
         "No se puede leer la vista indexer_study: las versiones posteriores de los estudios esperan."
     ),
     Cause.STARTING: "Acaba de iniciarse y se está conectando a la base de datos.",
+    Cause.NOT_RECORDED: (
+        "El archivo tiene estudios que los disparadores no anotaron (se envían de todos modos): ejecute de nuevo el "
+        "script SQL de extras/."
+    ),
+    Cause.CHANGES_HELD: (
+        "Una comparación cambiaría o borraría demasiados estudios, por lo que no se envía nada de eso: revise si el archivo "
+        "está completo y, si es así, ejecute «cdc-indexer reconcile --accept»."
+    ),
+    Cause.OTHER_WRITER: (
+        "Otro proceso envía estudios de este centro al índice central: deténgalo o asígnele el suyo."
+    ),
+    Cause.PAUSED: "Alguien pidió una pausa: los estudios esperan. «cdc-indexer resume» la termina.",
     Cause.OPEN_TRANSACTION: (
         "Una transacción del archivo lleva más de 15 minutos abierta: si nadie la termina, XA RECOVER la "
         "muestra y XA ROLLBACK o XA COMMIT la cierra."

@@ -13,7 +13,7 @@ import structlog
 
 from cdc_indexer import __version__
 from cdc_indexer.model.errors import StorageError
-from cdc_indexer.model.observer import Observer, Source
+from cdc_indexer.model.observer import Condition, Observer, Source
 from cdc_indexer.monitor.causes import as_sentence
 from cdc_indexer.monitor.health import Health
 from cdc_indexer.monitor.logs import describe
@@ -170,9 +170,9 @@ class Watch(Observer):
         """Observer: whether the view can be read."""
         self.health.verification(reason)
 
-    def open_transaction(self, reason: str | None) -> None:
-        """Observer: whether a transaction of the archive's stays open."""
-        self.health.open_transaction(reason)
+    def condition(self, condition: Condition, reason: str | None) -> None:
+        """Observer: something else is the matter, or is over."""
+        self.health.condition(condition, reason)
 
     def audited(self, found: int) -> None:
         """Observer: the table was read."""

@@ -147,13 +147,16 @@ class OutboxTable:
         if before is not None and before != number:
             self.load()
             self._number = number
-        elif before is None and self._columns is not None and self._certain_from is None:
+        elif before is None and self._certain_from is None:
             try:
                 now, end = self._ask()
             except SourceFull:
                 self._number = None  # asked again with the next
                 raise UndecodableError("the columns that the outbox has can't be asked for") from None
-            self._later = (now, end) if now != self._columns else None
+            if self._columns is None:
+                self._columns, self._certain_from = now, end
+            else:
+                self._later = (now, end) if now != self._columns else None
 
     def _map(self, packet: bytes) -> _Map:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cdc_indexer.model.errors import SourceChanged
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 TABLE = "study_service"
 VIEW = "indexer_study"
+
+#: A transaction that is open for longer is said: it may be a prepared one (XA) that nobody will ever end.
+LONG_OPEN = timedelta(minutes=15)
 
 #: So many ids are asked for in one statement.
 _IDS = 1000
@@ -239,6 +242,14 @@ class Outbox:
                 study_iuids,
             )
 
+    def view_of_patient_id(self, patient_id: str) -> list[Mapping[str, object]]:
+        """The view's rows of the studies of all patients with this id."""
+        with self._session() as session:
+            return session.records(
+                f"SELECT * FROM {VIEW} WHERE patient_id = %s ORDER BY study_pk",  # noqa: S608
+                (patient_id,),
+            )
+
     def page_after(self, after_pk: int, limit: int) -> StudyPage:
         """The next page of the view by study_pk, with its studies' outbox rows, in one short snapshot."""
         return self._page("study_pk > %s ORDER BY study_pk LIMIT %s", (after_pk, limit))
@@ -264,6 +275,17 @@ class Outbox:
                 ):
                     rows.setdefault(study_pk, []).append((row_id, recorded_at))
             return StudyPage(list(studies), rows, session.epoch)
+
+
+def open_for_long(since: datetime, now: datetime) -> str | None:
+    """A sentence when a row that was recorded at ``since`` should be committed by ``now``."""
+    if now - since <= LONG_OPEN:
+        return None
+    return (
+        f"A transaction of the archive's has been open since {since:%Y-%m-%d %H:%M} UTC: its studies wait for its end, and "
+        "what was recorded since then is read in every audit. Where the archive knows nothing of it any more it is a "
+        "prepared one: XA RECOVER shows it, XA COMMIT or XA ROLLBACK ends it."
+    )
 
 
 def _uncommitted_too(session: Session) -> None:

@@ -6,6 +6,7 @@ was idle (the server's wait_timeout, a proxy, a firewall) is opened again withou
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -57,6 +58,8 @@ class Session:
         #: Nothing was asked since it was lent: what fails now may have died long ago.
         self._unproven = False
         self._selected = False
+        #: By the clock that doesn't jump.
+        self.opened_at = time.monotonic()
         #: Whether it can be lent again: not after it was lost, nor in the middle of something.
         self.sound = True
 

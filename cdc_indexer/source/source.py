@@ -45,6 +45,9 @@ SESSIONS_WANTED = 4
 #: A session that was idle for longer is opened anew instead of trusted: what lies between may have cut it without a word.
 _IDLE_SECONDS = 20.0
 
+#: And one that is older: behind the address another server may have taken over, while the old one still answers us.
+_AGE_SECONDS = 120.0
+
 #: How long a session is waited for that somebody else has, where the server gives no further one.
 _WAIT_SECONDS = 15.0
 
@@ -226,12 +229,15 @@ class Source:
                     self._full_until = time.monotonic() + _FULL_SECONDS
 
     def _take_idle(self) -> Session | None:
-        """The one that was used last; those that were idle for too long are closed."""
-        oldest = time.monotonic() - _IDLE_SECONDS
+        """The one that was used last; those that were idle, or are there, for too long are closed."""
+        now = time.monotonic()
+        kept = []
         for since, session in self._idle:
-            if since < oldest:
+            if now - since > _IDLE_SECONDS or now - session.opened_at > _AGE_SECONDS:
                 session.close()
-        self._idle = [(since, session) for since, session in self._idle if since >= oldest]
+            else:
+                kept.append((since, session))
+        self._idle = kept
         return self._idle.pop()[1] if self._idle else None
 
     def _give_back(self, session: Session) -> None:
@@ -256,7 +262,7 @@ class Source:
                 self._note_refusal(error)
                 raise
             with self._changed:
-                if self._database is not database:
+                if self._epoch != epoch:  # while it was connected
                     _driver.break_off(connection)
                     continue
                 if self._identity is not None and self._identity != identity:

@@ -132,7 +132,8 @@ class ParkedStudies:
         moment = datetime.fromtimestamp(since, timezone.utc).isoformat(timespec="seconds")
         return self._each(
             None,
-            "UPDATE parked SET state = 'retry' WHERE closed_at IS NULL AND status IS NOT NULL AND parked_at >= ? AND ",
+            "UPDATE parked SET state = 'retry' WHERE closed_at IS NULL AND status BETWEEN 400 AND 499 AND status <> 409 "
+            "AND parked_at >= ? AND length(body) IS NOT 0 AND ",
             (moment,),
         )
 

@@ -103,9 +103,11 @@ class ResendRequest(_Chosen):
 
 
 class PauseRequest(Request):
-    """`pause`: in force while the file is there, and no longer than ``until``, with its zone."""
+    """`pause`: in force while the file is there, and no longer than ``until``; times have their zone. ``by``: who asked."""
 
     name = "pause"
+    since: datetime | None = None
+    by: str = Field(default="somebody", min_length=1, max_length=100)
     until: datetime | None = None
 
 

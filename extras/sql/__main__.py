@@ -1,8 +1,8 @@
 """Makes the scripts in extras/ out of the parts in extras/sql/parts: `python -m extras.sql`.
 
-In the scripts' own files here a line ``-- %include NAME`` stands for a part, ``-- %named NAME`` for one with triggers and
-what gives these to the archive's usual account on MySQL, ``-- %triggers NAME`` for the same and what gives them to any
-account on MariaDB. In the parts:
+In the scripts' own files here a line ``-- %include NAME`` stands for a part; ``-- %triggers NAME`` for one with triggers,
+and what gives these to the archive's account; ``-- %compared NAME`` for triggers that some versions of the archive have
+instead of others. In the parts:
 
 ``{{now}}``              the time of a row (procedures.sql says why)
 ``{{record OP, PK, UID}}``  leaves a row that says what happened to which study, without its other values
@@ -43,21 +43,32 @@ _OTHER_ID = "(UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) 
 def made(name: str) -> str:
     """The text of a script, as it is to be in extras/."""
     return _filled(
-        re.sub(r"^-- %(include|triggers|named) (\S+)$", _part, (_HERE / name).read_text(), flags=re.MULTILINE)
+        re.sub(
+            r"^-- %(include|triggers|compared) (\S+)$",
+            _part,
+            (_HERE / name).read_text(),
+            flags=re.MULTILINE,
+        )
     )
 
 
 def _part(found: re.Match[str]) -> str:
     text = (_HERE / "parts" / found[2]).read_text().rstrip("\n")
+    if "-- %mariadb" in text:
+        text = text.replace("-- %mariadb", _for_mariadb(text))
     if found[1] == "triggers":
-        text += "\nCALL indexer_install_definer();"
-    return text if found[1] == "include" else _named(text)
+        row = (_HERE / "parts/row_trigger.sql").read_text()
+        return _named(text + "\n" + _for_mariadb(row + text), row)
+    if found[1] == "compared":
+        return _compared(text)
+    return text
 
 
-def _named(text: str) -> str:
-    names = re.findall(r"^CREATE DEFINER = CURRENT_USER TRIGGER (\w+)", text, re.MULTILINE)
+def _named(text: str, row: str) -> str:
+    """A part with triggers, and what gives these, and the one of the part ``row``, to the usual account on MySQL."""
+    names = re.findall(r"^CREATE DEFINER = CURRENT_USER TRIGGER (\w+)", text + row, re.MULTILINE)
     drops = "\n".join(f"    DROP TRIGGER IF EXISTS {name};" for name in names)
-    literal = "\n".join(_for_mysql(account, text) for account in _USUAL_ACCOUNTS)
+    literal = "\n".join(_for_mysql(account, row + text) for account in _USUAL_ACCOUNTS)
     return f"""{text}
 
 -- MySQL takes no account's name from a variable: the same once more for the archive's usual account. Nothing new to read.
@@ -76,18 +87,80 @@ DELIMITER ;
 DROP PROCEDURE indexer_install_named;"""
 
 
-def _for_mysql(account: str, text: str) -> str:
-    """The triggers for one account, made only where indexer_install_named has dropped those of who runs the script."""
-    statements = re.findall(
+def _for_mysql(account: str, text: str, procedure: str = "indexer_install_named") -> str:
+    """The triggers for one account, made only where the procedure has dropped those that are there."""
+    quoted = account.replace("'", "''")
+    lines = [f"CALL {procedure}('{quoted}');", "DELIMITER //"]
+    for statement in _statements(text):
+        made_once = statement.replace(
+            "DEFINER = CURRENT_USER TRIGGER", f"DEFINER = {account} TRIGGER IF NOT EXISTS", 1
+        )
+        lines.append(f"/*!80029 {made_once} */ //")
+    return "\n".join([*lines, "DELIMITER ;"])
+
+
+def _for_mariadb(text: str) -> str:
+    """The triggers once more, for whatever account: MariaDB takes the whole statement from an expression."""
+    lines = [
+        "-- MariaDB 10.6.2 and later: the same for the archive's account, whatever its name. Nothing new to read.",
+        "DELIMITER //",
+    ]
+    for statement in _statements(text):
+        quoted = statement.replace("'", "''").partition("DEFINER = CURRENT_USER")[2]
+        lines.append(
+            "/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',\n"
+            f"CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,\n'{quoted}')) */ //"
+        )
+    return "\n".join([*lines, "DELIMITER ;"])
+
+
+def _statements(text: str) -> list[str]:
+    """Each CREATE TRIGGER of a part, without comments."""
+    found = re.findall(
         r"^CREATE DEFINER = CURRENT_USER TRIGGER .*?^END(?=//$)", text, re.MULTILINE | re.DOTALL
     )
-    quoted = account.replace("'", "''")
-    lines = [f"CALL indexer_install_named('{quoted}');", "DELIMITER //"]
-    for statement in statements:
-        bare = "\n".join(line for line in statement.splitlines() if not line.lstrip().startswith("--"))
-        bare = bare.replace("DEFINER = CURRENT_USER TRIGGER", f"DEFINER = {account} TRIGGER IF NOT EXISTS", 1)
-        lines.append(f"/*!80029 {bare} */ //")
-    return "\n".join([*lines, "DELIMITER ;"])
+    return [
+        "\n".join(line for line in statement.splitlines() if not line.lstrip().startswith("--"))
+        for statement in found
+    ]
+
+
+def _compared(text: str) -> str:
+    """Triggers that name columns which only some versions of the archive have; made in place of others if those are there.
+
+    MariaDB makes them from a text; MySQL passes over IF NOT EXISTS before it looks at the columns.
+    """
+    names = re.findall(r"^CREATE DEFINER = CURRENT_USER TRIGGER (\w+)", text, re.MULTILINE)
+    drops = "\n".join(f"    DROP TRIGGER IF EXISTS {name};" for name in names)
+    prepared = ""
+    for statement in _statements(text):
+        quoted = statement.replace("'", "''").partition("DEFINER = CURRENT_USER")[2]
+        prepared += (
+            f"    SET @indexer_sql = CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,\n'{quoted}');\n"
+            "    PREPARE indexer_statement FROM @indexer_sql;\n"
+            "    EXECUTE indexer_statement;\n"
+            "    DEALLOCATE PREPARE indexer_statement;\n"
+        )
+    accounts = ("CURRENT_USER", *_USUAL_ACCOUNTS)
+    literal = "\n".join(_for_mysql(account, text, "indexer_install_compared") for account in accounts)
+    usual = ", ".join("'" + account.replace("'", "''") + "'" for account in _USUAL_ACCOUNTS)
+    return f"""DROP PROCEDURE IF EXISTS indexer_install_compared;
+DELIMITER //
+CREATE PROCEDURE indexer_install_compared(IN account VARCHAR(80) CHARACTER SET utf8mb4)
+BEGIN
+  IF NOT @indexer_compares THEN
+    SET @indexer_sql = NULL;
+  ELSEIF @indexer_dynamic THEN
+    IF account = 'CURRENT_USER' THEN
+{prepared.rstrip()}
+    END IF;
+  ELSEIF account = IF(@indexer_named IN ({usual}), @indexer_named, IF(@indexer_named IS NULL, '', 'CURRENT_USER')) THEN
+{drops}
+  END IF;
+END//
+DELIMITER ;
+{literal}
+DROP PROCEDURE indexer_install_compared;"""
 
 
 def _filled(text: str) -> str:

@@ -154,7 +154,7 @@ DEALLOCATE PREPARE indexer_statement;
 -- ---------------------------------------------------------------------------------------------------------------
 -- %include procedures.sql
 
--- %named row_trigger.sql
+-- %include row_trigger.sql
 
 -- %include trial.sql
 -- end

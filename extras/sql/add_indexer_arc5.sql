@@ -12,7 +12,7 @@
 --              indexer_instance_insert, indexer_instance_delete                          on instance
 --              indexer_series_insert, indexer_series_update, indexer_series_delete       on series
 --              indexer_rejected_insert, indexer_rejected_delete                          on rejected_instance
---              indexer_patient_update (before 5.31 also indexer_patient_before)               on patient
+--              indexer_patient_before, indexer_patient_update                            on patient
 --              indexer_patient_id_insert, _before, _update, _delete                      on patient_id
 --              indexer_person_name_update                                                on person_name
 --              indexer_row            numbers and dates the rows of study_service
@@ -275,7 +275,7 @@ DEALLOCATE PREPARE indexer_statement;
 -- ---------------------------------------------------------------------------------------------------------------
 -- %include procedures.sql
 
--- %named row_trigger.sql
+-- %include row_trigger.sql
 
 -- %include trial.sql
 
@@ -293,18 +293,10 @@ CALL indexer_install_rejected(1);
 CALL indexer_install_rejected(0);
 DROP PROCEDURE indexer_install_rejected;
 
--- Where the patient doesn't name its id, there is nothing to read before and after.
-DROP PROCEDURE IF EXISTS indexer_install_before;
-DELIMITER //
-CREATE PROCEDURE indexer_install_before()
-BEGIN
-  IF NOT @indexer_has_patient_id_fk THEN
-    DROP TRIGGER IF EXISTS indexer_patient_before;
-  END IF;
-END//
-DELIMITER ;
-CALL indexer_install_before();
-DROP PROCEDURE indexer_install_before;
+-- From 5.31 on what matters of an id stands in its row, and OLD and NEW are compared. (Not before, and not while the archive is being
+-- updated: a column that goes away must not be named.)
+SET @indexer_compares = @indexer_has_patient_fk AND @indexer_has_entity_id AND NOT @indexer_has_patient_id_fk;
+-- %compared compared_arc5.sql
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- 8. Record what happened while the triggers were off: studies that are new or look different, studies that are gone.

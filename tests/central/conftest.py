@@ -28,7 +28,7 @@ KEYS = {
     "readers": {"radiology": "key-of-radiology"},
 }
 WRITER = KEYS["centers"]["000"]
-TABLES = ("studies", "requests", "reports", "sessions", "refused_logins")
+TABLES = ("studies", "requests", "reports", "sessions", "refused_logins", "audit", "audit_patients")
 READER = KEYS["readers"]["radiology"]
 
 
@@ -49,6 +49,9 @@ class Index:
         self.session = self._new_session()
         self._process: subprocess.Popen[bytes] | None = None
         self.write_keys(KEYS)
+        self.audit_key = directory / "audit.key"
+        # The same for all processes on one database.
+        self.audit_key.write_text("a-random-key-of-the-tests-0123456789")
 
     @staticmethod
     def _new_session() -> requests.Session:
@@ -84,6 +87,7 @@ class Index:
                     "CENTRAL_LISTEN": self.url.removeprefix("http://"),
                     "CENTRAL_DATABASE": self.database,
                     "CENTRAL_KEYS": str(self.directory / "keys.json"),
+                    "CENTRAL_AUDIT_KEY": str(self.audit_key),
                     **self.options,
                 },
                 stdout=log,

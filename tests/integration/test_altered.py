@@ -14,7 +14,7 @@ import pytest
 
 from cdc_indexer.model.errors import Stopped
 from cdc_indexer.source.binlog import BinlogReader, Event, Heartbeat
-from tests.following import Followed, Outbox
+from tests.following import COLUMNS, Followed, Outbox
 from tests.indexer import wait_until
 
 SWAP = "MODIFY COLUMN patient_id VARCHAR(250) NULL AFTER patient_name"
@@ -121,6 +121,20 @@ def test_there_and_back_without_a_word_in_the_log(outbox: Outbox) -> None:
     outbox("SET sql_log_bin = 1")
     outbox.insert(3, **VALUES)
     assert_told(outbox.follow(start, columns), 3)
+
+
+def test_made_again_without_a_word_in_the_log(outbox: Outbox) -> None:
+    """The reader sees it dropped, and not that it is there again."""
+    with Live(outbox) as live:
+        outbox("DROP TABLE study_service")
+        wait_until(lambda: live.seen.changes == 1, what="it is said to be gone")
+        outbox("SET sql_log_bin = 0")
+        outbox(f"CREATE TABLE study_service ({COLUMNS}) DEFAULT CHARSET=utf8mb4")
+        outbox("SET sql_log_bin = 1")
+        outbox.insert(1, **VALUES)
+        wait_until(lambda: live.seen.reads, what="the first row is read from the table")
+        outbox.insert(2, **VALUES)
+        wait_until(lambda: live.seen.ids == [2], what="what comes later is read from the log")
 
 
 def test_a_statement_that_writes_behind_a_variable(outbox: Outbox) -> None:

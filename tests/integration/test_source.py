@@ -22,7 +22,9 @@ from cdc_indexer.model.errors import (
     Stopped,
 )
 from cdc_indexer.model.position import Identity
+from cdc_indexer.model.settings import StreamSettings
 from cdc_indexer.source import catalogue, source
+from cdc_indexer.source.binlog import BinlogReader
 from cdc_indexer.source.outbox import Outbox as Reading
 from cdc_indexer.source.source import Source
 from tests.certificates import make_certificate
@@ -268,14 +270,43 @@ def test_another_server_behind_the_address_begins_an_epoch(new_server: Callable[
     second.close()
 
 
+@pytest.mark.one_server
+def test_another_server_behind_the_address_is_found_though_the_old_one_still_answers(
+    new_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A primary that was demoted lives on: the stream would follow it for ever."""
+    monkeypatch.setattr(source, "_AGE_SECONDS", 1.0)
+    servers = new_server(), new_server()
+    for server in servers:
+        server.create_database("pacs")
+    first, second = (Outbox(server, "pacs") for server in servers)
+    with (
+        Proxy(first.server.port) as proxy,
+        contextlib.closing(Source(settings(first.server, "pacs", port=proxy.port))) as one,
+    ):
+        reader = BinlogReader(one, StreamSettings(heartbeat_seconds=30), 90_001, first.end(), first.columns())
+        events = iter(reader)
+        next(events)
+        Reading(one).now()
+        proxy.target_port = second.server.port
+        began = time.monotonic()
+        while one.epoch == 1 and time.monotonic() - began < 10:
+            Reading(one).now()
+            time.sleep(0.1)
+        assert one.epoch == 2
+        with pytest.raises(SourceChanged):
+            for _ in events:
+                pass
+        assert time.monotonic() - began < 10
+    first.close()
+    second.close()
+
+
 def test_a_reader_does_not_go_on_at_another_server(outbox: Outbox) -> None:
     with contextlib.closing(Source(outbox.settings)) as one:
         with one.session() as session:
             position, columns = catalogue.fresh_position(session)
         one.renew()
-        from cdc_indexer.model.settings import StreamSettings
-        from cdc_indexer.source.binlog import BinlogReader
-
         with pytest.raises(SourceChanged):
             next(iter(BinlogReader(one, StreamSettings(), 90_001, position, columns, epoch=1)))
 

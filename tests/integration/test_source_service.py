@@ -267,6 +267,11 @@ def test_a_forgotten_xa_transaction_is_said(archive: Pacs, receiver: Receiver, i
         wait_until(lambda: "open_transaction" in causes(indexer), 20, "it says so")
         assert ready(indexer)[0] == 200  # a warning
         assert "XA RECOVER" in indexer.log
+    _, said = status(indexer)
+    assert {problem["cause"] for problem in said["problems"]} == {"open_transaction", "not_running"}
+    assert said["waiting"] == 0  # nobody could send it
+    with indexer.running():
+        wait_until(lambda: "open_transaction" in causes(indexer), 20, "it says so")
         archive.execute("XA ROLLBACK 'forgotten'")
         wait_until(lambda: "open_transaction" not in causes(indexer), 20, "it is over")
 

@@ -96,9 +96,6 @@ def test_the_update_to_5_31_under_the_triggers(older: Pacs5) -> None:
         newer.server.run_script(ADD, newer.name)
         assert version(newer).status is Status.OK
         assert [view(newer, pk)["patient_id"] for pk in (*pks, new)] == ["0-K", "1-K", "2-K", "other"]
-        assert not newer.execute("SHOW TRIGGERS LIKE 'patient'") or "indexer_patient_before" not in {
-            row[0] for row in newer.execute("SHOW TRIGGERS")
-        }
     finally:
         newer.close()
 

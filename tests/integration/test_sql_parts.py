@@ -22,7 +22,7 @@ def test_every_row_names_all_columns(name: str) -> None:
     """With binlog_row_image = MINIMAL the binary log holds only the columns that an INSERT names."""
     text = made(name)
     table = text[text.index("CREATE TABLE study_service_new") :]
-    columns = re.findall(r"^  (\w+) +(?:BIGINT|VARCHAR|DATETIME|INT)", table, re.MULTILINE)
+    columns = re.findall(r"^ +(\w+) +(?:BIGINT|VARCHAR|DATETIME|INT)", table, re.MULTILINE)
     inserts = re.findall(r"INSERT INTO study_service\w* \(([^)]*)\)", text)
     assert len(inserts) > 4
     for named in inserts:

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 
 from tests.simulation.course import Course, play, play_seed
-from tests.simulation.shrink import shrink
+from tests.simulation.shrink import shrink, tell
 
 
 def main() -> int:
@@ -30,12 +30,7 @@ def main() -> int:
         if failure is None:
             print("nothing is broken")
             return 0
-        short = shrink(failure)
-        trace = []
-        again = play(short.course, trace)
-        print(json.dumps(short.course.render()))
-        print("\n".join(trace))
-        print(again.what if again else "?")
+        print(tell(shrink(failure)))
         return 1
     began = time.perf_counter()
     kinds: Counter[str] = Counter()

@@ -1,24 +1,23 @@
-"""The threads of the program as actors: stream, auditor, verifier, sender, writer, and who brings backfills."""
+"""The threads that send and write, and who brings backfills, as actors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from cdc_indexer.flow.backfill import Backfill
 from cdc_indexer.flow.case import Insist
 from cdc_indexer.flow.compare import compare
 from cdc_indexer.flow.readings import Found
-from cdc_indexer.model.moment import EPOCH, moment
-from cdc_indexer.model.outcome import Kind, Outcome
-from cdc_indexer.model.settled import minute_of
-from cdc_indexer.model.study import OutboxRow, names, study_key
+from cdc_indexer.model.outcome import Outcome
+from cdc_indexer.model.study import names, study_key
+from tests.simulation.auditing import auditor, measure_clock
 from tests.simulation.index import Request
 from tests.simulation.process import Away, Process, Steps
+from tests.simulation.readers import once, patients, stream, verify
 
 if TYPE_CHECKING:
-    from tests.simulation.archive import Server
+    pass
 
 HOLD_BACK = timedelta(minutes=10)
 AUDIT_SECONDS = 60.0
@@ -31,384 +30,24 @@ class NoBinlog(Exception):
     """There is no binary log."""
 
 
-# --- rows ------------------------------------------------------------------------------------------------
-
-
-def take_rows(
-    p: Process,
-    rows: Sequence[OutboxRow],
-    epoch: int,
-    *,
-    streamed: bool = False,
-    superseded: frozenset[int] = frozenset(),
-) -> Steps:
-    """Rows that were read in that epoch come in, one by one, and the ledger is asked about new studies."""
-    core = p.core
-    for row in rows:
-        if not core.room():
-            # Who waits for room has to have asked about what it brought.
-            yield from look_up(p)
-            yield core.room
-        core.parts.enter(p.source.epoch)
-        if epoch != core.parts.epoch:
-            raise Away
-        if core.intake.take(row, p.now(), streamed=streamed, superseded=row.id in superseded):
-            p.found += 1
-            p.world.row_taken(row.id)
-        yield None
-    yield from look_up(p)
-
-
-def look_up(p: Process) -> Steps:
-    intake = p.core.intake
-    if intake.looking_up:
-        epoch, keys = intake.to_look_up()
-        yield None
-        entries = p.world.disk.lookup(keys)
-        yield None
-        intake.looked_up(epoch, keys, entries, p.now())
-
-
-# --- the stream ------------------------------------------------------------------------------------------
-
-
-def stream(p: Process) -> Steps:
-    """`run`'s worker: connects, audits, streams, recovers."""
-    while True:
-        try:
-            yield from _stream(p)
-        except Away:
-            p.auditing = False
-            again = p.world.seconds + 1.0
-            yield lambda again=again: p.world.seconds >= again  # type: ignore[misc]
-        except NoBinlog:
-            yield from _degraded(p)
-
-
-def _stream(p: Process) -> Steps:
-    world, core = p.world, p.core
-    progress = core.parts.progress
-    server = p.source.connect()
-    epoch = p.source.epoch
-    if not server.log_on:
-        raise NoBinlog
-    position = progress.position
-    if (position is not None and (progress.identity != server.identity or p.position_lost)) or (
-        position is not None and server.index_of(position) is None
-    ):
-        position = None
-    p.fresh_position = position is None
-    if position is None:
-        position = server.end()
-        world.sweep_needed = True
-        world.skip_log()
-    p.position_lost = False
-    yield None
-    core.intake.restart_stream(position, server.identity, epoch=epoch)
-    world.say("connected", position)
-    yield None
-    yield from full_audit(p, server)
-    at = server.index_of(position)
-    life = server.log_life
-    if at is None:
-        p.position_lost = True
-        raise Away
-    p.auditing = True
-    while True:
-        yield (
-            lambda: (
-                at < len(server.log)
-                or world.server is not server
-                or server.log_life != life
-                or world.database_away
-                or not server.log_on
-            )
-        )
-        if p.source.connect() is not server:
-            raise Away
-        if server.log_life != life:
-            # Purged, or reset, while it was read.
-            at, life = server.index_of(position), server.log_life
-            if at is None:
-                p.position_lost = True
-                raise Away
-        if at >= len(server.log):
-            if not server.log_on:
-                raise NoBinlog
-            continue
-        logged = server.log[at]
-        for event in logged.events:
-            if event is None:
-                p.quick_audits = 3
-            else:
-                yield from take_rows(p, event, epoch, streamed=True)
-            yield None
-        core.intake.end_transaction(logged.end)
-        position = logged.end
-        at = server.index_of(position)
-        life = server.log_life
-        if at is None:
-            p.position_lost = True
-            raise Away
-
-
-def _degraded(p: Process) -> Steps:
-    world = p.world
-    world.sweep_needed = True
-    p.fresh_position = True
-    again = world.seconds + 60.0
-    while world.seconds < again:
-        server = None
-        try:
-            server = p.source.connect()
-            epoch = p.source.epoch
-            yield None
-            p.core.intake.restart_stream(None, server.identity, epoch=epoch)
-            yield from full_audit(p, server)
-        except Away:
-            pass
-        pause = world.seconds + 5.0
-        yield lambda pause=pause: world.seconds >= pause  # type: ignore[misc]
-
-
-# --- the audit -------------------------------------------------------------------------------------------
-
-
-def auditor(p: Process) -> Steps:
-    world = p.world
-    while True:
-        yield lambda: p.auditing and (world.seconds >= p.full_at or p.quick_audits > 0)
-        try:
-            server = p.source.connect()
-            if world.seconds >= p.full_at:
-                yield from full_audit(p, server)
-            elif p.quick_audits > 0:
-                p.quick_audits -= 1
-                if p.quick_audits == 0:
-                    p.full_at = min(p.full_at, world.seconds + 5.0)
-                yield from quick_audit(p, server)
-        except Away:
-            p.full_at = min(p.full_at, world.seconds + 5.0)
-            again = world.seconds + 1.0
-            yield lambda again=again: world.seconds >= again  # type: ignore[misc]
-
-
-def full_audit(p: Process, server: Server) -> Steps:
-    """As jobs/audit.py: what the binary log didn't bring, and how far everything is settled. One at a time."""
-    yield lambda: not p.audit_running
-    p.audit_running = True
-    try:
-        yield from _full_audit(p, server)
-    finally:
-        p.audit_running = False
-
-
-def _full_audit(p: Process, server: Server) -> Steps:
-    world, core = p.world, p.core
-    progress = core.parts.progress
-    first, p.first_audit = p.first_audit, False
-    try:
-        if first:
-            core.intake.restore(world.disk.unverified(), p.now())
-        yield None
-        epoch = p.source.epoch
-        server = p.source.at(epoch)
-        now = measure_clock(p, server)
-        _watch_clock(p, now)
-        mark = (progress.until, _ID_MAX)
-        oldest = None
-        newest = server.newest(now) or EPOCH
-        while True:
-            yield None
-            server = p.source.at(epoch)
-            page = server.ids_after(mark, PAGE)
-            yield None
-            unknown = []
-            for recorded_at, row_id in page:
-                if progress.is_settled(row_id):
-                    continue
-                oldest = recorded_at if oldest is None else min(oldest, recorded_at)
-                if not progress.known(row_id):
-                    unknown.append(row_id)
-            if unknown:
-                yield from _hand_over(p, epoch, unknown, first)
-            if len(page) < PAGE:
-                break
-            mark = page[-1]
-        until = minute_of(min(now - HOLD_BACK, newest))
-        if oldest is not None:
-            until = min(until, minute_of(oldest - timedelta(microseconds=1)))
-        if until > progress.until:
-            server = p.source.at(epoch)
-            end = server.end() if server.log_on else None
-            yield None
-            if epoch == p.source.epoch:
-                core.propose_until(until, end)
-        p.full_at = world.seconds + AUDIT_SECONDS
-    except BaseException:
-        p.first_audit = first
-        raise
-
-
-def measure_clock(p: Process, server: Server) -> datetime:
-    """Asks for the database's clock."""
-    p.clock_ahead = server.clock_ahead
-    return moment(p.world.archive.now + server.clock_ahead)
-
-
-def _hand_over(p: Process, epoch: int, ids: list[int], first: bool) -> Steps:
-    rows = p.source.at(epoch).rows(ids)
-    superseded = frozenset()
-    if first:
-        yield None
-        marks: dict[int, list[tuple[object, int]]] = {}
-        for row in p.source.at(epoch).outbox.values():
-            if row.visible and row.row.recorded_at is not None:
-                marks.setdefault(row.row.study_pk, []).append((row.row.recorded_at, row.row.id))
-        superseded = frozenset(
-            row.id
-            for row in rows
-            if row.recorded_at is not None
-            and max(marks.get(row.study_pk, [(row.recorded_at, row.id)])) > (row.recorded_at, row.id)
-        )
-    yield None
-    yield from take_rows(p, rows, epoch, superseded=superseded)
-
-
-def quick_audit(p: Process, server: Server) -> Steps:
-    yield lambda: not p.audit_running
-    p.audit_running = True
-    try:
-        epoch = p.source.epoch
-        mark = (p.core.parts.progress.until, _ID_MAX)
-        while True:
-            server = p.source.at(epoch)
-            page = server.ids_after(mark, PAGE)
-            rows = server.rows(row_id for _, row_id in page)
-            yield None
-            yield from take_rows(p, rows, epoch)
-            if len(page) < PAGE:
-                return
-            mark = page[-1]
-    finally:
-        p.audit_running = False
-
-
-def _watch_clock(p: Process, now: object) -> None:
-    core = p.core
-    before, p.clock_seen = p.clock_seen, now
-    until = core.parts.progress.until
-    back = (until > EPOCH and now < until + HOLD_BACK / 2) or (
-        before is not None and now < before - timedelta(seconds=2)
-    )
-    if back and now - HOLD_BACK < until:
-        core.take_until_back(minute_of(now - HOLD_BACK))
-
-
-# --- once ------------------------------------------------------------------------------------------------
-
-
-def once(p: Process) -> Steps:
-    """`run --until-caught-up`."""
-    core, world = p.core, p.world
-    results = core.parts.results
-    try:
-        server = p.source.connect()
-        epoch = p.source.epoch
-        measure_clock(p, server)
-        yield None
-        world.skip_log()
-        core.intake.restart_stream(server.end() if server.log_on else None, server.identity, epoch=epoch)
-        first = True
-        while True:
-            before = p.found
-            yield from full_audit(p, server)
-            found = p.found > before
-            if first:
-                core.hurry()
-            elif not found:
-                break
-            first = False
-            yield lambda: core.at_rest(p.now())
-        generation = results.generation
-        yield lambda: not results.pending
-        assert generation
-    except Away:
-        pass
-    p.finished = True
-    world.say("caught up")
-
-
-# --- the view --------------------------------------------------------------------------------------------
-
-
-def verify(p: Process) -> Steps:
-    core, world = p.core, p.world
-    looks = core.looks
-    while True:
-        yield lambda: core.reading_seconds(p.now()) <= 0 and len(core.parts.cases) > 0
-        core.parts.enter(p.source.epoch)
-        reading = looks.begin(p.now(), limit=world.config.reading_limit)
-        if reading is None:
-            # Nothing is due, or there is no room: a moment.
-            pause = world.seconds + 0.05
-            yield lambda pause=pause: world.seconds >= pause  # type: ignore[misc]
-            continue
-        try:
-            yield None
-            server = p.source.at(reading.epoch)
-            visible = server.visible(reading.row_ids)
-            yield None
-            missing = set(reading.row_ids) - visible
-            unseen = p.source.at(reading.epoch).uncommitted(missing)
-            yield None
-            view = p.source.at(reading.epoch).view()
-            studies = {pk: view[pk] for pk in reading.study_pks if pk in view}
-            yield None
-            by_uid = p.source.at(reading.epoch).by_uid(reading.study_iuids) if reading.study_iuids else {}
-            yield None
-            newest = {}
-            if core.parts.policy.stable:
-                newest = p.source.at(reading.epoch).newest_rows(reading.study_pks)
-                yield None
-            entries = world.disk.lookup(reading.keys)
-            yield None
-            found = Found(reading.epoch, studies, by_uid, unseen=unseen, newest=newest, entries=entries)
-            looks.end(reading, found, p.now())
-        except Away:
-            pause = world.seconds + 1.0
-            looks.give_back(reading, p.now())
-            yield lambda pause=pause: world.seconds >= pause  # type: ignore[misc]
-        finally:
-            looks.give_back(reading, p.now())
-
-
-def patients(p: Process) -> Steps:
-    core, world = p.core, p.world
-    while True:
-        yield lambda: core.parts.patients.waits(world.seconds) and core.backfills.room()
-        page = core.backfills.begin_page(p.now())
-        if page is None:
-            continue
-        try:
-            yield None
-            server = p.source.at(page.epoch)
-            missing = set(page.row_ids) - server.visible(page.row_ids)
-            yield None
-            if p.source.at(page.epoch).uncommitted(missing):
-                continue
-            yield None
-            view = p.source.at(page.epoch).view()
-            found = [v for pk, v in view.items() if v["patient_pk"] == page.patient_pk and pk > page.after_pk]
-            limit = world.config.page
-            yield None
-            core.backfills.end_page(page, found[:limit], p.now(), limit=limit, epoch=page.epoch)
-        except Away:
-            core.backfills.give_back_page(page, p.now())
-            pause = world.seconds + 1.0
-            yield lambda pause=pause: world.seconds >= pause  # type: ignore[misc]
-        finally:
-            core.backfills.give_back_page(page, p.now())
+def steps_of(p: Process) -> dict[str, Steps]:
+    """The actors of a process, by name."""
+    steps: dict[str, Steps] = {
+        "write": write(p),
+        "send": send(p),
+        "verify": verify(p),
+        "patients": patients(p),
+    }
+    if p.mode == "run":
+        steps["stream"] = stream(p)
+        steps["audit"] = auditor(p)
+    elif p.mode == "once":
+        steps["once"] = once(p)
+    steps["feed"] = feed(p)
+    if p.mode != "initial":
+        steps["sweep"] = sweep(p)
+        steps["retry"] = retry(p)
+    return steps
 
 
 # --- the index -------------------------------------------------------------------------------------------
@@ -442,6 +81,7 @@ def send(p: Process) -> Steps:
         elif not world.disk.full:
             sends, seconds = core.take_sends(p.now())
             for one in sends:
+                world.sent(p, one)
                 p.requests.append(Request(one, world.seconds))
             if not sends:
                 state["again_at"] = world.seconds + min(max(seconds, 0.01), 1.0)
@@ -498,7 +138,7 @@ def feed(p: Process) -> Steps:
                 epoch = p.source.epoch
                 measure_clock(p, server)
                 yield None
-                world.skip_log()
+                world.skip_log(server)
                 core.intake.restart_stream(
                     server.end() if server.log_on else None, server.identity, epoch=epoch
                 )
@@ -542,17 +182,26 @@ def feed(p: Process) -> Steps:
                 pause = world.seconds + 1.0
                 yield lambda pause=pause: world.seconds >= pause  # type: ignore[misc]
                 continue
-            yield None
-            reading = backfills.offer(job, studies, rows, version, epoch, p.now())  # type: ignore[arg-type]
-            if reading is None:
+            again = False
+            for start in range(0, len(studies), world.config.chunk):
+                if not backfills.room():
+                    yield backfills.room
+                yield None
+                chunk = studies[start : start + world.config.chunk]
+                reading = backfills.offer(job, chunk, rows, version, epoch, p.now())  # type: ignore[arg-type]
+                if reading is None:
+                    again = True
+                    break
+                try:
+                    yield None
+                    entries = world.disk.lookup(reading.keys)
+                    yield None
+                    core.looks.end(reading, Found(epoch, entries=entries), p.now())
+                    world.decided(p)
+                finally:
+                    core.looks.give_back(reading, p.now())
+            if again:
                 continue
-            try:
-                yield None
-                entries = world.disk.lookup(reading.keys)
-                yield None
-                core.looks.end(reading, Found(epoch, entries=entries), p.now())
-            finally:
-                core.looks.give_back(reading, p.now())
             if studies:
                 job.passed(names(studies[-1])[1])
             last = len(studies) < limit
@@ -643,6 +292,3 @@ def retry(p: Process) -> Steps:
                     insist=Insist.RETRY,
                 )
         yield None
-
-
-_ = Kind

@@ -14,6 +14,9 @@ from cdc_indexer.model.study import OutboxRow
 #: What the archive's clock shows when a world begins (microseconds since 1970).
 BEGINNING = 1_767_225_600_000_000
 
+#: Instead of how late: the row has no time at all.
+ZERO = -1
+
 Values = dict[str, Any]
 
 
@@ -67,7 +70,7 @@ class Transaction:
     def patient(self, pk: int) -> Patient | None:
         # One that is newer than the snapshot would leave its studies to the sweep; that isn't what is tried here.
         then = self.patients_then.get(pk) or self._server.patients.get(pk)
-        return self.patients[pk] if pk in self.patients else then
+        return self.patients.get(pk, then)
 
     def view(self, pk: int) -> Values | None:
         study = self.study(pk)
@@ -327,7 +330,8 @@ class Archive:
         server = self.server
         server.next_id += 1
         clock = self.now + server.clock_ahead - late
-        row = Row(OutboxRow(server.next_id, operation, moment(clock), values))
+        recorded_at = moment(clock) if late != ZERO else None
+        row = Row(OutboxRow(server.next_id, operation, recorded_at, values))  # type: ignore[arg-type]
         server.outbox[row.row.id] = row
         transaction.rows.append(row)
 

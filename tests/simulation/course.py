@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from tests.simulation import invariants
+from tests.simulation.disk import Disk
 from tests.simulation.happenings import HAPPENINGS
 from tests.simulation.index import Broken
 from tests.simulation.world import Config, Step, World
@@ -15,6 +16,7 @@ __all__ = ["Course", "Failure", "play", "play_seed"]
 
 #: How often each actor goes on, against the happenings' weights.
 _ACTOR_WEIGHT = {"stream": 20, "write": 18, "send": 20, "verify": 14, "audit": 10}
+_ACTORS = ("write", "send", "verify", "patients", "stream", "audit", "once", "feed", "sweep", "retry")
 _REST_STEPS = 6000
 
 
@@ -37,7 +39,7 @@ class Course:
 
     @classmethod
     def parse(cls, document: dict[str, Any]) -> Course:
-        config = {
+        config: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in document["config"].items()
         }
@@ -84,6 +86,8 @@ def config_of(rng: random.Random) -> tuple[Config, int]:
         already_there=rng.choice((0, 0, 3)) if "jobs" in features else 0,
         replica=replica,
         follow_replica=replica and rng.random() < 0.4,
+        chunk=rng.choice((1, 3, 50)),
+        thorough=rng.random() < 0.4,
         features=tuple(features),
     )
     return config, rng.choice((30, 80, 150, 250))
@@ -102,21 +106,28 @@ FEATURES: dict[str, tuple[str, ...]] = {
     "opaque": (),
     "log": ("rotate", "purge", "reset log", "log off"),
     "away": ("database away", "disk full", "reload"),
-    "servers": ("fail over",),
+    "servers": ("fail over", "switch"),
     "clock": ("clock jumps",),
     "outbox": ("prune", "truncate", "triggers off"),
-    "jobs": ("ask for initial", "ask for sweep"),
+    "jobs": ("ask for initial", "ask for sweep", "resend", "pause"),
+    "other writers": ("another writer",),
+    "settings": ("other settings",),
 }
 _OPTIONAL = {name for names in FEATURES.values() for name in names}
 
 
-def play_seed(seed: int, trace: list[str] | None = None) -> Failure | None:
-    """A world from a seed."""
+def play_seed(
+    seed: int, trace: list[str] | None = None, *, keep: bool = False, disk: Disk | None = None
+) -> Failure | None:
+    """A world from a seed. ``keep``: gives its course even when nothing is broken."""
     rng = random.Random(seed)
     config, count = config_of(rng)
     allowed = {name for feature in config.features for name in FEATURES[feature]}
     names = [name for name in HAPPENINGS if name not in _OPTIONAL or name in allowed]
-    world = World(config, trace)
+    # In each world something else is frequent, or slow.
+    often = {name: HAPPENINGS[name][0] * rng.choice((1, 2, 2, 6)) for name in names}
+    quick = {name: _ACTOR_WEIGHT.get(name, 8) * rng.choice((1, 4, 4, 8)) // 2 for name in _ACTORS}
+    world = World(config, trace, disk)
     steps: list[Step] = []
     drawn: list[int] = []
 
@@ -133,15 +144,14 @@ def play_seed(seed: int, trace: list[str] | None = None) -> Failure | None:
             choices, weights = [], []
             total = 0
             for name in names:
-                weight, when, _do = HAPPENINGS[name]
-                if when(world):
-                    total += weight
+                if HAPPENINGS[name][1](world):
+                    total += often[name]
                     choices.append(name)
                     weights.append(total)
             if process is not None:
                 for name, actor in process.actors.items():
                     if actor.ready():
-                        total += _ACTOR_WEIGHT.get(name, 8)
+                        total += quick[name]
                         choices.append(name)
                         weights.append(total)
             at = rng.random() * total
@@ -157,7 +167,7 @@ def play_seed(seed: int, trace: list[str] | None = None) -> Failure | None:
         what = str(broken)
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
-    return Failure(what, Course(config, tuple(steps)), seed) if what else None
+    return Failure(what, Course(config, tuple(steps)), seed) if what or keep else None
 
 
 def play(course: Course, trace: list[str] | None = None) -> Failure | None:
@@ -231,25 +241,33 @@ def come_to_rest(world: World) -> None:
     if len(world.index.rejects) > 1:
         world.index.rejects.clear()
     world.disk.full = world.database_away = False
+    if world.process is not None:
+        world.process.core.parts.order.paused = False
     world.archive.triggers_on = True
     if not world.server.log_on:
         HAPPENINGS["log on"][2](world)
     while world.zombies:
         world.index.take(world.zombies.pop(0))
-    _until_quiet(world)
+    # Some audits long.
+    _until_quiet(world, pauses=10)
     needs_initial = not world.scope_complete
     process = world.process
     assert process is not None
     if needs_initial:
         process.initial_wanted = False
         _until_quiet(world)
-    if world.sweep_needed:
+    hidden = world.clock_jumped and bool(
+        {"kills", "stops", "away", "log", "servers"}.intersection(world.config.features)
+    )
+    if world.sweep_needed or hidden:
         for _ in range(2):
             process.sweep_wanted += 1
             _until_quiet(world)
             world.pass_time(660.0)
         _until_quiet(world)
     invariants.check_same(world)
+    if not world.config.thorough:
+        return
     # It ends, and begins again: nothing is sent.
     arrived = world.index.arrived
     process.stop()
@@ -265,9 +283,9 @@ def come_to_rest(world: World) -> None:
             raise Broken("a sweep finds something where nothing differs")
 
 
-def _until_quiet(world: World) -> None:
-    """Steps whatever can go on; when nothing can, time passes."""
-    pauses = 0
+def _until_quiet(world: World, *, pauses: int = 3) -> None:
+    """Steps whatever can go on; when nothing can, time passes: ``pauses`` times at least."""
+    least, pauses = pauses, 0
     for _ in range(_REST_STEPS):
         if world.process is None:
             world.start("run")
@@ -288,7 +306,7 @@ def _until_quiet(world: World) -> None:
             if process.mode == "run" and not process.stopping
             else "it isn't `run`"
         )
-        if not said and process.sweep_wanted == 0 and process.initial_wanted is None and pauses >= 3:
+        if not said and process.sweep_wanted == 0 and process.initial_wanted is None and pauses >= least:
             return
         pauses += 1
         # Each time a moment, and then longer and longer.
@@ -302,6 +320,3 @@ def _until_quiet(world: World) -> None:
     process = world.process
     said = invariants.restless(world, process) if process is not None else "no process"
     raise Broken(f"it doesn't come to rest: {said or 'it goes on and on'}")
-
-
-_ = replace

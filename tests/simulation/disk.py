@@ -33,6 +33,9 @@ class Disk:
         self.jobs: dict[str, Any] = {}
         self.full = False
 
+    def begin(self) -> None:
+        """A process opens it."""
+
     def lookup(self, keys: Iterable[str]) -> dict[str, Entry]:
         return {key: self.ledger[key] for key in keys if key in self.ledger}
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from cdc_indexer.flow.case import Insist
 from cdc_indexer.model.outcome import Kind, Outcome
+from tests.simulation.archive import ZERO
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -51,7 +54,10 @@ def _late(world: World) -> int:
     """How long ago a row says that it was recorded, in microseconds."""
     if "late" not in world.config.features:
         return 0
-    return (0, 0, 0, 1_500_000, 45_000_000, 400_000_000)[world.draw(6)]
+    late = (0, 0, 0, 1_500_000, 45_000_000, 400_000_000, ZERO)[world.draw(7)]
+    # One without a time is found by the log alone.
+    world.sweep_needed = world.sweep_needed or late == ZERO
+    return late
 
 
 def _of_study(name: str, weight: int, change: Callable[[World, object, object], None]) -> None:
@@ -184,10 +190,22 @@ def fail_over(world: World) -> None:
     world.fail_over()
 
 
+@happening("switch", 1, lambda world: world.replica is not None and world.replica is not world.primary)
+def switch(world: World) -> None:
+    """Another server answers at the address; both go on, and one of them lags."""
+    assert world.replica is not None
+    world.server = world.replica if world.server is world.primary else world.primary
+    # What it doesn't have yet may be older than what was sent; and what the log doesn't show isn't found by its time.
+    world.index.marks_count = False
+    world.sweep_needed = (
+        world.sweep_needed or "opaque" in world.config.features or "log" in world.config.features
+    )
+
+
 @happening("clock jumps", 1)
 def clock_jumps(world: World) -> None:
     world.server.clock_ahead += (-3, 7200, -7200, 200_000, -200_000)[world.draw(5)] * 1_000_000
-    world.sweep_needed = world.clock_jumped = True
+    world.clock_jumped = True
 
 
 @happening("prune", 1, lambda world: bool(world.server.outbox))
@@ -271,7 +289,19 @@ def even_study(world: World) -> None:
     world.index.fails.clear()
 
 
+def _runs(world: World) -> bool:
+    return world.process is not None and not world.process.stopping
+
+
 # --- people, processes, the disk -------------------------------------------------------------------------
+
+
+@happening("another writer", 2, lambda world: world.config.versions and bool(world.index.studies))
+def another_writer(world: World) -> None:
+    """Somebody else has sent the same with a higher number."""
+    uids = sorted(world.index.studies)
+    held = world.index.studies[uids[world.draw(len(uids))]]
+    held.version = max(held.version, world.clock()) + (1, 1_000_000, 3_600_000_000)[world.draw(3)]
 
 
 @happening("start", 30, lambda world: world.process is None)
@@ -286,13 +316,13 @@ def kill(world: World) -> None:
     world.kill()
 
 
-@happening("term", 1, lambda world: world.process is not None and not world.process.stopping)
+@happening("term", 1, _runs)
 def term(world: World) -> None:
     assert world.process is not None
     world.process.stop()
 
 
-@happening("ask for initial", 1, lambda world: world.process is not None and not world.process.stopping)
+@happening("ask for initial", 1, _runs)
 def initial(world: World) -> None:
     assert world.process is not None
     world.process.initial_wanted = bool(world.draw(2))
@@ -306,6 +336,42 @@ def initial(world: World) -> None:
 def sweep(world: World) -> None:
     assert world.process is not None
     world.process.sweep_wanted += 1
+
+
+@happening("resend", 1, _runs)
+def resend(world: World) -> None:
+    assert world.process is not None
+    view = list(world.server.view().items())
+    if view and world.process.core.backfills.room():
+        pk, values = view[world.draw(len(view))]
+        world.resends += 1
+        process = world.process
+        process.core.backfills.hint(
+            values["study_iuid"], pk, process.now(), insist=Insist.RESEND, seed=f"resend{world.resends}"
+        )
+
+
+@happening("pause", 1, lambda world: world.process is not None)
+def pause(world: World) -> None:
+    """Or on again."""
+    assert world.process is not None
+    order = world.process.core.parts.order
+    order.paused = not order.paused
+
+
+@happening("other settings", 1, lambda world: not world.index.conflicts)
+def other_settings(world: World) -> None:
+    """Read again by SIGHUP."""
+    which = world.draw(3)
+    old = world.policy
+    world.policy = (
+        replace(old, deletes=not old.deletes),
+        replace(old, updates=not old.updates),
+        replace(old, stable=not old.stable),
+    )[which]
+    world.sweep_needed = True
+    if world.process is not None:
+        world.process.core.use(world.policy)
 
 
 @happening("parked retry", 2, lambda world: bool(world.disk.parked))
@@ -324,7 +390,7 @@ def disk_free(world: World) -> None:
     world.disk.full = False
 
 
-@happening("reload", 1, lambda world: world.process is not None and not world.process.stopping)
+@happening("reload", 1, _runs)
 def reload(world: World) -> None:
     """Other settings for the database: every session is opened anew."""
     assert world.process is not None

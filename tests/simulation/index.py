@@ -56,7 +56,7 @@ class _Held:
 
 
 class Index:
-    """``versions``: it keeps the newest by number. ``knows_keys``: what carries a key that it knows is answered, not applied."""
+    """``versions``: it keeps the newest by number. ``knows_keys``: to a key that it knows it only answers."""
 
     def __init__(self, *, versions: bool, knows_keys: bool, conflicts: bool) -> None:
         self.versions = versions
@@ -139,7 +139,8 @@ class Index:
                 pass
             elif before.sure:
                 raise Broken(f"{uid} was sent twice, though it was durable that the index has it")
-            elif before.key != arrival.key and before.births == arrival.births:
+            elif before.key != arrival.key and arrival.births == 1:
+                # (Of a study that was stored again rows of an earlier life may settle by themselves.)
                 raise Broken(f"{uid} was sent again under another key: {before.key}, then {arrival.key}")
         self.anew_for.discard(uid)
         self.last[uid] = arrival

@@ -42,7 +42,7 @@ def check_disk(world: World, changes: Any) -> None:
             for row in event or ():
                 known = row.id in world.settled or row.id in world.ahead_of_stream
                 # Ids of a time that `until` has passed are forgotten, perhaps in the step that settles them.
-                forgotten = row.recorded_at is not None and (row.recorded_at <= until or world.clock_jumped)
+                forgotten = row.recorded_at is None or row.recorded_at <= until or world.clock_jumped
                 if not known and not forgotten:
                     raise Broken(f"the position {place} is past row {row.id}, which isn't settled")
 

@@ -6,15 +6,16 @@ once that is answered with yes. What jobs/ does with threads, this does with act
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cdc_indexer.flow.cases import Cases
 from cdc_indexer.flow.core import Core
 from cdc_indexer.flow.gate import Change, Gatekeeper
 from cdc_indexer.flow.order import Order
 from cdc_indexer.flow.progress import Progress
+from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.moment import EPOCH, Now
 from cdc_indexer.model.position import Identity, Position
 from cdc_indexer.model.settled import Settled
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from tests.simulation.archive import Server
     from tests.simulation.world import World
 
-__all__ = ["Actor", "Away", "Ended", "Process", "Steps"]
+__all__ = ["Actor", "Away", "Process", "Steps"]
 
 Steps = Generator[Callable[[], bool] | None, None, None]
 
@@ -101,8 +102,6 @@ class Process:
     """``mode``: run, once (`run --until-caught-up`) or initial."""
 
     def __init__(self, world: World, mode: str) -> None:
-        from tests.simulation import actors
-
         self.world = world
         self.mode = mode
         disk, config = world.disk, world.config
@@ -118,6 +117,9 @@ class Process:
         order = Order(keeper, config.concurrency, config.batch_size)
         cases = Cases(world.policy, max_studies=config.max_studies, max_hints=config.max_hints)
         self.core = Core(world.policy, progress, clock, order, cases)
+        #: The entries that were put into the ledger, durable or not.
+        self.put: dict[str, Entry | None] = {}
+        self._watch_ledger()
         self.source = Source(world, progress.identity)
         #: How far the database's clock is ahead, as it was when it was last asked.
         self.clock_ahead = 0
@@ -142,23 +144,20 @@ class Process:
         self.sweep_wanted = 0
         self.swept = 0
         self.actors: dict[str, Actor] = {}
-        self._start(actors)
 
-    def _start(self, actors: Any) -> None:
-        steps: dict[str, Iterator[Any]] = {"write": actors.write(self), "send": actors.send(self)}
-        steps["verify"] = actors.verify(self)
-        steps["patients"] = actors.patients(self)
-        if self.mode == "run":
-            steps["stream"] = actors.stream(self)
-            steps["audit"] = actors.auditor(self)
-        elif self.mode == "once":
-            steps["once"] = actors.once(self)
-        steps["feed"] = actors.feed(self)
-        if self.mode != "initial":
-            steps["sweep"] = actors.sweep(self)
-            steps["retry"] = actors.retry(self)
-        for name, generator in steps.items():
-            self.actors[name] = Actor(name, generator)  # type: ignore[arg-type]
+    def _watch_ledger(self) -> None:
+        results = self.core.parts.results
+        put, begin = results.put, results.begin_ledger
+
+        def watched(key: str, entry: Entry) -> None:
+            self.put[key] = entry
+            put(key, entry)
+
+        def begun() -> None:
+            self.put.clear()
+            begin()
+
+        results.put, results.begin_ledger = watched, begun  # type: ignore[method-assign]
 
     # --- what actors use ---------------------------------------------------------------------------------
 
@@ -184,6 +183,10 @@ class Process:
         self.unsure = unsure
 
     # --- its life ----------------------------------------------------------------------------------------
+
+    def begin(self, steps: dict[str, Steps]) -> None:
+        """With these actors, by name."""
+        self.actors = {name: Actor(name, generator) for name, generator in steps.items()}
 
     def step(self, name: str) -> None:
         actor = self.actors[name]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from tests.simulation.course import Course, Failure, play
 from tests.simulation.world import Config, Step
 
-__all__ = ["shrink"]
+__all__ = ["shrink", "tell"]
 
 
 def shrink(failure: Failure, *, budget: int = 4000) -> Failure:
@@ -69,3 +70,11 @@ def _plainer(course: Course, fails: object) -> Course:
             if fails(plain):  # type: ignore[operator]
                 course = plain
     return course
+
+
+def tell(failure: Failure) -> str:
+    """The course, as people read it, and as seeds.txt keeps it."""
+    trace: list[str] = []
+    again = play(failure.course, trace)
+    what = again.what if again is not None else failure.what
+    return "\n".join([*trace, what, json.dumps({"why": what, **failure.course.render()})])

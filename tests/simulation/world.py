@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import cdc_indexer.flow.order as order_module
 from cdc_indexer.flow.policy import Policy
+from tests.simulation.actors import steps_of
 from tests.simulation.archive import BEGINNING, Archive, Server, Transaction
 from tests.simulation.disk import Disk
 from tests.simulation.index import Broken, Index
+from tests.simulation.invariants import check_disk
 from tests.simulation.process import Process
 
 __all__ = ["Config", "Step", "World"]
@@ -37,6 +39,10 @@ class Config:
     queue_limit: int = 256
     reading_limit: int = 200
     page: int = 3
+    #: So many studies of a page of `initial` are offered together.
+    chunk: int = 50
+    #: At the end it is stopped and started again, and another sweep looks for differences.
+    thorough: bool = True
     give_up_seconds: float = 300.0
     #: `initial` begins a new ledger.
     restarts: bool = False
@@ -50,7 +56,7 @@ class Config:
 class World:
     """What ``enabled`` names can happen; ``do`` lets it. ``draw`` decides the rest: 0 is what goes well."""
 
-    def __init__(self, config: Config, trace: list[str] | None = None) -> None:
+    def __init__(self, config: Config, trace: list[str] | None = None, disk: Disk | None = None) -> None:
         self.config = config
         self.seconds = 1000.0
         self.trace = trace
@@ -58,7 +64,7 @@ class World:
         self.policy = Policy("c", stable=config.stable, updates=config.updates, deletes=config.deletes)
         self.index = Index(versions=config.versions, knows_keys=config.knows_keys, conflicts=config.conflicts)
         self.index.say = self.say
-        self.disk = Disk()
+        self.disk = Disk() if disk is None else disk
         self.process: Process | None = None
         self.primary = self.server = Server("one", 1_000_000)
         self.archive = Archive(self.primary)
@@ -79,6 +85,7 @@ class World:
         self.last_version = 0
         self.runs = 0
         self.kills = 0
+        self.resends = 0
         #: Studies of which a kill made the program forget what the index took.
         self.uncertain: set[str] = set()
         self.durable_generation = 0
@@ -130,7 +137,9 @@ class World:
     # --- processes ---------------------------------------------------------------------------------------
 
     def start(self, mode: str) -> None:
+        self.disk.begin()
         self.process = Process(self, mode)
+        self.process.begin(steps_of(self.process))
         self.durable_generation = 0
         self.say("started", mode)
 
@@ -166,10 +175,10 @@ class World:
         self.disk.apply(changes, self.seconds)
         process.committed(generation)
         self.durable_generation = generation
-        self.check_disk(changes)
+        check_disk(self, changes)
 
     def row_taken(self, row_id: int) -> None:
-        """Somebody takes it: then it wasn't settled. (Where the clock went back ids may have been forgotten with their time.)"""
+        """Somebody takes it: then it wasn't settled. (A clock that goes back makes ids forgotten with their time.)"""
         if row_id in self.settled and not self.clock_jumped:
             raise Broken(f"row {row_id} is taken again, though it is durably settled")
 
@@ -178,16 +187,28 @@ class World:
             raise Broken(f"version {version} is given out after {self.last_version}")
         self.last_version = version
 
-    def skip_log(self) -> None:
+    def skip_log(self, server: Server) -> None:
         """A position is taken anew, at the end of the log."""
         self.ahead_of_stream.update(
-            row.id for one in self.server.log for event in one.events for row in event or ()
+            row.id for one in server.log for event in one.events for row in event or ()
         )
 
-    def check_disk(self, changes: Any) -> None:
-        from tests.simulation import invariants
+    def sent(self, process: Process, send: Any) -> None:
+        """A request goes out."""
+        for delivery in send.deliveries:
+            if delivery.epoch < process.core.parts.rows_epoch:
+                raise Broken(f"what was read of {delivery.key} from another server is sent")
 
-        invariants.check_disk(self, changes)
+    def decided(self, process: Process) -> None:
+        """What the core takes the ledger to say is what was put there last."""
+        results = process.core.parts.results
+        for case in process.core.parts.cases:
+            if case.known and case.lease is None and not results.ledger_is_new:
+                entry = process.put.get(case.key) or self.disk.ledger.get(case.key)
+                if case.entry != entry:
+                    raise Broken(
+                        f"the core takes the ledger to say {case.entry} of {case.key}, but it is {entry}"
+                    )
 
     def initial_began(self) -> None:
         """Its beginning is durable."""
@@ -231,7 +252,3 @@ class World:
         for one in self.primary.transactions:
             taken |= {study.uid for study in one.studies.values() if study is not None}
         return sorted(uid for uid in self.archive.uids if uid not in taken)
-
-
-Names = Sequence[str]
-_ = field

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cdc_indexer.delivery._meaning import classify
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.flow.gate import Gate
 from cdc_indexer.model.outcome import Kind, Refusal
@@ -198,3 +199,29 @@ def test_error_is_understood_in_whatever_encoding(start: Start, receiver: Receiv
     sender.closes(Gate.HELD)
     assert sender.changes[0].refusal is Refusal.KEY
     assert sender.outcomes == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "page"),
+    [
+        (b"<!-- a --> <!-- b -->\n<DIV class=x>Login</DIV>", True),
+        (b"Notice: undefined index\n<HTML>", True),
+        (b'<?xml version="1.0"?><!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0">', True),
+        (b"<ok/>", False),
+        (b"<bill>1</bill>", False),
+        (b"1 < 2", False),
+        (b'{"detail": "<html>"}', False),
+        (b'"<html>"', False),
+    ],
+)
+def test_what_is_a_page_for_people(body: bytes, page: bool) -> None:
+    outcome = classify("POST", 200, body, None, 0.0)
+    assert outcome.refusal is (Refusal.STRANGER if page else None)
+
+
+@pytest.mark.parametrize("part", [b" ", b"<!--", b"<!---->", b"<", b"<b", b"[", b'{"a":', b"<\n"])
+def test_no_answer_takes_long_to_be_understood(part: bytes) -> None:
+    """An index that isn't ours must not keep us busy with 64 KiB."""
+    began = time.process_time()
+    classify("POST", 200, (part * 65536)[:65536], None, 0.0, json_seen=True)
+    assert time.process_time() - began < 0.5

@@ -18,6 +18,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from central_index.access import Access
+from central_index.audit import Audit, AuditKey
+from central_index.disclosure import Disclosure
 from central_index.keys import Keys
 from central_index.metrics import Measured, Metrics
 from central_index.model import StoreUnavailable
@@ -40,6 +42,7 @@ class Options:
 
     database: str
     keys: Path
+    audit_key: Path
     read_database: str | None = None
     id_rule: str | None = None
 
@@ -52,14 +55,15 @@ class Central:
     """
 
     def __init__(self, options: Options) -> None:
-        """Raises UnusableKeys, UnusableStore, UnknownRule."""
+        """Raises UnusableKeys, UnusableStore, UnknownRule, UnusableAuditKey."""
         self._news = News()
         known = Keys(options.keys)
         id_rule = IdRule(options.id_rule) if options.id_rule is not None else None
         self._store = make_store(options.database, options.read_database, self._news.changed)
         access = Access(known, self._store)
         writing = Writing(self._store, access)
-        reading = Reading(self._store, access, known, id_rule)
+        self._disclosure = Disclosure(Audit(self._store, AuditKey(options.audit_key)))
+        reading = Reading(self._store, access, known, id_rule, self._disclosure)
         metrics = Metrics()
         region = Region(self._store, access, known, metrics)
         routes: list[BaseRoute] = [
@@ -89,8 +93,13 @@ class Central:
         )
 
     async def open(self) -> None:
-        """Raises UnusableStore."""
+        """Raises UnusableStore, UnusableAuditKey."""
         await self._store.open()
+        try:
+            await self._disclosure.open()
+        except BaseException:
+            await self._store.close()
+            raise
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -99,6 +108,7 @@ class Central:
             yield
         finally:
             self._news.loop = None
+            await self._disclosure.close()
             await self._store.close()
 
     def stop_streaming(self) -> None:

@@ -16,6 +16,8 @@ import structlog
 import uvicorn
 
 from central_index.app import Central, Options
+from central_index.audit import UnusableAuditKey
+from central_index.cli_audit import Given, audit_command, erase_command
 from central_index.keys import UnusableKeys
 from central_index.model import UnusableStore
 from central_index.persons import UnknownRule
@@ -65,6 +67,12 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
 )
 @click.option("--read-database", metavar="URL", help="Where searches go instead, such as a standby.")
 @click.option("--keys", type=click.Path(path_type=Path), default="keys.json", help="Who may do what.")
+@click.option(
+    "--audit-key",
+    type=click.Path(path_type=Path),
+    show_default="beside the file of --database, or audit.key",
+    help="Seals and hides the record of who was shown what; made if it isn't there.",
+)
 @click.option("--id-rule", metavar="RULE", help="How ids of patients are written, such as cl.rut or es.dni.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain, PEM.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key, PEM.")
@@ -75,6 +83,7 @@ def main(
     database: str,
     read_database: str | None,
     keys: Path,
+    audit_key: Path | None,
     id_rule: str | None,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -85,8 +94,10 @@ def main(
     """
     # What this process makes holds names of patients.
     os.umask(0o077)
+    if audit_key is None:
+        audit_key = Path("audit.key") if is_address(database) else Path(database).with_suffix(".audit-key")
     if context.invoked_subcommand is not None:
-        context.obj = database
+        context.obj = Given(database, audit_key)
         return
     structlog.configure(
         processors=[
@@ -104,8 +115,8 @@ def main(
     if read_database is not None and not (is_address(database) and is_address(read_database)):
         raise click.UsageError("--read-database needs PostgreSQL on both sides.")
     try:
-        central = Central(Options(database, keys, read_database, id_rule))
-    except (UnusableKeys, UnusableStore, UnknownRule) as error:
+        central = Central(Options(database, keys, audit_key, read_database, id_rule))
+    except (UnusableKeys, UnusableStore, UnknownRule, UnusableAuditKey) as error:
         raise click.ClickException(str(error)) from None
     config = uvicorn.Config(
         central.application,
@@ -128,24 +139,28 @@ def main(
         )
     try:
         asyncio.run(_serve(_Server(config, central), central))
-    except UnusableStore as error:
+    except (UnusableStore, UnusableAuditKey) as error:
         raise click.ClickException(str(error)) from None
+
+
+main.add_command(audit_command)
+main.add_command(erase_command)
 
 
 @main.command("move")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.pass_obj
-def move_command(database: str, file: Path) -> None:
+def move_command(given: Given, file: Path) -> None:
     """Moves the studies of FILE, an index on SQLite, into the PostgreSQL that --database names.
 
     Stop the index on FILE first. It may be repeated.
     """
-    if not is_address(database):
+    if not is_address(given.database):
         raise click.UsageError("--database must name the PostgreSQL, postgresql://USER@HOST/NAME.")
     from central_index.moving import move  # noqa: PLC0415 - needs psycopg
 
     try:
-        moved = asyncio.run(move(file, database, lambda done: click.echo(f"{done} studies", err=True)))
+        moved = asyncio.run(move(file, given.database, lambda done: click.echo(f"{done} studies", err=True)))
     except UnusableStore as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"Moved {moved.studies} studies, deleted ones included.")

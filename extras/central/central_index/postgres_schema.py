@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from central_index import audit
 from central_index.digests import FIELDS
 from central_index.model import UnusableStore
 
@@ -91,6 +92,7 @@ CREATE TABLE refused_logins (
     refused_at double precision NOT NULL
 );
 CREATE INDEX refused_logins_by_address ON refused_logins (address, refused_at);
+{audit.TABLES}
 """
 _MIGRATIONS = {1: _FORMAT_1}
 

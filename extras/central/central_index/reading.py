@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from central_index.access import Access
+from central_index.disclosure import Disclosure
 from central_index.document import Rejected
 from central_index.filters import place_as_text, read_filters
 from central_index.keys import Keys, Role
@@ -25,18 +26,21 @@ log = structlog.get_logger()
 
 
 class Reading:
-    def __init__(self, store: Store, access: Access, keys: Keys, id_rule: IdRule | None) -> None:
+    def __init__(
+        self, store: Store, access: Access, keys: Keys, id_rule: IdRule | None, disclosure: Disclosure
+    ) -> None:
         self._store = store
         self._access = access
         self._keys = keys
         self._id_rule = id_rule
+        self._disclosure = disclosure
 
     async def studies(self, request: Request) -> Response:
         """GET: the filters are in the address."""
         pairs = request.query_params.multi_items()
         if len(dict(pairs)) != len(pairs):
             return refusal(422, "A filter is given twice.")
-        return await self._found(await self._access.reader(request), dict(pairs))
+        return await self._found(request, await self._access.reader(request), dict(pairs))
 
     async def search(self, request: Request) -> Response:
         """POST: the filters are a JSON object, so that no proxy on the way logs a patient's name."""
@@ -46,14 +50,15 @@ class Reading:
         wanted = await json_body(request)
         if not isinstance(wanted, dict):
             return refusal(422, "The filters must be a JSON object.")
-        return await self._found(role, wanted)
+        return await self._found(request, role, wanted)
 
-    async def _found(self, role: Role, wanted: Mapping[str, Any]) -> Response:
+    async def _found(self, request: Request, role: Role, wanted: Mapping[str, Any]) -> Response:
         try:
             filters = self._allowed(role, read_filters(wanted))
         except Rejected as error:
             return refusal(422, str(error))
         found = await self._store.search(filters)
+        await self._disclosure.shown(request, role, wanted, found.studies)
         counts = await self._store.counts()
         names = sorted(name for name in wanted if name not in ("after", "limit"))
         if names:

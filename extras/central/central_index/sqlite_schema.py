@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from central_index import audit
 from central_index.digests import FIELDS, study_digest
 from central_index.model import UnusableStore
 
@@ -111,6 +112,7 @@ CREATE TABLE reports (
 CREATE TABLE sessions (name_digest BLOB PRIMARY KEY, key_digest BLOB NOT NULL, until REAL NOT NULL);
 CREATE TABLE refused_logins (address TEXT NOT NULL, refused_at REAL NOT NULL);
 CREATE INDEX refused_logins_by_address ON refused_logins (address, refused_at);
+{audit.TABLES}
 """
 #: Each brings a file of the format before to its own. A new file takes all of them.
 MIGRATIONS = {1: _FORMAT_1, 2: _FORMAT_2}

@@ -257,6 +257,13 @@ class SqliteStore:
 
         return await self._read(read)
 
+    async def run(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
+        def work() -> list[list[tuple[Any, ...]]]:
+            return [self._connection.execute(text, values).fetchall() for text, values in statements]
+
+        found: list[list[tuple[Any, ...]]] = await self._do(work, len(statements))
+        return found
+
     async def _execute(self, statement: str, *values: object) -> None:
         await self._do(lambda: self._connection.execute(statement, values).close(), 1)
 

@@ -69,6 +69,9 @@ class Store(Protocol):
 
     async def refused_logins(self, address: str, since: float) -> int: ...
 
+    async def run(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
+        """All of them in one durable transaction, with ? for values; the rows of each. For what is alike in all engines."""
+
 
 #: Called after each change, in any thread.
 OnChange = Callable[[], None]

@@ -15,15 +15,16 @@ SELECT COUNT(DISTINCT grantee), GROUP_CONCAT(DISTINCT grantee ORDER BY grantee S
         UNION
         SELECT GRANTEE FROM information_schema.TABLE_PRIVILEGES
          WHERE PRIVILEGE_TYPE = 'INSERT' AND TABLE_SCHEMA = DATABASE() AND TABLE_NAME <> 'study_service') may_insert
- WHERE SUBSTRING_INDEX(SUBSTRING(grantee, 2), '''@', 1) NOT IN ('', 'PUBLIC', {{ours and root}});
+ WHERE TRIM(BOTH '''' FROM SUBSTRING_INDEX(grantee, '@', 1)) NOT IN ('', 'PUBLIC', {{ours and root}});
 SELECT COUNT(DISTINCT GRANTEE), GROUP_CONCAT(DISTINCT GRANTEE ORDER BY GRANTEE SEPARATOR ' ')
   INTO @indexer_everywhere, @indexer_candidate_everywhere
   FROM information_schema.USER_PRIVILEGES
  WHERE PRIVILEGE_TYPE = 'INSERT'
-   AND SUBSTRING_INDEX(SUBSTRING(GRANTEE, 2), '''@', 1) NOT IN ('', 'PUBLIC', {{ours and root}});
+   AND TRIM(BOTH '''' FROM SUBSTRING_INDEX(GRANTEE, '@', 1)) NOT IN ('', 'PUBLIC', {{ours and root}});
 SET @indexer_candidate = IF(@indexer_found > 0, @indexer_candidate, @indexer_candidate_everywhere),
     @indexer_found = IF(@indexer_found > 0, @indexer_found, @indexer_everywhere);
-SET @indexer_root = CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''', SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''');
+SET @indexer_runs_as = CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''', SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''');
+SET @indexer_root = @indexer_runs_as;
 SELECT GRANTEE INTO @indexer_root FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = '''root''@''localhost''' LIMIT 1;
 SET @indexer_account = CASE
       WHEN @indexer_definer IS NULL AND @indexer_found = 1 THEN @indexer_candidate
@@ -49,6 +50,5 @@ SET SESSION sql_mode = COALESCE(@indexer_problem, @@SESSION.sql_mode);
 -- MySQL, and MariaDB before 10.6.2, take no account's name out of a variable when they make a trigger. There the triggers belong to
 -- who runs this script, as it says DEFINER = CURRENT_USER (MySQL 8.0.29 and later: for the archive's usual account, pacs,
 -- they are made once more below). For another: sed "s/DEFINER = CURRENT_USER/DEFINER = 'user'@'host'/" FILE | mysql pacsdb
-SET @indexer_dynamic = VERSION() LIKE '%MariaDB%' AND (SUBSTRING_INDEX(VERSION(), '.', 1) > 10
-      OR SUBSTRING_INDEX(VERSION(), '.', 1) = 10 AND SUBSTRING_INDEX(SUBSTRING_INDEX(VERSION(), '.', 2), '.', -1) > 6
-      OR VERSION() LIKE '10.6.%' AND SUBSTRING_INDEX(VERSION(), '.', 3) NOT IN ('10.6.0', '10.6.1'));
+SET @indexer_dynamic = FALSE;
+/*M!100602 SET @indexer_dynamic = TRUE */;

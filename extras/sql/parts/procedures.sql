@@ -121,7 +121,8 @@ DELIMITER ;
 GRANT EXECUTE ON PROCEDURE indexer_prune TO 'indexer_definer'@'localhost';
 CALL indexer_install_rights('EXECUTE', 'PROCEDURE indexer_process');
 
--- Gives the triggers that are there to the archive's account, where the server can do that (see the head of part 1).
+-- For another archive than DCM4CHEE (docs/other-pacs.md): gives the triggers that are there to the archive's account, where the
+-- server can do that.
 -- CREATE OR REPLACE: there is no moment without the trigger.
 -- The catalogue is read once: MariaDB makes a file for such an answer, which another server that starts on the machine may delete.
 DROP PROCEDURE IF EXISTS indexer_install_definer;

@@ -1,5 +1,10 @@
-SELECT GROUP_CONCAT(DISTINCT DEFINER) INTO @indexer_given
-  FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE() AND TRIGGER_NAME LIKE 'indexer\_%';
+-- On MariaDB it is known, and the catalogue isn't asked (see indexer_install_definer).
+SET @indexer_sql = IF(@indexer_dynamic, 'SELECT REPLACE(@indexer_account, '''''''', '''') INTO @indexer_given',
+  'SELECT GROUP_CONCAT(DISTINCT DEFINER) INTO @indexer_given
+     FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE() AND TRIGGER_NAME LIKE ''indexer\_%''');
+PREPARE indexer_statement FROM @indexer_sql;
+EXECUTE indexer_statement;
+DEALLOCATE PREPARE indexer_statement;
 SELECT CONCAT('cdc_indexer is installed in ', DATABASE(), '.') AS ''
 UNION ALL
 SELECT CONCAT('The triggers run with the rights of ', @indexer_given, '. If the archive logs in as another account, put',

@@ -1,25 +1,3 @@
-DROP TABLE IF EXISTS study_service_new;
-CREATE TABLE study_service_new (
-  id                BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'UUID_SHORT(): never given twice, whatever is restored',
-  operation         VARCHAR(16) NOT NULL COMMENT 'stored, changed, deleted, patient',
-  patient_pk        BIGINT NULL,
-  patient_id        VARCHAR(250) NULL,
-  patient_name      VARCHAR(250) NULL,
-  study_pk          BIGINT NULL COMMENT '0 in a row that stands for all studies of the patient',
-  study_iuid        VARCHAR(250) NULL,
-  study_datetime    DATETIME NULL,
-  study_description VARCHAR(250) NULL,
-  study_modality    VARCHAR(250) NULL,
-  study_series      INT NULL,
-  study_instances   INT NULL,
-  accession_no      VARCHAR(250) NULL,
-  patient_id_issuer VARCHAR(250) NULL,
-  recorded_at       DATETIME(6) NOT NULL COMMENT 'UTC',
-  PRIMARY KEY (id),
-  KEY study_pk (study_pk),
-  KEY recorded_at (recorded_at)
-) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
-
 DROP PROCEDURE IF EXISTS indexer_install_table;
 DELIMITER //
 CREATE PROCEDURE indexer_install_table()
@@ -29,6 +7,29 @@ BEGIN
    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'study_service';
   SELECT COUNT(*) INTO columns_found FROM information_schema.COLUMNS
    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'study_service' AND COLUMN_NAME = 'id';
+  IF columns_found = 0 THEN
+    DROP TABLE IF EXISTS study_service_new;
+    CREATE TABLE study_service_new (
+      id                BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'UUID_SHORT(): never given twice, whatever is restored',
+      operation         VARCHAR(16) NOT NULL COMMENT 'stored, changed, deleted, patient',
+      patient_pk        BIGINT NULL,
+      patient_id        VARCHAR(250) NULL,
+      patient_name      VARCHAR(250) NULL,
+      study_pk          BIGINT NULL COMMENT '0 in a row that stands for all studies of the patient',
+      study_iuid        VARCHAR(250) NULL,
+      study_datetime    DATETIME NULL,
+      study_description VARCHAR(250) NULL,
+      study_modality    VARCHAR(250) NULL,
+      study_series      INT NULL,
+      study_instances   INT NULL,
+      accession_no      VARCHAR(250) NULL,
+      patient_id_issuer VARCHAR(250) NULL,
+      recorded_at       DATETIME(6) NOT NULL COMMENT 'UTC',
+      PRIMARY KEY (id),
+      KEY study_pk (study_pk),
+      KEY recorded_at (recorded_at)
+    ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
+  END IF;
   IF tables_found = 0 THEN
     RENAME TABLE study_service_new TO study_service;
   ELSEIF columns_found = 0 THEN

@@ -10,7 +10,7 @@ BEGIN
   CALL indexer_process(NEW.number, 'patient');
 END//
 DELIMITER ;
-CALL indexer_install_definer();
+-- %mariadb
 SELECT MAX(study_pk) INTO @indexer_newest FROM (SELECT study_pk FROM indexer_study ORDER BY study_pk DESC LIMIT 1) newest;
 START TRANSACTION;
 INSERT INTO indexer_trial VALUES (COALESCE(@indexer_newest, 0));

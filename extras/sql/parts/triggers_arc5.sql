@@ -82,7 +82,7 @@ BEGIN
 END//
 
 -- Before 5.31 a patient names its id. A column that an update of the archive drops must not be named as OLD.x or NEW.x: from then
--- on every UPDATE would fail, and no handler would catch it. So it is read, before and after. (From 5.31 on this trigger isn't there.)
+-- on every UPDATE would fail, and no handler would catch it. So it is read, before and after. (From 5.31 on: see below.)
 CREATE DEFINER = CURRENT_USER TRIGGER indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
