@@ -62,12 +62,14 @@ class Failure:
 
 def config_of(rng: random.Random) -> tuple[Config, int]:
     """A world's settings, and how many steps it has. Each world has some kinds of trouble, not all."""
-    features = [name for name in FEATURES if rng.random() < 0.35]
-    if rng.random() < 0.15:
-        features = []
+    many = rng.choice((0.0, 0.1, 0.15, 0.25, 0.4))
+    features = [name for name in FEATURES if rng.random() < many]
+    if not features and rng.random() < 0.8:
+        # Where a sweep is needed it hides much: most kinds of trouble are tried alone, or in pairs.
+        features = rng.sample(list(FEATURES), rng.choice((1, 2)))
     versions = rng.random() < 0.4
     updates = rng.random() < 0.85
-    replica = "servers" in features
+    replica = "servers" in features or "failover" in features
     config = Config(
         stable=rng.random() < 0.15,
         updates=updates,
@@ -90,7 +92,7 @@ def config_of(rng: random.Random) -> tuple[Config, int]:
         thorough=rng.random() < 0.4,
         features=tuple(features),
     )
-    return config, rng.choice((30, 80, 150, 250))
+    return config, rng.choice((150, 250, 400) if replica else (30, 80, 150, 250))
 
 
 #: Kinds of trouble, and the happenings that belong to them.
@@ -106,7 +108,8 @@ FEATURES: dict[str, tuple[str, ...]] = {
     "opaque": (),
     "log": ("rotate", "purge", "reset log", "log off"),
     "away": ("database away", "disk full", "reload"),
-    "servers": ("fail over", "switch"),
+    "failover": ("fail over",),
+    "servers": ("switch",),
     "clock": ("clock jumps",),
     "outbox": ("prune", "truncate", "triggers off"),
     "jobs": ("ask for initial", "ask for sweep", "resend", "pause"),

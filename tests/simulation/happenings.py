@@ -130,7 +130,7 @@ def roll_back(world: World) -> None:
     world.primary.roll_back(open_ones[world.draw(len(open_ones))])
 
 
-@happening("replicate", 10, lambda world: bool(world.primary.relay) and world.replica is not world.primary)
+@happening("replicate", 3, lambda world: bool(world.primary.relay) and world.replica is not world.primary)
 def replicate(world: World) -> None:
     assert world.primary.relay is not None and world.replica is not None
     world.replica.apply(world.primary.relay.pop(0))
@@ -190,7 +190,7 @@ def fail_over(world: World) -> None:
     world.fail_over()
 
 
-@happening("switch", 1, lambda world: world.replica is not None and world.replica is not world.primary)
+@happening("switch", 2, lambda world: world.replica is not None and world.replica is not world.primary)
 def switch(world: World) -> None:
     """Another server answers at the address; both go on, and one of them lags."""
     assert world.replica is not None
