@@ -44,7 +44,14 @@ _ORDERED_MILLISECONDS = 250
 _REFRESHED_AT_ONCE = 5_000
 
 
-async def search(connection: Connection, filters: Filters) -> Found:
+async def search(connection: Connection, filters: Filters, at_once: bool = False) -> Found | None:
+    """None if rows were changed by hand since, so that they must be refreshed first."""
+    if not at_once:
+        rows = await connection.execute(
+            "SELECT 1 FROM studies WHERE digest_low IS NULL AND NOT deleted LIMIT 1"
+        )
+        if await rows.fetchone() is not None:
+            return None
     tokens = _tokens(filters)
     conditions, values = _conditions(filters)
     if tokens == "":

@@ -60,7 +60,6 @@ class PostgresStore:
         reading = {"default_transaction_read_only": "on", "statement_timeout": "10s", "jit": "off"}
         target = "primary" if read_database is None else "any"
         self._readers = Pool(read_database or database, target, 8, reading)
-        self._reads_elsewhere = read_database is not None
         self._listener = Listener(database, on_change)
         self._queue: asyncio.Queue[_Job | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
@@ -156,9 +155,12 @@ class PostgresStore:
     # --- reading -----------------------------------------------------------------------------------------
 
     async def search(self, filters: Filters) -> Found:
-        if not self._reads_elsewhere:
+        found = await self._readers.run(partial(postgres_search.search, filters=filters))
+        if found is None:
             await self._writers.run(partial(postgres_search.refresh, center=None))
-        return await self._readers.run(partial(postgres_search.search, filters=filters))
+            found = await self._readers.run(partial(postgres_search.search, filters=filters, at_once=True))
+            assert found is not None
+        return found
 
     async def counts(self) -> dict[str, int]:
         return await self._counted.get(lambda: self._readers.run(postgres_search.counts))
