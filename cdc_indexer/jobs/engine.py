@@ -103,7 +103,7 @@ class Engine:
             self.core.parts.results.set(name, value)
         if anew:
             self.core.backfills.begin_ledger()
-        self.jobs = recalled.jobs
+        self.jobs = dict(recalled.jobs)
         self.meta = {**recalled.meta, **recalled.news}
         self._lock = threading.Lock()
         #: Told when something ended: there may be room, and something may be at rest.
