@@ -214,12 +214,14 @@ def prune(world: World) -> None:
     for row_id in visible[: 1 + world.draw(3)]:
         del world.server.outbox[row_id]
     world.sweep_needed = True
+    world.index.keys_count = False
 
 
 @happening("truncate", 1, lambda world: bool(world.server.outbox) and not world.primary.transactions)
 def truncate(world: World) -> None:
     world.server.outbox.clear()
     world.sweep_needed = True
+    world.index.keys_count = False
 
 
 @happening("triggers off", 1, lambda world: world.archive.triggers_on)

@@ -72,6 +72,8 @@ class Index:
         self.fails: set[str] = set()
         #: The archive has gone back (a failover): so may what is sent.
         self.marks_count = True
+        #: Rows were taken away before they were settled: what a sweep finds instead of them has another key.
+        self.keys_count = True
         self.arrived = 0
         self.births: dict[str, int] = {}
         self.say: Callable[..., None] = lambda *what: None
@@ -139,7 +141,7 @@ class Index:
                 pass
             elif before.sure:
                 raise Broken(f"{uid} was sent twice, though it was durable that the index has it")
-            elif before.key != arrival.key and arrival.births == 1:
+            elif before.key != arrival.key and arrival.births == 1 and self.keys_count:
                 # (Of a study that was stored again rows of an earlier life may settle by themselves.)
                 raise Broken(f"{uid} was sent again under another key: {before.key}, then {arrival.key}")
         self.anew_for.discard(uid)

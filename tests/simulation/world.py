@@ -178,8 +178,11 @@ class World:
         check_disk(self, changes)
 
     def row_taken(self, row_id: int) -> None:
-        """Somebody takes it: then it wasn't settled. (A clock that goes back makes ids forgotten with their time.)"""
-        if row_id in self.settled and not self.clock_jumped:
+        """Somebody takes it: then it wasn't settled.
+
+        (Ids are forgotten with their time: a clock that goes back, or a server that lags, shows their rows once more.)
+        """
+        if row_id in self.settled and not self.clock_jumped and self.index.marks_count:
             raise Broken(f"row {row_id} is taken again, though it is durably settled")
 
     def version_drawn(self, version: int) -> None:
