@@ -84,7 +84,11 @@ class Reading:
         if self._id_rule is not None and filters.patient_id is not None:
             # However each centre writes it.
             filters = replace(filters, patient_id=None, patient_key=id_key(filters.patient_id))
-        return replace(filters, only=tuple(sorted(role.centers))) if role.centers is not None else filters
+        if role.centers is None:
+            return filters
+        only = tuple(sorted(role.centers))
+        # One centre alone is found by its own index.
+        return replace(filters, only=only, center=only[0] if len(only) == 1 else filters.center)
 
     def _shown(self, role: Role, study: dict[str, Any]) -> dict[str, Any]:
         shown = {**study, "viewer": self._keys.viewer(study["center"], study["study_iuid"])}
