@@ -23,10 +23,10 @@ from benchmarks.measurements import AnyReceiver, Figures
 from benchmarks.receiver import NginxMissing, Receiver
 from benchmarks.report import Report
 from benchmarks.subjects import Ours, PlainScript, Subject
-from cdc_indexer.config import DatabaseSettings, StreamSettings
-from cdc_indexer.mysql import catalogue
-from cdc_indexer.mysql.binlog import BinlogReader
-from cdc_indexer.mysql.connection import reading
+from cdc_indexer.model.settings import DatabaseSettings, StreamSettings
+from cdc_indexer.source import catalogue
+from cdc_indexer.source.binlog import BinlogReader
+from cdc_indexer.source.connection import reading
 from tests.pacs import Pacs
 from tests.servers import Server, ServerFailed, ServerUnavailable
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from benchmarks.receiver import Fallback, Receiver
 from benchmarks.subjects import Ours, PlainScript, Subject
-from cdc_indexer.mysql.binlog import BinlogReader, Rows
+from cdc_indexer.source.binlog import BinlogReader, Rows
 from tests.pacs import Pacs, new_uid
 
 Figures: TypeAlias = "dict[str, float]"

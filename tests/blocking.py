@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from cdc_indexer.delivery.webservice import Outcome, Request
+from cdc_indexer.delivery.webservice import Request
+from cdc_indexer.model.outcome import Outcome
 
 
 class Client:

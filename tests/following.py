@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from cdc_indexer.config import DatabaseSettings, StreamSettings
-from cdc_indexer.mysql import catalogue
-from cdc_indexer.mysql.binlog import (
+from cdc_indexer.model.position import Position
+from cdc_indexer.model.settings import DatabaseSettings, StreamSettings
+from cdc_indexer.model.study import OutboxRow
+from cdc_indexer.source import catalogue
+from cdc_indexer.source.binlog import (
     BinlogReader,
     Event,
     Heartbeat,
@@ -17,10 +19,8 @@ from cdc_indexer.mysql.binlog import (
     TableRead,
     TransactionEnd,
 )
-from cdc_indexer.mysql.catalogue import Column
-from cdc_indexer.mysql.connection import reading
-from cdc_indexer.position import Position
-from cdc_indexer.study import OutboxRow
+from cdc_indexer.source.catalogue import Column
+from cdc_indexer.source.connection import reading
 
 #: The table of DESIGN 4, without its triggers: what is tested here is the log, whoever wrote the rows.
 COLUMNS = """

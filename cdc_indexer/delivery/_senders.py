@@ -15,10 +15,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from cdc_indexer import failpoints
 from cdc_indexer.delivery.batch import batch
-from cdc_indexer.delivery.webservice import Outcome, Request
-from cdc_indexer.errors import Stopped
+from cdc_indexer.delivery.webservice import Request
+from cdc_indexer.model import failpoints
+from cdc_indexer.model.errors import Stopped
+from cdc_indexer.model.outcome import Outcome
 
 if TYPE_CHECKING:
     from cdc_indexer.delivery.dispatcher import Delivery

@@ -8,7 +8,8 @@ from collections.abc import Generator, Sequence
 from typing import Protocol
 from uuid import UUID, uuid5
 
-from cdc_indexer.delivery.webservice import MAX_ANSWER_BYTES, Kind, Outcome, Request, classify
+from cdc_indexer.delivery.webservice import MAX_ANSWER_BYTES, Request, classify
+from cdc_indexer.model.outcome import Kind, Outcome
 
 _NAMESPACE = UUID("1f1f0bb7-3a8c-5c0d-9d55-0a6fd4a8c0c9")
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from cdc_indexer.delivery._senders import Client, Durable, Senders, Work
-from cdc_indexer.delivery.gate import Change, Gate, Gatekeeper
 from cdc_indexer.delivery.retry import Backoff
-from cdc_indexer.delivery.webservice import Kind, Outcome
-from cdc_indexer.errors import Stopped
+from cdc_indexer.flow.gate import Change, Gate, Gatekeeper
+from cdc_indexer.model.errors import Stopped
+from cdc_indexer.model.outcome import Kind, Outcome
 
 #: How many deliveries may be queued for each of the two queues; who brings more waits until half of them are gone, so
 #: that the two sides don't take turns for every single one.

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cdc_indexer.delivery.webservice import Kind, Outcome, Webservice
-from cdc_indexer.finding import Finding, failed, ok, warning
+from cdc_indexer.delivery.webservice import Webservice
+from cdc_indexer.model.finding import Finding, failed, ok, warning
+from cdc_indexer.model.outcome import Kind, Outcome
 
 if TYPE_CHECKING:
-    from cdc_indexer.config import Settings
+    from cdc_indexer.model.settings import Settings
 
 __all__ = ["probe"]
 

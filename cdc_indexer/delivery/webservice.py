@@ -7,8 +7,6 @@ import math
 import select
 import ssl
 import time
-from dataclasses import dataclass
-from enum import Enum
 from http.client import HTTPException
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -20,9 +18,10 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 from cdc_indexer import __version__
 from cdc_indexer.delivery._connection import MAX_ANSWER_BYTES, Connection, Route, UnusableTlsFiles
 from cdc_indexer.delivery.retry import parse_retry_after
+from cdc_indexer.model.outcome import Kind, Outcome
 
 if TYPE_CHECKING:
-    from cdc_indexer.config import Settings
+    from cdc_indexer.model.settings import Settings
 
 __all__ = ["MAX_ANSWER_BYTES", "Kind", "Outcome", "Request", "Webservice", "classify"]
 
@@ -32,36 +31,6 @@ _DEADLINE_TIMEOUTS = 3
 
 #: An answer as short as this is recognised when it comes again.
 _REMEMBERED_BYTES = 1024
-
-
-class Kind(str, Enum):
-    """What is to be done after a request."""
-
-    ACCEPTED = "accepted"
-    ALREADY_THERE = "already there"
-    #: This study is wrong: it is parked.
-    REJECTED = "rejected"
-    #: The address or the key is wrong: nothing is sent until a person mends it.
-    HELD = "held"
-    #: The index is away or busy: nothing is sent for a while.
-    RETRY_INDEX = "index away"
-    #: The index failed on this request: it is tried again, the others go on.
-    RETRY_STUDY = "study failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of one request.
-
-    ``status`` is None when no whole answer came. ``answer`` is at most MAX_ANSWER_BYTES of what the index said; it may
-    repeat patient data, so it is for the parked store only. ``reason`` is one sentence for the administrator, free of that.
-    """
-
-    kind: Kind
-    status: int | None = None
-    answer: str = ""
-    retry_after_seconds: float | None = None
-    reason: str = ""
 
 
 class Request(NamedTuple):

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import TextIO
 
-from cdc_indexer.finding import Finding, Status
+from cdc_indexer.model.finding import Finding, Status
 from cdc_indexer.monitor.terminal import printable
 
 __all__ = ["as_json", "show"]

@@ -7,14 +7,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from cdc_indexer.delivery.gate import Gate
-from cdc_indexer.delivery.webservice import Kind, Outcome
+from cdc_indexer.flow.gate import Gate
+from cdc_indexer.model.observer import Source
+from cdc_indexer.model.outcome import Kind, Outcome
 from cdc_indexer.monitor.causes import Cause, Level, Problem, as_sentence, parked_problem, worst_first
-from cdc_indexer.observer import Source
 
 if TYPE_CHECKING:
-    from cdc_indexer.errors import StorageError
-    from cdc_indexer.observer import Sample
+    from cdc_indexer.model.errors import StorageError
+    from cdc_indexer.model.observer import Sample
 
 __all__ = ["Health", "held_cause"]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from cdc_indexer.errors import IndexerError
+from cdc_indexer.model.errors import IndexerError
 
 # structlog would import rich for tracebacks, which we never print: 3 MB and 50 ms of every start.
 if "rich" not in sys.modules:
@@ -30,7 +30,7 @@ import structlog
 from structlog.typing import EventDict, WrappedLogger
 
 if TYPE_CHECKING:
-    from cdc_indexer.config import LogSettings
+    from cdc_indexer.model.settings import LogSettings
 
 __all__ = ["Redact", "Repeats", "configure", "describe"]
 

@@ -15,13 +15,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cdc_indexer import __version__
-from cdc_indexer.delivery.webservice import Kind, Outcome
+from cdc_indexer.model.outcome import Kind, Outcome
 from cdc_indexer.monitor.causes import Cause
 from cdc_indexer.monitor.health import Health
 
 if TYPE_CHECKING:
     from cdc_indexer.delivery.dispatcher import Delivery
-    from cdc_indexer.observer import Sample
+    from cdc_indexer.model.observer import Sample
 
 __all__ = ["Metrics"]
 

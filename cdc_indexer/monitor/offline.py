@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 import pymysql
 
 from cdc_indexer import __version__
-from cdc_indexer.checkpoint import Checkpoint, CheckpointFile
-from cdc_indexer.delivery.parked import Parked
-from cdc_indexer.errors import CheckpointError, IndexerError, NoBinlog, SchemaError, StorageError
+from cdc_indexer.model.errors import CheckpointError, IndexerError, NoBinlog, SchemaError, StorageError
 from cdc_indexer.monitor.causes import Cause, Problem, as_sentence, parked_problem, worst_first
 from cdc_indexer.monitor.report import Report, iso, judged, moment
 from cdc_indexer.monitor.texts import span
-from cdc_indexer.mysql import catalogue
-from cdc_indexer.mysql.connection import connect
-from cdc_indexer.mysql.errors import translate
-from cdc_indexer.mysql.outbox import Mark, Outbox
+from cdc_indexer.source import catalogue
+from cdc_indexer.source.connection import connect
+from cdc_indexer.source.errors import translate
+from cdc_indexer.source.outbox import Mark, Outbox
+from cdc_indexer.state.checkpoint import Checkpoint, CheckpointFile
+from cdc_indexer.state.parked import Parked
 
 if TYPE_CHECKING:
-    from cdc_indexer.config import Settings
+    from cdc_indexer.model.settings import Settings
 
 __all__ = ["Offline"]
 

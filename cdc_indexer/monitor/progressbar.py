@@ -13,7 +13,7 @@ import structlog
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from cdc_indexer.initial import Counted
+    from cdc_indexer.jobs.initial import Counted
 
 __all__ = ["Progressbar"]
 

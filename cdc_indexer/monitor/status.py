@@ -7,15 +7,15 @@ import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from cdc_indexer import handover
-from cdc_indexer.lock import held_by
 from cdc_indexer.monitor.causes import Cause, Level
 from cdc_indexer.monitor.report import FILE_NAME, Report, moment
 from cdc_indexer.monitor.terminal import printable
 from cdc_indexer.monitor.texts import size, span
+from cdc_indexer.state import requests as handover
+from cdc_indexer.state.lock import held_by
 
 if TYPE_CHECKING:
-    from cdc_indexer.config import Settings
+    from cdc_indexer.model.settings import Settings
 
 __all__ = ["lines", "report", "show"]
 

@@ -11,22 +11,23 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cdc_indexer import __version__, handover
-from cdc_indexer.errors import StorageError
+from cdc_indexer import __version__
+from cdc_indexer.model.errors import StorageError
+from cdc_indexer.model.observer import Observer, Source
 from cdc_indexer.monitor.causes import as_sentence
 from cdc_indexer.monitor.health import Health
 from cdc_indexer.monitor.logs import describe
 from cdc_indexer.monitor.metrics import Metrics
 from cdc_indexer.monitor.report import FILE_NAME, MINUTES, Report, iso, judged
-from cdc_indexer.observer import Observer, Source
+from cdc_indexer.state import requests as handover
 
 if TYPE_CHECKING:
-    from cdc_indexer.config import Settings
     from cdc_indexer.delivery.dispatcher import Delivery
-    from cdc_indexer.delivery.gate import Gate
-    from cdc_indexer.delivery.webservice import Outcome
+    from cdc_indexer.flow.gate import Gate
+    from cdc_indexer.model.observer import Sample
+    from cdc_indexer.model.outcome import Outcome
+    from cdc_indexer.model.settings import Settings
     from cdc_indexer.monitor.page import Page
-    from cdc_indexer.observer import Sample
 
 __all__ = ["Watch"]
 

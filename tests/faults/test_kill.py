@@ -11,7 +11,7 @@ from tests.faults.case import CONCURRENCY, Case, tear
 from tests.indexer import wait_until
 from tests.receiver import Answer
 
-#: Where cdc_indexer/failpoints.py kills, in the order of the way.
+#: Where cdc_indexer/model/failpoints.py kills, in the order of the way.
 FAILPOINTS = ("after_read", "before_post", "after_post", "before_fsync", "before_rename", "after_rename")
 
 ROWS = 20_000

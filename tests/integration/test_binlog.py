@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from cdc_indexer.errors import NoBinlog, SourceError, Stopped
-from cdc_indexer.mysql import _images, catalogue
-from cdc_indexer.mysql.binlog import Event, Heartbeat, Rows, TransactionEnd
-from cdc_indexer.mysql.connection import reading
-from cdc_indexer.position import Position
+from cdc_indexer.model.errors import NoBinlog, SourceError, Stopped
+from cdc_indexer.model.position import Position
+from cdc_indexer.source import _images, catalogue
+from cdc_indexer.source.binlog import Event, Heartbeat, Rows, TransactionEnd
+from cdc_indexer.source.connection import reading
 from tests.following import Followed, Outbox, settings
 
 

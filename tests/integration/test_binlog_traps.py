@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from cdc_indexer.errors import PositionLost, ServerIdClash, SourceError
-from cdc_indexer.mysql import catalogue
-from cdc_indexer.mysql.binlog import Event, Heartbeat, Rows
-from cdc_indexer.mysql.connection import reading
+from cdc_indexer.model.errors import PositionLost, ServerIdClash, SourceError
+from cdc_indexer.source import catalogue
+from cdc_indexer.source.binlog import Event, Heartbeat, Rows
+from cdc_indexer.source.connection import reading
 from tests.following import Followed, Outbox, caught_up
 
 

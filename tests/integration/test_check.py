@@ -16,12 +16,13 @@ import pytest
 from pydantic import SecretStr
 from pymysqlreplication.binlogstream import ReportSlave
 
-from cdc_indexer.config import Settings, load_settings
-from cdc_indexer.finding import Finding, Status
-from cdc_indexer.mysql import catalogue, installation
-from cdc_indexer.mysql.connection import reading
-from cdc_indexer.mysql.preflight import preflight
-from cdc_indexer.mysql.retention import Following
+from cdc_indexer.checks import installation
+from cdc_indexer.checks.database import preflight
+from cdc_indexer.checks.retention import Following
+from cdc_indexer.model.finding import Finding, Status
+from cdc_indexer.model.settings import Settings, load_settings
+from cdc_indexer.source import catalogue
+from cdc_indexer.source.connection import reading
 from tests.indexer import Indexer
 from tests.pacs import Pacs
 from tests.receiver import Receiver
@@ -538,7 +539,7 @@ def test_a_database_that_can_not_be_reached(shared: Pacs, indexer: Indexer) -> N
 def test_a_server_that_never_answers_is_not_waited_for_long(
     indexer: Indexer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdc_indexer.mysql.preflight._ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr("cdc_indexer.checks.database._ANSWER_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         indexer.settings["database"]["port"] = silent.getsockname()[1]
         indexer.write_files()

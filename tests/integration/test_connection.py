@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from cdc_indexer.errors import ConfigError, IndexerError, NoBinlog, SchemaError, SourceError
-from cdc_indexer.mysql import catalogue, connection
-from cdc_indexer.mysql.connection import connect, is_mariadb, reading, server_version
-from cdc_indexer.mysql.errors import STATEMENT_SECONDS, translate
+from cdc_indexer.model.errors import ConfigError, IndexerError, NoBinlog, SchemaError, SourceError
+from cdc_indexer.source import catalogue, connection
+from cdc_indexer.source.connection import connect, is_mariadb, reading, server_version
+from cdc_indexer.source.errors import STATEMENT_SECONDS, translate
 from tests.following import Outbox, settings
 
 

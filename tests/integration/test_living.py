@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cdc_indexer.settled import Settled
+from cdc_indexer.model.settled import Settled
 from tests.central.conftest import READER, Index
 from tests.indexer import CENTER, KEY, Indexer, wait_until
 from tests.invariant import assert_index_equals_pacs, assert_nothing_lost, parked_uids

@@ -9,9 +9,9 @@ from typing import Any
 import pymysql
 import pytest
 
-from cdc_indexer.finding import Status
-from cdc_indexer.mysql import installation
-from cdc_indexer.mysql.connection import connect
+from cdc_indexer.checks import installation
+from cdc_indexer.model.finding import Status
+from cdc_indexer.source.connection import connect
 from tests import following
 from tests.pacs5 import ADD_INDEXER, Pacs5, Pacs5Before531
 from tests.servers import Server

@@ -28,7 +28,8 @@ UNIT = Path(__file__).resolve().parent.parent.parent / "extras/cdc-indexer.servi
 #: The service, with the worker's patience as short as a test's.
 _SERVICE = """
 import sys
-from cdc_indexer import cli, service
+from cdc_indexer import cli
+from cdc_indexer.jobs import run as service
 service._PATIENCE_SECONDS = 1.0
 if "stuck" in sys.argv:
     sys.argv.remove("stuck")

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import requests
 
-from cdc_indexer.config import Settings, load_settings
+from cdc_indexer.model.observer import Sample
+from cdc_indexer.model.settings import Settings, load_settings
 from cdc_indexer.monitor.watch import Watch
-from cdc_indexer.observer import Sample
 from tests.ports import free_port
 from tests.privacy import privacy
 

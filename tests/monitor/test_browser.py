@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cdc_indexer.delivery.gate import Gate
+from cdc_indexer.flow.gate import Gate
+from cdc_indexer.model.observer import Source
 from cdc_indexer.monitor.report import Report
 from cdc_indexer.monitor.texts import TEXTS
-from cdc_indexer.observer import Source
 from tests.indexer import wait_until
 from tests.monitor.conftest import Site, sample
 from tests.monitor.keyboard import open_page

@@ -6,14 +6,15 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from cdc_indexer.delivery.gate import Gate
-from cdc_indexer.delivery.webservice import Kind, Outcome, classify
-from cdc_indexer.errors import StorageError
-from cdc_indexer.lag import Lag
+from cdc_indexer.delivery.webservice import classify
+from cdc_indexer.flow.gate import Gate
+from cdc_indexer.model.errors import StorageError
+from cdc_indexer.model.observer import Source
+from cdc_indexer.model.outcome import Kind, Outcome
+from cdc_indexer.model.position import Position
 from cdc_indexer.monitor.causes import Cause
 from cdc_indexer.monitor.health import Health, held_cause
-from cdc_indexer.observer import Source
-from cdc_indexer.position import Position
+from cdc_indexer.monitor.lag import Lag
 from tests.monitor.conftest import sample
 
 NOON = datetime(2026, 3, 1, 12)

@@ -14,11 +14,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cdc_indexer.delivery.dispatcher import Delivery
-from cdc_indexer.delivery.gate import Gate
-from cdc_indexer.delivery.webservice import Kind, Outcome
+from cdc_indexer.flow.gate import Gate
+from cdc_indexer.model.observer import Source
+from cdc_indexer.model.outcome import Kind, Outcome
 from cdc_indexer.monitor.causes import Cause
 from cdc_indexer.monitor.watch import Watch
-from cdc_indexer.observer import Source
 from tests.monitor.conftest import Site, make_settings, sample
 
 ROOT = Path(__file__).resolve().parent.parent.parent

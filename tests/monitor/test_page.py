@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from cdc_indexer.delivery.gate import Gate
-from cdc_indexer.delivery.webservice import Kind, Outcome
-from cdc_indexer.errors import StorageError
+from cdc_indexer.flow.gate import Gate
+from cdc_indexer.model.errors import StorageError
+from cdc_indexer.model.observer import Source
+from cdc_indexer.model.outcome import Kind, Outcome
 from cdc_indexer.monitor import page
 from cdc_indexer.monitor.causes import Cause
 from cdc_indexer.monitor.texts import CAUSES, TEXTS, size, span, wanted_language
 from cdc_indexer.monitor.watch import Watch
-from cdc_indexer.observer import Source
 from tests.indexer import wait_until
 from tests.monitor.conftest import Site, make_settings, sample
 

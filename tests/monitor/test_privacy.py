@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 #: As a careless line would: it isn't a field of its own, so that no processor can know it.
 CARELESS = """
 import io, json, structlog, sys
-from cdc_indexer.config import LogSettings
+from cdc_indexer.model.settings import LogSettings
 from cdc_indexer.monitor import logs
 logs.configure(LogSettings(format=sys.argv[1]), sys.stderr, secrets=["a-key-0123456789"])
 structlog.get_logger("cdc_indexer").info("sent PEÑA^JOSÉ", patient_name="PEÑA^JOSÉ", note="a-key-0123456789")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import requests
 
-from cdc_indexer.config import load_settings
+from cdc_indexer.model.settings import load_settings
 from cdc_indexer.monitor import offline, status
 from cdc_indexer.monitor.report import Report
 from tests.indexer import Indexer, wait_until

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from cdc_indexer.config import DatabaseSettings
-from cdc_indexer.errors import SourceError
-from cdc_indexer.mysql.connection import connect
+from cdc_indexer.model.errors import SourceError
+from cdc_indexer.model.settings import DatabaseSettings
+from cdc_indexer.source.connection import connect
 from tests.security.rogue import OK_PACKET, Rogue, greeting, packet, read_packet
 
 PASSWORD = "a-password-that-nobody-else-has"

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from cdc_indexer.config import Settings, load_settings
 from cdc_indexer.delivery.batch import batch
 from cdc_indexer.delivery.probe import probe
-from cdc_indexer.delivery.webservice import MAX_ANSWER_BYTES, Kind, Outcome, Request, Webservice
+from cdc_indexer.delivery.webservice import MAX_ANSWER_BYTES, Request, Webservice
+from cdc_indexer.model.outcome import Kind, Outcome
+from cdc_indexer.model.settings import Settings, load_settings
 from tests.certificates import Certificate, make_certificate
 from tests.indexer import KEY
 from tests.receiver import Answer, Receiver

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cdc_indexer import handover
-from cdc_indexer.checkpoint import CheckpointFile
-from cdc_indexer.errors import StorageError
+from cdc_indexer.model.errors import StorageError
+from cdc_indexer.state import requests as handover
+from cdc_indexer.state.checkpoint import CheckpointFile
 from tests.indexer import KEY, Indexer, wait_until
 from tests.pacs import Pacs
 from tests.receiver import Answer, Receiver

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cdc_indexer.auditor import Auditor
-from cdc_indexer.initial import Feeder
+from cdc_indexer.jobs.auditor import Auditor
+from cdc_indexer.jobs.initial import Feeder
 
 
 class Job:
@@ -76,7 +76,7 @@ def test_a_stop_may_meet_a_request_for_an_initial(
     engine: Any = SimpleNamespace(settings=SimpleNamespace(state_dir=tmp_path))
     feeder = Feeder(engine, job)
     monkeypatch.setattr(feeder, "_feed", lambda request: job.stopping.wait(10))
-    monkeypatch.setattr("cdc_indexer.initial.handover.read", lambda *_: {"number": "1"})
+    monkeypatch.setattr("cdc_indexer.jobs.initial.handover.read", lambda *_: {"number": "1"})
     worker = threading.Thread(target=feeder.look)
     worker.start()
     assert slow_start.wait(10)

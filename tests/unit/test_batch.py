@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
-from cdc_indexer.delivery.gate import Gate
-from cdc_indexer.delivery.webservice import Kind, Outcome, classify
+from cdc_indexer.delivery.webservice import classify
+from cdc_indexer.flow.gate import Gate
+from cdc_indexer.model.outcome import Kind, Outcome
 from tests.blocking import Client, Disk
 
 Answer = Callable[[list[str]], tuple[int, Any]]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_indexer.mysql._events import Statement, classify, full_offset, xa_of, xid_of
-from cdc_indexer.mysql._gtids import GtidSet
+from cdc_indexer.source._events import Statement, classify, full_offset, xa_of, xid_of
+from cdc_indexer.source._gtids import GtidSet
 
 STATEMENTS = {
     Statement.BEGIN: ["BEGIN", "begin"],

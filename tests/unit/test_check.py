@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from cdc_indexer.check import _state_directory, check
-from cdc_indexer.checkpoint import Checkpoint, CheckpointFile
-from cdc_indexer.config import Settings, load_settings
+from cdc_indexer.checks.all import _state_directory, check
 from cdc_indexer.delivery.probe import probe
-from cdc_indexer.finding import Finding, Status, failed, ok, warning
+from cdc_indexer.model.finding import Finding, Status, failed, ok, warning
+from cdc_indexer.model.settings import Settings, load_settings
 from cdc_indexer.monitor.findings import as_json, show
+from cdc_indexer.state.checkpoint import Checkpoint, CheckpointFile
 from tests.central.conftest import READER, WRITER, Index
 from tests.certificates import make_certificate
 from tests.indexer import KEY, wait_until

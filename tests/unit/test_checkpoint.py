@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdc_indexer.checkpoint import Checkpoint, CheckpointFile, CheckpointWriter
-from cdc_indexer.errors import CheckpointError, Stopped, StorageError
-from cdc_indexer.position import Identity, Position
-from cdc_indexer.settled import IntervalSet, Settled
+from cdc_indexer.model.errors import CheckpointError, Stopped, StorageError
+from cdc_indexer.model.position import Identity, Position
+from cdc_indexer.model.settled import IntervalSet, Settled
+from cdc_indexer.state.checkpoint import Checkpoint, CheckpointFile, CheckpointWriter
 
 WHEN = datetime(2026, 3, 1, 12, 0, 0, 123456)
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from cdc_indexer.config import Settings, load_settings
-from cdc_indexer.errors import ConfigError
+from cdc_indexer.model.errors import ConfigError
+from cdc_indexer.model.settings import Settings, load_settings
 
 PASSWORD = "pa55-Wörd-of-the-database"
 KEY = "the-key-0123456789"
@@ -410,6 +410,7 @@ def test_variables_that_are_no_settings_are_left_alone(load: Load) -> None:
 
 def test_pydantic_is_imported_by_the_settings_alone() -> None:
     """Every module that imports it late keeps the other commands quick."""
-    program = "import sys, cdc_indexer.cli, cdc_indexer.errors, cdc_indexer.lock; sys.exit('pydantic' in sys.modules)"
+    modules = "cdc_indexer.cli, cdc_indexer.model.errors, cdc_indexer.state.lock"
+    program = f"import sys, {modules}; sys.exit('pydantic' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=False, env={**os.environ}, timeout=60)
     assert done.returncode == 0

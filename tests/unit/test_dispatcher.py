@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
-from cdc_indexer.delivery.gate import Gate
-from cdc_indexer.delivery.webservice import Kind, Outcome
-from cdc_indexer.errors import Stopped
+from cdc_indexer.flow.gate import Gate
+from cdc_indexer.model.errors import Stopped
+from cdc_indexer.model.outcome import Kind, Outcome
 from tests.blocking import Client, Disk
 
 ACCEPTED = Outcome(Kind.ACCEPTED, 201)

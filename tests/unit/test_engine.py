@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cdc_indexer.delivery.gate import Gate
-from cdc_indexer.engine import Engine
+from cdc_indexer.flow.gate import Gate
+from cdc_indexer.jobs.engine import Engine
 
 
 @pytest.mark.parametrize(

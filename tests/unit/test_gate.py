@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from cdc_indexer.delivery.gate import Gate, Gatekeeper
-from cdc_indexer.delivery.webservice import Kind, Outcome
+from cdc_indexer.flow.gate import Gate, Gatekeeper
+from cdc_indexer.model.outcome import Kind, Outcome
 
 FAILED = Outcome(Kind.RETRY_STUDY, 500, reason="failing")
 UNREACHABLE = Outcome(Kind.RETRY_INDEX, reason="nobody there")

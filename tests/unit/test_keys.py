@@ -7,7 +7,7 @@ from uuid import UUID, uuid5
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_indexer.keys import idempotency_key
+from cdc_indexer.flow.keys import idempotency_key
 
 NAMESPACE = UUID("5d0c3f5e-9d5b-5f0e-8f0c-2f6a3e7c1b54")
 

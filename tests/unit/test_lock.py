@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from cdc_indexer.errors import AlreadyRunning, FatalError, StorageError
-from cdc_indexer.lock import StateLock, held_by, own_as_directory
+from cdc_indexer.model.errors import AlreadyRunning, FatalError, StorageError
+from cdc_indexer.state.lock import StateLock, held_by, own_as_directory
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from cdc_indexer.lock import StateLock
+from cdc_indexer.state.lock import StateLock
 lock = StateLock(Path(sys.argv[1]), "run")
 lock.acquire()
 print("held", flush=True)

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import pytest
 import structlog
 
-from cdc_indexer.config import LogSettings
-from cdc_indexer.errors import SourceError
+from cdc_indexer.model.errors import SourceError
+from cdc_indexer.model.settings import LogSettings
 from cdc_indexer.monitor import logs
 
 SECRETS = ("the-key-0123456789", "pw")

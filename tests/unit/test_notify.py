@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cdc_indexer.notify import Notifier
+from cdc_indexer.jobs.notify import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])

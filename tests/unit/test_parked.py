@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from cdc_indexer.delivery.dispatcher import Delivery
-from cdc_indexer.delivery.parked import CLOSED_KEPT, FILE_NAME, Parked, State
-from cdc_indexer.delivery.webservice import Kind, Outcome
-from cdc_indexer.errors import StorageError
+from cdc_indexer.model.errors import StorageError
+from cdc_indexer.model.outcome import Kind, Outcome
+from cdc_indexer.state.parked import CLOSED_KEPT, FILE_NAME, Parked, State
 
 REJECTED = Outcome(
     Kind.REJECTED, 422, '{"error": "PEREZ^JUAN"}', None, "The central index rejected this study."
@@ -263,8 +263,8 @@ import os, signal, sys
 from datetime import datetime
 from pathlib import Path
 from cdc_indexer.delivery.dispatcher import Delivery
-from cdc_indexer.delivery.parked import Parked
-from cdc_indexer.delivery.webservice import Kind, Outcome
+from cdc_indexer.state.parked import Parked
+from cdc_indexer.model.outcome import Kind, Outcome
 store = Parked(Path(sys.argv[1]))
 for number in range(20):
     delivery = Delivery("k", 1, "1.2", str(number), b"{}", (), True, lambda *_: None)

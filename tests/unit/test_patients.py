@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from cdc_indexer.checkpoint import Checkpoint
-from cdc_indexer.patients import PatientChange, Patients
-from cdc_indexer.progress import Progress
-from cdc_indexer.settled import IntervalSet
-from cdc_indexer.study import OutboxRow
+from cdc_indexer.flow.patients import PatientChange, Patients
+from cdc_indexer.flow.progress import Progress
+from cdc_indexer.model.settled import IntervalSet
+from cdc_indexer.model.study import OutboxRow
+from cdc_indexer.state.checkpoint import Checkpoint
 
 WHEN = datetime(2026, 3, 1)
 

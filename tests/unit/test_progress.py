@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_indexer.checkpoint import Checkpoint
-from cdc_indexer.position import Identity, Position
-from cdc_indexer.progress import Progress
+from cdc_indexer.flow.progress import Progress
+from cdc_indexer.model.position import Identity, Position
+from cdc_indexer.state.checkpoint import Checkpoint
 
 WHEN = datetime(2026, 3, 1, 12)
 

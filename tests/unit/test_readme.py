@@ -12,8 +12,8 @@ import pytest
 from pydantic import BaseModel
 
 from cdc_indexer.cli import cli
-from cdc_indexer.config import Settings
-from cdc_indexer.study import KEYS
+from cdc_indexer.model.settings import Settings
+from cdc_indexer.model.study import KEYS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text()

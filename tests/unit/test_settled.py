@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_indexer.settled import EPOCH, MAX_BUCKETS, IntervalSet, Settled, minute_of
+from cdc_indexer.model.settled import EPOCH, MAX_BUCKETS, IntervalSet, Settled, minute_of
 
 numbers = st.integers(min_value=0, max_value=60)
 steps = st.lists(st.tuples(st.sampled_from(["add", "remove"]), numbers, st.integers(0, 9)), max_size=60)

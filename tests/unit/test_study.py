@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_indexer.errors import InvalidStudy
-from cdc_indexer.study import KEYS, study_json
+from cdc_indexer.model.errors import InvalidStudy
+from cdc_indexer.model.study import KEYS, study_json
 
 STUDY: dict[str, object] = {
     "patient_pk": 17,

@@ -8,9 +8,9 @@ from datetime import datetime
 
 import pytest
 
-from cdc_indexer.errors import Stopped
-from cdc_indexer.patients import PatientChange
-from cdc_indexer.versions import MAX_WAIT_SECONDS, Versions
+from cdc_indexer.flow.patients import PatientChange
+from cdc_indexer.flow.versions import MAX_WAIT_SECONDS, Versions
+from cdc_indexer.model.errors import Stopped
 
 WHEN = datetime(2026, 3, 1)
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from cdc_indexer.config import Settings, load_settings
-from cdc_indexer.delivery.webservice import Kind, Outcome, Request, Webservice
+from cdc_indexer.delivery.webservice import Request, Webservice
+from cdc_indexer.model.outcome import Kind, Outcome
+from cdc_indexer.model.settings import Settings, load_settings
 from tests.certificates import make_certificate
 from tests.indexer import KEY
 from tests.receiver import HANG, RESET, Answer, Receiver

@@ -1,0 +1,308 @@
+"""`check`: every precondition of the service, one finding each. Reads only, in bounded time, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from cdc_indexer.checks.database import is_local, preflight
+from cdc_indexer.checks.retention import Following
+from cdc_indexer.model._sources import read_json
+from cdc_indexer.model.errors import CheckpointError, StorageError
+from cdc_indexer.model.finding import Finding, failed, failed_by, ok, warning
+from cdc_indexer.state.checkpoint import Checkpoint, CheckpointFile
+from cdc_indexer.state.lock import held_by
+
+if TYPE_CHECKING:
+    from cdc_indexer.model.settings import DatabaseSettings, Settings
+
+__all__ = ["check"]
+
+#: Keys that anybody can read, as SHA-256: the one in the old client's published config.json, and the demo's.
+_PUBLISHED_KEYS = frozenset(
+    (
+        "acd04e057c3859500909599f48da732da1758e4bb1e31e173a2df70de2d95032",
+        "7bec9111db6f3f6afd0de403cbd520f9556ff2c487e7cb6f823bec12967b411b",
+    )
+)
+
+_SPACE_ENOUGH_BYTES = 100 * 1024 * 1024
+
+#: Mounted for one container, in which there is nobody else.
+_CONTAINER_SECRETS = Path("/run/secrets")
+
+
+def check(settings: Settings, administrator: DatabaseSettings | None = None) -> Iterator[Finding]:
+    """The findings, in the order in which things are set up; ``administrator``: a login that sees triggers too."""
+    yield from _files(settings)
+    yield from _values(settings)
+    try:
+        yield from _state_directory(settings)
+    except OSError as error:
+        yield failed(
+            "state directory",
+            f"{settings.state_dir} can't be looked at ({error.strerror}).",
+            "Run `check` as the service's account, such as: sudo -u cdc-indexer ...",
+        )
+    checkpoint = None
+    for finding, loaded in _checkpoint(settings):
+        checkpoint = loaded
+        yield finding
+    following = Following(
+        server_id=settings.server_id,
+        position=checkpoint.position if checkpoint else None,
+        written=checkpoint.time if checkpoint else None,
+        running=_runs(settings.state_dir),
+        columns=tuple(settings.fields.values()),
+    )
+    yield from preflight(settings.database, following, administrator)
+    from cdc_indexer.delivery.probe import probe  # noqa: PLC0415 - requests takes longer to import than all before
+
+    yield from probe(settings)
+
+
+# --- files -----------------------------------------------------------------------------------------------
+
+
+def _files(settings: Settings) -> Iterator[Finding]:
+    config = settings.config_path
+    secret = _secret_files(settings)
+    plain = [path for path in (config.with_name("server.json"),) if path.exists()]
+    (secret if _holds_secrets(config) else plain).insert(0, config)
+    troubles = [finding for path in secret for finding in _secret_file(path)]
+    troubles += [finding for path in plain for finding in _writable(path)]
+    yield from troubles
+    if not troubles:
+        names = ", ".join(path.name for path in (*secret, *plain))
+        yield ok("files", f"{names}: nobody else can read the secrets or change the settings.")
+
+
+def _holds_secrets(config: Path) -> bool:
+    """Whether the key or the password is in config.json; they may come from elsewhere."""
+    values = read_json(config)
+    database = values.get("database")
+    return "key" in values or (isinstance(database, dict) and "password" in database)
+
+
+def _secret_files(settings: Settings) -> list[Path]:
+    """Files besides config.json that hold a password or a private key."""
+    base = settings.config_path.parent
+    named = [
+        (base / os.environ[variable]).absolute()
+        for variable in ("CDC_INDEXER_DATABASE__PASSWORD_FILE", "CDC_INDEXER_KEY_FILE")
+        if os.environ.get(variable)
+    ]
+    tls = settings.database.tls
+    named += [path for path in (tls.key or tls.cert if tls else None, settings.delivery.client_cert) if path]
+    return [path for path in named if not path.is_relative_to(_CONTAINER_SECRETS)]
+
+
+def _secret_file(path: Path) -> Iterator[Finding]:
+    status = path.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    # root:service 0640 is how a service reads a file that it can't change.
+    by_group = mode & stat.S_IRGRP and not (status.st_uid == 0 and status.st_gid != 0)
+    if mode & stat.S_IROTH or by_group:
+        yield warning(
+            "files",
+            f"{path} holds a secret, and {'everybody' if mode & stat.S_IROTH else 'its group'} on this machine can read it "
+            f"(mode {mode:04o}).",
+            f"Let only the service's account read it:\nchmod 600 {path}",
+        )
+    yield from _writable(path)
+
+
+def _writable(path: Path) -> Iterator[Finding]:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        yield warning(
+            "files",
+            f"Others than its owner can change {path} (mode {mode:04o}): they could send the studies elsewhere.",
+            f"chmod go-w {path}",
+        )
+    directory = path.parent.stat().st_mode
+    if directory & stat.S_IWOTH and not directory & stat.S_ISVTX:
+        yield warning(
+            "files",
+            f"Everybody can replace the files in {path.parent}.",
+            f"chmod o-w {path.parent}",
+        )
+
+
+# --- values ----------------------------------------------------------------------------------------------
+
+
+def _values(settings: Settings) -> Iterator[Finding]:
+    if settings.center == "000":
+        yield warning(
+            "center",
+            "The centre is \"000\", which is the example's: the index couldn't tell this hospital from another.",
+            'Put the code that the region gave you into server.json:\n{"server": "..."}',
+        )
+    else:
+        yield ok("center", f"{settings.center}.")
+    if sha256(settings.key.get_secret_value().encode()).hexdigest() in _PUBLISHED_KEYS:
+        yield warning(
+            "key",
+            "The key is a published one: anybody could write into the index with it.",
+            "Ask whoever runs the central index for a key of your own, and put it into config.json.",
+        )
+    else:
+        yield ok("key", "Not one that is published.")
+    if "delivery" in settings.model_fields_set:
+        yield ok("delivery", "Said in config.json how studies are sent.")
+    else:
+        yield warning(
+            "delivery",
+            "config.json has no delivery section: a study is sent at once, and again when it changes.",
+            "An index that replaces what it holds of a study is served well by that: say so with\n"
+            '"delivery": {}\n'
+            "One that only inserts, as the old client's does, would hold each version:\n"
+            '"delivery": {"send": "stable", "updates": false}',
+        )
+    url = urlsplit(settings.webservice_url)
+    host = url.hostname or ""
+    from requests.utils import get_environ_proxies, select_proxy  # noqa: PLC0415
+
+    proxied = select_proxy(settings.webservice_url, get_environ_proxies(settings.webservice_url)) is not None
+    if url.scheme == "http" and not is_local(host):
+        yield warning(
+            "webservice_url",
+            f"Studies and the key go to {host} unencrypted: whoever is on the way can read them"
+            f"{', the proxy of HTTP_PROXY too' if proxied else ''}.",
+            "Let the central index have a certificate, and put https:// into webservice_url.",
+        )
+    elif url.scheme == "http" and proxied:
+        yield warning(
+            "webservice_url",
+            f"Studies and the key go to the proxy of HTTP_PROXY unencrypted, though {host} is this machine.",
+            f"Name it as an exception in the service's environment:\nNO_PROXY={host}",
+        )
+    address = settings.monitor.address
+    if address is not None and not is_local(address[0]):
+        yield warning(
+            "monitor.listen",
+            f"Whoever reaches {settings.monitor.listen} can read status and metrics (no patient data, no login).",
+            'Listen on this machine only, or let a firewall decide who may come:\n"monitor": {"listen": "127.0.0.1:9108"}',
+        )
+
+
+# --- the state directory ---------------------------------------------------------------------------------
+
+
+def _state_directory(settings: Settings) -> Iterator[Finding]:
+    name, directory = "state directory", settings.state_dir
+    if not directory.exists():
+        parent = next(path for path in directory.parents if path.exists())
+        if os.access(parent, os.W_OK | os.X_OK):
+            yield ok(name, f"{directory} isn't there yet; the service makes it.")
+        else:
+            yield failed(
+                name,
+                f"{directory} isn't there, and this account may not make it in {parent}.",
+                f"As root, for the service's account:\ninstall -d -m 700 -o {_account()} {directory}",
+            )
+        return
+    try:
+        # What the service does with its checkpoint: a file, its bytes, the disk's word.
+        with tempfile.NamedTemporaryFile(dir=directory, prefix=".check-") as file:
+            file.write(b"check")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        yield failed(
+            name,
+            f"{directory} can't be written ({error.strerror}): nothing would be sent.",
+            f"Free some space, or give it to the service's account:\nchown -R {_account()} {directory}",
+        )
+        return
+    free = os.statvfs(directory)
+    if free.f_bavail * free.f_frsize < _SPACE_ENOUGH_BYTES:
+        yield warning(
+            name,
+            f"The disk of {directory} is almost full ({free.f_bavail * free.f_frsize // 2**20} MiB left): "
+            "when it is, nothing more is sent.",
+            "Free some space.",
+        )
+    open_ones = [path for path in (directory, *sorted(directory.iterdir())) if _open_to_others(path)]
+    if open_ones:
+        yield warning(
+            name,
+            f"Others on this machine have rights on {', '.join(path.name for path in open_ones)}; "
+            "parked studies hold patients' names.",
+            f"chmod -R go-rwx {directory}",
+        )
+    else:
+        yield ok(name, f"{directory} can be written, by this account only.")
+
+
+def _open_to_others(path: Path) -> bool:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:  # a running service renames its files
+        return False
+    return not stat.S_ISLNK(mode) and bool(mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+
+def _checkpoint(settings: Settings) -> Iterator[tuple[Finding, Checkpoint | None]]:
+    name = "checkpoint"
+    try:
+        if not settings.state_dir.is_dir():
+            return
+    except OSError:  # said already
+        return
+    try:
+        checkpoint, warned = CheckpointFile(settings.state_dir).load()
+    except CheckpointError as error:
+        yield failed_by(name, error), None
+        return
+    if checkpoint is None:
+        yield ok(name, "None yet: `initial` or `run` makes the first."), None
+    elif checkpoint.center != settings.center:
+        yield (
+            failed(
+                name,
+                f"The studies sent so far went out as centre {checkpoint.center!r}, "
+                f"and server.json says {settings.center!r}: `run` refuses to start.",
+                f"Put {checkpoint.center!r} back into server.json, or send everything under the new one:\n"
+                "python -m cdc_indexer initial --restart",
+            ),
+            checkpoint,
+        )
+    elif warned:
+        yield (
+            warning(
+                name,
+                f"The newest generation can't be used: {warned}.",
+                "Nothing: the service goes on from the one before. Look at the disk, for why the newest is damaged.",
+            ),
+            checkpoint,
+        )
+    else:
+        written = checkpoint.time or datetime.now(timezone.utc)
+        yield ok(name, f"Written at {written:%Y-%m-%d %H:%M} UTC."), checkpoint
+
+
+def _account() -> str:
+    import pwd  # noqa: PLC0415
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _runs(state_dir: Path) -> bool:
+    """Whether the service is active: a server_id in use may be its own."""
+    try:
+        holder = held_by(state_dir)
+    except StorageError:
+        return False
+    return holder is not None and holder[0] == "run"

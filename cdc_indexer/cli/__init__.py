@@ -1,0 +1,254 @@
+"""The commands. Each imports what it needs when it is called: a service that is restarted must be back soon."""
+
+# ruff: noqa: PLC0415 - imports inside the commands, on purpose
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cdc_indexer import __version__
+from cdc_indexer.cli.parked import DONE, FAILED, parked
+from cdc_indexer.model.errors import ConfigError, IndexerError
+
+if TYPE_CHECKING:
+    from cdc_indexer.model.settings import Settings
+
+__all__ = ["main"]
+
+MISUSED = 2
+
+
+def main() -> None:
+    """The entry point: 0 done, 1 failed, 2 bad usage or configuration; what went wrong in one sentence on stderr."""
+    # Whatever a library writes into the state directory is for our account alone.
+    os.umask(0o077)
+    sys.exit(_run())
+
+
+def _run() -> int:
+    # Where no Runner waits for signals, the polite ones end the command like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return cli.main(prog_name="cdc-indexer", standalone_mode=False) or DONE
+    except click.UsageError as error:
+        error.show()
+        return MISUSED
+    except click.ClickException as error:
+        error.show()
+        return FAILED
+    except (KeyboardInterrupt, click.Abort):
+        return DONE
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; the interpreter would complain when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except IndexerError as error:
+        click.echo(f"cdc-indexer: {error}", err=True)
+        return MISUSED if isinstance(error, ConfigError) else FAILED
+    except Exception as error:
+        from cdc_indexer.monitor.logs import describe
+
+        click.echo(f"cdc-indexer: unexpected error: {describe(error)}", err=True)
+        _tell_frames(error)
+        return FAILED
+
+
+def _tell_frames(error: Exception) -> None:
+    """The way to an unexpected error, without values, for who has set log.level to debug."""
+    import structlog
+
+    if structlog.is_configured():
+        structlog.get_logger("cdc_indexer").debug("unexpected error", exc_info=error)
+
+
+class _Stderr:
+    """sys.stderr as it is at the moment of writing: a progress bar puts itself in front of it."""
+
+    encoding = property(lambda self: sys.stderr.encoding)
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
+
+
+class Files:
+    """The settings as config.json says now, and the log as they want it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._settings: Settings | None = None
+
+    def load(self) -> Settings:
+        """Reads the files; raises ConfigError."""
+        from cdc_indexer.model.settings import load_settings
+        from cdc_indexer.monitor import logs
+
+        settings = load_settings(self._path)
+        old = self._settings
+        if old is None or (old.log, old.secrets) != (settings.log, settings.secrets):
+            logs.configure(settings.log, _Stderr(), secrets=settings.secrets)
+        self._settings = settings
+        return settings
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("config.json"),
+    show_default=True,
+    metavar="FILE",
+    help="The settings; server.json is read from beside it.",
+)
+@click.version_option(__version__, prog_name="cdc-indexer")
+@click.pass_context
+def cli(context: click.Context, config: Path) -> None:
+    """Tells a central index about every study of a DCM4CHEE PACS, the moment it is committed."""
+    context.obj = Files(config)
+
+
+@cli.command()
+@click.option("--until-caught-up", is_flag=True, help="Send what waits and exit (for cron).")
+@click.pass_obj
+def run(files: Files, until_caught_up: bool) -> None:
+    """Follow the binary log and send every study at once."""
+    from cdc_indexer.jobs.runner import hold_signals
+
+    hold_signals()
+    settings = files.load()
+    from cdc_indexer.jobs import run as service
+    from cdc_indexer.monitor.watch import Watch
+
+    watch = Watch(service=not until_caught_up)
+    service.run(settings, until_caught_up=until_caught_up, reload=files.load, observer=watch)
+
+
+_DAY = click.DateTime(["%Y-%m-%d"])
+
+
+@cli.command()
+@click.option("--since", type=_DAY, metavar="DATE", help="Only studies of this day (YYYY-MM-DD) or later.")
+@click.option("--until", type=_DAY, metavar="DATE", help="Only studies of this day or earlier.")
+@click.option(
+    "--study-iuid", "study_iuids", multiple=True, metavar="UID", help="Only this study; may be repeated."
+)
+@click.option("--rate", type=float, metavar="N", help="At most so many studies a second.")
+@click.option("--restart", is_flag=True, help="Begin again instead of going on where the last one stopped.")
+@click.option("--dry-run", is_flag=True, help="Print what would be sent, as JSON lines; send nothing.")
+@click.option(
+    "--already-sent", is_flag=True, help="The index has them from the old client: send nothing, settle all."
+)
+@click.pass_obj
+def initial(
+    files: Files,
+    since: datetime | None,
+    until: datetime | None,
+    study_iuids: tuple[str, ...],
+    rate: float | None,
+    restart: bool,
+    dry_run: bool,
+    already_sent: bool,
+) -> None:
+    """Send the studies that the PACS already holds."""
+    if rate is not None and not (math.isfinite(rate) and rate > 0):
+        raise click.BadParameter("must be more than 0.", param_hint="--rate")
+    if since and until and since > until:
+        raise click.UsageError("--since is later than --until: nothing lies between.")
+    if dry_run and already_sent:
+        raise click.UsageError("--dry-run settles nothing: leave it out, or leave out --already-sent.")
+    if not dry_run:
+        from cdc_indexer.jobs.runner import hold_signals
+
+        hold_signals()
+    settings = files.load()
+    from cdc_indexer.jobs.initial import InitialOptions
+    from cdc_indexer.jobs.initial import initial as send_held
+    from cdc_indexer.monitor.progressbar import Progressbar
+
+    options = InitialOptions(
+        since=_day(since),
+        until=_day(until),
+        study_iuids=study_iuids,
+        rate=rate,
+        restart=restart,
+        dry_run=dry_run,
+        already_sent=already_sent,
+    )
+    with Progressbar() as progressbar:
+        send_held(settings, options, progressbar.show)
+
+
+def _day(moment: datetime | None) -> date | None:
+    return moment.date() if moment else None
+
+
+# --- check -----------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option(
+    "--admin",
+    metavar="USER",
+    help="Also look at triggers and procedures, with this login of the database; asks for its password.",
+)
+@click.option("--json", "as_json", is_flag=True, help="A JSON array: name, status, message, remedy.")
+@click.pass_obj
+def check(files: Files, admin: str | None, as_json: bool) -> int:
+    """Look at everything that the service needs, and say what to do where it isn't as it should be."""
+    settings = files.load()
+    from cdc_indexer.checks import all as checks
+    from cdc_indexer.model.finding import Status
+    from cdc_indexer.monitor import findings as shown
+
+    administrator = None
+    if admin is not None:
+        from pydantic import SecretStr
+
+        password = click.prompt(
+            f"Password of {admin}", hide_input=True, default="", show_default=False, err=True
+        )
+        administrator = settings.database.model_copy(update={"user": admin, "password": SecretStr(password)})
+    found = list(checks.check(settings, administrator))
+    if as_json:
+        click.echo(shown.as_json(found))
+    else:
+        shown.show(found)
+    return FAILED if any(finding.status is Status.FAILED for finding in found) else DONE
+
+
+# --- status ----------------------------------------------------------------------------------------------
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_obj
+def status(files: Files, as_json: bool) -> int:
+    """Say how it stands: position, how far behind, delivered, parked, held, last error.
+
+    Exit status 0 if it is healthy (parked studies alone don't change that), 1 if not.
+    """
+    from cdc_indexer.monitor import status as monitor_status
+
+    report = monitor_status.report(files.load())
+    if as_json:
+        import json
+
+        click.echo(json.dumps(report.to_json(), ensure_ascii=False, indent=1))
+    else:
+        monitor_status.show(report)
+    return DONE if report.healthy else FAILED
+
+
+cli.add_command(parked)

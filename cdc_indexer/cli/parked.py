@@ -1,0 +1,192 @@
+"""The commands `parked list`, `parked retry` and `parked discard`."""
+
+# ruff: noqa: PLC0415 - imports inside the commands, as in cli.py
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cdc_indexer.model.errors import FatalError
+from cdc_indexer.monitor.terminal import printable
+
+if TYPE_CHECKING:
+    from cdc_indexer.cli import Files
+    from cdc_indexer.state.parked import Entry, Parked
+
+DONE, FAILED = 0, 1
+
+
+@click.group()
+def parked() -> None:
+    """Studies that the central index rejected."""
+
+
+@parked.command("list")
+@click.option("--show-answer", is_flag=True, help="Also what the index answered; it may hold patient data.")
+@click.option(
+    "--all", "closed", is_flag=True, help="Also those that were sent, superseded or discarded since."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.pass_obj
+def parked_list(files: Files, show_answer: bool, closed: bool, as_json: bool) -> None:
+    """List them, oldest first."""
+    from cdc_indexer.state.parked import Parked
+
+    state_dir = files.load().state_dir
+    count = 0
+    if Parked.exists(state_dir):
+        store = Parked(state_dir, create=False)
+        try:
+            for entry in store.entries(closed=closed):
+                count += 1
+                click.echo(_as_json(entry, show_answer) if as_json else _as_line(entry, show_answer))
+        finally:
+            store.close()
+    if not count and not as_json:
+        click.echo("Nothing is parked.")
+
+
+def _as_json(entry: Entry, show_answer: bool) -> str:
+    import json
+
+    shown: dict[str, Any] = {
+        "entry": entry.id,
+        "state": entry.state.value,
+        "study_pk": entry.study_pk,
+        "study_iuid": entry.study_iuid,
+        "operation": entry.operation,
+        "status": entry.status,
+        "reason": entry.reason,
+        "parked_at": entry.parked_at,
+        "outbox_ids": entry.outbox_ids,
+        "idempotency_key": entry.idempotency_key,
+    }
+    if show_answer:
+        shown["answer"] = entry.answer
+    return json.dumps(shown)
+
+
+def _as_line(entry: Entry, show_answer: bool) -> str:
+    status = "not sent" if entry.status is None else str(entry.status)
+    parts = [
+        f"{entry.id:>6}",
+        f"{entry.state.value:<10}",
+        entry.parked_at,
+        f"study_pk {entry.study_pk}",
+        entry.study_iuid,
+        status,
+        entry.reason,
+    ]
+    line = printable("  ".join(parts))
+    return f"{line}\n        {printable(entry.answer)}" if show_answer and entry.answer else line
+
+
+def _selected(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option("--all", "everything", is_flag=True, help="All of them.")(command)
+    return click.argument("entries", nargs=-1, metavar="[ENTRY]...")(command)
+
+
+def _wanted(store: Parked, entries: Iterable[str]) -> list[int]:
+    """The numbers of the entries meant; a study_iuid stands for all entries of that study."""
+    wanted: set[int] = set()
+    for name in entries:
+        if name.isdecimal():
+            wanted.add(int(name))
+            continue
+        found = [entry.id for entry in store.entries() if entry.study_iuid == name]
+        if not found:
+            raise FatalError(f"Nothing of a study {printable(name)} is parked: `parked list` shows what is.")
+        wanted.update(found)
+    return sorted(wanted)
+
+
+@parked.command("retry")
+@_selected
+@click.pass_obj
+def parked_retry(files: Files, entries: tuple[str, ...], everything: bool) -> int:
+    """Send them again (without ENTRY all), unless something newer of their study was accepted since.
+
+    ENTRY is a number that `parked list` shows, or a study_iuid.
+    """
+    from cdc_indexer.jobs.runner import hold_signals
+    from cdc_indexer.state.parked import Parked, State
+
+    if entries and everything:
+        raise click.UsageError("--all is all of them: leave it out, or the entries.")
+    hold_signals()
+    settings = files.load()
+    if not Parked.exists(settings.state_dir):
+        click.echo("Nothing is parked.")
+        return FAILED if entries else DONE
+    store = Parked(settings.state_dir, create=False)
+    try:
+        wanted = _wanted(store, entries) if entries else None
+        left_out = _tell_unfit(store, wanted)
+        store.request_retry(wanted)
+        marked = [entry.id for entry in store.requested(limit=-1)]
+        if not marked:
+            if wanted is None:
+                click.echo("Nothing is parked that could be sent again.")
+            return FAILED if left_out else DONE
+        from cdc_indexer.jobs.retry_parked import retry_parked
+
+        if not retry_parked(settings):
+            click.echo(
+                f"{len(marked)} marked: the running `run` sends them; `parked list --all` shows the outcome."
+            )
+            return FAILED if left_out else DONE
+        states = [entry.state for entry in map(store.get, marked) if entry is not None]
+    finally:
+        store.close()
+    counts = {state: states.count(state) for state in State}
+    again = counts[State.PARKED] + counts[State.RETRY]
+    click.echo(
+        f"{counts[State.ACCEPTED]} accepted, {counts[State.SUPERSEDED]} superseded by something newer, {again} still parked."
+    )
+    return FAILED if again or left_out else DONE
+
+
+@parked.command("discard")
+@_selected
+@click.pass_obj
+def parked_discard(files: Files, entries: tuple[str, ...], everything: bool) -> int:
+    """Give them up and erase what is kept of them; the index will lack these versions.
+
+    ENTRY is a number that `parked list` shows, or a study_iuid.
+    """
+    from cdc_indexer.state.parked import Parked
+
+    if bool(entries) == everything:
+        raise click.UsageError("Name the entries that `parked list` shows, or say --all.")
+    state_dir = files.load().state_dir
+    if not Parked.exists(state_dir):
+        click.echo("Nothing is parked.")
+        return FAILED if entries else DONE
+    store = Parked(state_dir, create=False)
+    try:
+        wanted = _wanted(store, entries) if entries else None
+        count = store.discard(wanted)
+    finally:
+        store.close()
+    click.echo(f"{count} discarded.")
+    return DONE if wanted is None or count == len(wanted) else FAILED
+
+
+def _tell_unfit(store: Any, wanted: list[int] | None) -> int:
+    """Says which of the entries can't be sent again, and how many those are."""
+    count = 0
+    for number in wanted or ():
+        entry = store.get(number)
+        if entry is None:
+            why = "isn't there"
+        elif not entry.open:
+            why = f"is {entry.state.value} already"
+        elif not entry.sendable:
+            why = "holds no document: mend the study in the PACS, or send it by `initial --study-iuid`"
+        else:
+            continue
+        count += 1
+        click.echo(f"Entry {number} {why}.", err=True)
+    return count

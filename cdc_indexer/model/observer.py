@@ -1,0 +1,109 @@
+"""Who is told what happens, and never asks: the seam between the service and what people and machines see of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cdc_indexer.delivery.dispatcher import Delivery
+    from cdc_indexer.flow.gate import Gate
+    from cdc_indexer.model.errors import StorageError
+    from cdc_indexer.model.outcome import Outcome
+    from cdc_indexer.model.settings import Settings
+
+__all__ = ["Observer", "Sample", "Source"]
+
+
+class Source(str, Enum):
+    """How it stands with the database."""
+
+    UP = "up"
+    #: Can't be reached, refuses us, ended the connection.
+    AWAY = "away"
+    #: The table or the view isn't as extras/*.sql makes them.
+    SCHEMA = "schema"
+    #: The position is gone; a fresh one is being taken.
+    POSITION = "position"
+    #: Another replica uses our server_id.
+    CLASH = "clash"
+    #: Without a binary log: the table is read every few seconds.
+    DEGRADED = "degraded"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """How far `run` is, as it tells every second.
+
+    ``position`` and ``settled_until`` (naive UTC) are those of the checkpoint; ``checkpoint_at`` is when it was last
+    written, in seconds since 1970. ``lag_bytes`` is None while that isn't known. ``queued`` are studies in the dispatcher,
+    ``waiting`` those that wait for quiet or are being sent. ``parked_reasons``: the most frequent ones of what is parked,
+    with their number. ``idle_seconds``: since when the loop hasn't moved. ``blocked``: it waits for the index, for quiet or
+    for the disk, which is no fault of its own. ``rows_read`` and ``bytes_read`` count from the start.
+    ``clock_difference_seconds``: the database's clock minus ours.
+    """
+
+    position: str | None
+    server: str | None
+    settled_until: datetime
+    lag_seconds: float
+    lag_bytes: int | None
+    queued: int
+    waiting: int
+    parked: int
+    parked_reasons: tuple[tuple[str, int], ...]
+    checkpoint_at: float | None
+    rows_read: int
+    bytes_read: int
+    clock_difference_seconds: float
+    idle_seconds: float
+    blocked: bool
+
+
+class Observer:
+    """Is told; every method does nothing here. They are called from any thread, must be quick and never raise."""
+
+    def started(self, settings: Settings) -> None:
+        """`run` holds its state directory and is about to begin."""
+
+    def reconfigured(self, settings: Settings) -> None:
+        """The files were read again."""
+
+    def stopped(self, error: BaseException | None) -> None:
+        """`run` has ended, with what failed."""
+
+    def sampled(self, sample: Sample) -> None:
+        """How far it is, every second."""
+
+    def source(self, source: Source, reason: str) -> None:
+        """How it stands with the database; ``reason`` is a sentence unless it is up."""
+
+    def caught_up(self) -> None:
+        """The end that the binary log had at the start is reached."""
+
+    def delivered(self, delivery: Delivery, outcome: Outcome) -> None:
+        """A delivery was accepted."""
+
+    def parked(self, delivery: Delivery, outcome: Outcome) -> None:
+        """A delivery was rejected and parked."""
+
+    def answered(self, outcomes: Sequence[Outcome], seconds: float) -> None:
+        """One request to the central index took ``seconds``; an outcome for each study in it."""
+
+    def gate(self, gate: Gate, reason: str) -> None:
+        """The central index takes what we send, is away, or refuses us."""
+
+    def storage(self, error: StorageError | None) -> None:
+        """The state directory can't be written; None: it can again."""
+
+    def verification(self, reason: str | None) -> None:
+        """The view can't be read, so that later versions wait; None: it can again."""
+
+    def audited(self, found: int) -> None:
+        """The table was read; so many rows were found that the binary log hadn't brought."""
+
+    def fell_back(self, reason: str) -> None:
+        """The newest checkpoint can't be used, the one before it is."""

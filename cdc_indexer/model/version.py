@@ -1,0 +1,48 @@
+"""Versions: numbers that grow with every reading of the archive, over restarts and clocks that go back (pure).
+
+A hybrid logical clock in microseconds since 1970: the database's clock, merged with all that was given out and seen. Its
+bound lies ahead in the durable state, so that a program that was killed never gives a number twice.
+"""
+
+from __future__ import annotations
+
+__all__ = ["MAX_VERSION", "VersionClock"]
+
+#: 63 bits: what a signed 64-bit column of an index holds.
+MAX_VERSION = 2**63 - 1
+
+#: How far the durable bound lies ahead, and when it is moved on, in microseconds.
+AHEAD = 600_000_000
+_MOVE_WHEN_LEFT = 300_000_000
+
+
+class VersionClock:
+    """Gives out versions. What holds always: each is greater than all before, and at most ``bound``, which is durable.
+
+    ``bound`` is what the durable state says; 0: nothing was ever given out.
+    """
+
+    def __init__(self, bound: int = 0) -> None:
+        self.last = bound
+        self.bound = bound
+
+    def draw(self, now: int) -> int | None:
+        """The next version, ``now`` being the database's clock; None when the bound must be moved first."""
+        version = max(now, self.last + 1)
+        if version > self.bound:
+            return None
+        self.last = version
+        return version
+
+    def saw(self, version: int) -> None:
+        """Another version was seen (an answer of the index): what is drawn from now on is greater."""
+        self.last = max(self.last, version)
+
+    def wanted_bound(self, now: int) -> int | None:
+        """The bound to be made durable; None while the present one will do."""
+        ahead = max(now, self.last)
+        return ahead + AHEAD if self.bound - ahead < _MOVE_WHEN_LEFT else None
+
+    def bounded(self, bound: int) -> None:
+        """That bound is durable."""
+        self.bound = max(self.bound, bound)
