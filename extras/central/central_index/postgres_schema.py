@@ -54,6 +54,7 @@ CREATE TABLE requests (
     PRIMARY KEY (center, key_digest)
 ) PARTITION BY HASH (center);
 CREATE INDEX studies_in_order ON studies (sorted_at, id) WHERE NOT deleted;
+CREATE INDEX studies_of_center ON studies (center, sorted_at, id) WHERE NOT deleted;
 CREATE INDEX studies_by_pk ON studies (center, study_pk) INCLUDE (digest_high, digest_low) WHERE NOT deleted;
 CREATE INDEX studies_by_version ON studies (center, version);
 -- Without the list of what is pending, which each search would have to go through.

@@ -184,8 +184,9 @@ def _tokens(filters: Filters) -> str | None:
         parts.append(_quoted(accession_mark(filters.accession_number)))
     if filters.modality is not None:
         parts.append(_quoted(modality_mark(filters.modality.upper())))
-    if filters.center is not None:
+    if parts and filters.center is not None:
         parts.append(_quoted(center_mark(filters.center)))
+    # A centre alone has an index in its order.
     return " & ".join(parts) if parts else None
 
 

@@ -188,6 +188,15 @@ byId("search").addEventListener("submit", (event) => {
   read();
 });
 byId("search").addEventListener("reset", () => { byId("reversed").textContent = ""; filters = {}; pages = 1; known = new Map(); read(); });
+byId("csv").addEventListener("click", async () => {
+  const response = await ask("/api/v1/search.csv", filters);
+  if (!response.ok) { byId("message").textContent = (await response.json()).reason; return; }
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await response.blob());
+  link.download = "studies.csv";
+  link.click();
+  URL.revokeObjectURL(link.href);
+});
 window.addEventListener("hashchange", read);
 // Reports change the page without a study.
 setInterval(() => { if (location.hash === "#centers" && !byId("region").hidden) read(); }, 15000);
