@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from dataclasses import dataclass, fields
+from itertools import accumulate
 from typing import Any
 
 from tests.simulation import invariants
@@ -130,6 +132,13 @@ def play_seed(
     # In each world something else is frequent, or slow.
     often = {name: HAPPENINGS[name][0] * rng.choice((1, 2, 2, 6)) for name in names}
     quick = {name: _ACTOR_WEIGHT.get(name, 8) * rng.choice((1, 4, 4, 8)) // 2 for name in _ACTORS}
+    names += quick
+    weights = list(accumulate([*often.values(), *quick.values()]))
+    total = weights[-1]
+
+    def choose() -> str:
+        return names[bisect_right(weights, rng.random() * total)]
+
     world = World(config, trace, disk)
     steps: list[Step] = []
     drawn: list[int] = []
@@ -143,22 +152,10 @@ def play_seed(
     what = ""
     try:
         for _ in range(count):
-            process = world.process
-            choices, weights = [], []
-            total = 0
-            for name in names:
-                if HAPPENINGS[name][1](world):
-                    total += often[name]
-                    choices.append(name)
-                    weights.append(total)
-            if process is not None:
-                for name, actor in process.actors.items():
-                    if actor.ready():
-                        total += quick[name]
-                        choices.append(name)
-                        weights.append(total)
-            at = rng.random() * total
-            chosen = next(name for name, weight in zip(choices, weights, strict=True) if at < weight)
+            # Drawn until one can happen: cheaper than to ask all of them.
+            chosen = choose()
+            while not _can(world, chosen):
+                chosen = choose()
             drawn.clear()
             try:
                 _step(world, chosen)
@@ -179,14 +176,7 @@ def play(course: Course, trace: list[str] | None = None) -> Failure | None:
     what = ""
     try:
         for name, draws in course.steps:
-            if name in HAPPENINGS:
-                if not HAPPENINGS[name][1](world):
-                    continue
-            elif (
-                world.process is None
-                or name not in world.process.actors
-                or not world.process.actors[name].ready()
-            ):
+            if not _can(world, name):
                 continue
             given = iter(draws)
             world.next_draws = lambda n, given=given: next(given, 0) % n  # type: ignore[misc]
@@ -202,6 +192,17 @@ def play(course: Course, trace: list[str] | None = None) -> Failure | None:
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
     return Failure(what, course) if what else None
+
+
+def _can(world: World, name: str) -> bool:
+    """Whether that can happen now."""
+    if name in HAPPENINGS:
+        return HAPPENINGS[name][1](world)
+    process = world.process
+    if process is None:
+        return False
+    actor = process.actors.get(name)
+    return actor is not None and actor.ready()
 
 
 def _step(world: World, name: str) -> None:
@@ -295,8 +296,8 @@ def _until_quiet(world: World, *, pauses: int = 3) -> None:
         process = world.process
         assert process is not None
         moved = False
-        for name in process.ready():
-            if world.process is process and name in process.actors and process.actors[name].ready():
+        for name in list(process.actors):
+            if world.process is process and _can(world, name):
                 _step(world, name)
                 moved = True
         while world.process is process and any(request.outcomes is None for request in process.requests):
