@@ -47,9 +47,7 @@ _REFRESHED_AT_ONCE = 5_000
 async def search(connection: Connection, filters: Filters, at_once: bool = False) -> Found | None:
     """None if rows were changed by hand since, so that they must be refreshed first."""
     if not at_once:
-        rows = await connection.execute(
-            "SELECT 1 FROM studies WHERE digest_low IS NULL AND NOT deleted LIMIT 1"
-        )
+        rows = await connection.execute("SELECT 1 FROM edits LIMIT 1")
         if await rows.fetchone() is not None:
             return None
     tokens = _tokens(filters)
@@ -287,6 +285,9 @@ async def digests(
 
 async def refresh(connection: Connection, center: str | None) -> None:
     """What is made from a row is made anew for those that were changed by hand; there are hardly ever any."""
+    if center is None:
+        # What is edited from here on is marked again.
+        await connection.execute("DELETE FROM edits")
     whose, values = ("AND center = %s", [center]) if center is not None else ("", [])
     while True:
         rows = await connection.execute(
