@@ -2,7 +2,7 @@
 
 The results go to benchmarks/results; with QUICK=1, which takes a minute and shows that everything runs, to
 benchmarks/results/quick. RUNS=5 does each five times instead of three, SCALE=0.2 a fifth as much of each; the CASES are
-named below.
+named below. CASES=region measures the central index instead: region.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from benchmarks import archive_updates, measurements, state, triggers
+from benchmarks import archive_updates, measurements, region, state, triggers
 from benchmarks.measurements import AnyReceiver, Figures
 from benchmarks.receiver import NginxMissing, Receiver
 from benchmarks.report import Report
@@ -296,6 +296,8 @@ def run(
 def main(arguments: list[str]) -> int:
     """The exit status: 1 if nginx isn't there, nothing could be measured, or a subject failed."""
     quick = os.environ.get("QUICK", "") not in ("", "0")
+    if arguments == ["region"]:
+        return region.main(quick)
     unknown = set(arguments) - {*CASES, *EXTRA_CASES}
     if unknown:
         print(f"bench: no case {', '.join(sorted(unknown))}; there are {', '.join((*CASES, *EXTRA_CASES))}.")

@@ -62,9 +62,14 @@ def check(settings: Settings, administrator: DatabaseSettings | None = None) -> 
         columns=tuple(settings.fields.values()),
     )
     yield from preflight(settings.database, following, administrator)
+    yield from check_index(settings)
+
+
+def check_index(settings: Settings) -> Iterator[Finding]:
+    """What is asked of the central index, without leaving a study."""
     from cdc_indexer.delivery.probe import probe  # noqa: PLC0415 - requests takes longer to import than all before
 
-    yield from probe(settings)
+    return probe(settings)
 
 
 # --- files -----------------------------------------------------------------------------------------------

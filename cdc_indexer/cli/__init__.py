@@ -217,9 +217,10 @@ def _day(moment: datetime | None) -> date | None:
     metavar="USER",
     help="Also look at triggers and procedures, with this login of the database; asks for its password.",
 )
+@click.option("--index", is_flag=True, help="Only ask the central index: address, key, centre, what it can.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON array: name, status, message, remedy.")
 @click.pass_obj
-def check(files: Files, admin: str | None, as_json: bool) -> int:
+def check(files: Files, admin: str | None, index: bool, as_json: bool) -> int:
     """Look at everything that the service needs, and say what to do where it isn't as it should be."""
     settings = files.load()
     from cdc_indexer.checks import all as checks
@@ -234,7 +235,7 @@ def check(files: Files, admin: str | None, as_json: bool) -> int:
             f"Password of {admin}", hide_input=True, default="", show_default=False, err=True
         )
         administrator = settings.database.model_copy(update={"user": admin, "password": SecretStr(password)})
-    found = list(checks.check(settings, administrator))
+    found = list(checks.check_index(settings) if index else checks.check(settings, administrator))
     if as_json:
         click.echo(shown.as_json(found))
     else:

@@ -32,6 +32,7 @@ class Answer(NamedTuple):
     retry_after: str | None
     reusable: bool
     features: str | None = None
+    center: str | None = None
 
 
 #: Answers that are longer aren't kept.
@@ -164,6 +165,7 @@ class _Parsing:
         "_overhead",
         "_parser",
         "body",
+        "center",
         "features",
         "keeps",
         "retry_after",
@@ -188,6 +190,7 @@ class _Parsing:
         self.status = 0
         self.retry_after: str | None = None
         self.features: str | None = None
+        self.center: str | None = None
         self._framed = 0
         self.until_close = False
 
@@ -218,12 +221,14 @@ class _Parsing:
         return self._cut()
 
     def answer(self, *, reusable: bool) -> Answer:
-        return Answer(self.status, self.body, self.retry_after, reusable, self.features)
+        return Answer(self.status, self.body, self.retry_after, reusable, self.features, self.center)
 
     def _cut(self) -> Answer | None:
         if len(self.body) <= self._limit:
             return None
-        return Answer(self.status, self.body[: self._limit], self.retry_after, False, self.features)
+        return Answer(
+            self.status, self.body[: self._limit], self.retry_after, False, self.features, self.center
+        )
 
     # --- called by the parser ----------------------------------------------------------------------------
 
@@ -232,11 +237,13 @@ class _Parsing:
             self.surplus = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.whole or len(name) not in (11, 14, 17):
+        if self.whole or len(name) not in (11, 12, 14, 17):
             return
         name = name.lower()
         if name == b"retry-after":
             self.retry_after = value.decode("latin-1")
+        elif name == b"index-center":
+            self.center = value.decode("latin-1").strip()
         elif name == b"index-features":
             text = value.decode("latin-1")
             self.features = text if self.features is None else f"{self.features}, {text}"

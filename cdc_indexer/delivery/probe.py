@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Webservice
-from cdc_indexer.model.finding import Finding, failed, ok, warning
+from cdc_indexer.model.finding import Finding, Status, failed, ok, warning
 from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 
 if TYPE_CHECKING:
@@ -30,10 +31,12 @@ def probe(settings: Settings) -> Iterator[Finding]:
     if settings.delivery.client_cert is not None:
         yield from _own_certificate(settings.delivery.client_cert)
     timeout = min(settings.delivery.timeout_seconds, _TIMEOUT_SECONDS)
+    known = Known()
     webservice = Webservice(
         settings.model_copy(
             update={"delivery": settings.delivery.model_copy(update={"timeout_seconds": timeout})}
-        )
+        ),
+        known,
     )
     began = time.monotonic()
     try:
@@ -56,7 +59,24 @@ def probe(settings: Settings) -> Iterator[Finding]:
     if ends is not None:
         yield _certificate("certificate", "The certificate of the central index", ends, "Let it be renewed.")
     if outcome.status not in (None, 407):
-        yield _key(outcome, outcome.status)
+        key = _key(outcome, outcome.status)
+        yield key
+        if webservice.center is not None and webservice.center != settings.center:
+            yield failed(
+                "centre",
+                f"The key is that of centre {webservice.center!r}, and server.json says {settings.center!r}.",
+                "Correct server.json, or put this centre's key into config.json.",
+            )
+        if key.status is Status.OK:
+            yield ok("index features", _features(known))
+
+
+def _features(known: Known) -> str:
+    """What the index can, beside taking studies one by one."""
+    names = [f"batch={count}" if name == "batch" else name for name, count in sorted(known.features.items())]
+    if not names:
+        return "It takes studies one by one, and says nothing of versions, digests or reports."
+    return f"It can: {', '.join(names)}."
 
 
 def _key(outcome: Outcome, status: int) -> Finding:

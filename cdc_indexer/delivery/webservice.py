@@ -89,6 +89,8 @@ class Webservice:
         self._accepted: tuple[int, bytes, Outcome] | None = None
         #: Whether the request is to be begun once more, on a new connection: the one at rest had ended in that moment.
         self.again = False
+        #: Whose key it is, as the last answer said (Index-Center); None where it said nothing.
+        self.center: str | None = None
         #: When the request in flight is given up, by time.monotonic.
         self.expires_at = math.inf
 
@@ -170,6 +172,7 @@ class Webservice:
     def _answered(self, answer: Answer) -> Outcome:
         if not answer.reusable:
             self.close()
+        self.center = answer.center
         # An index usually says the very same again.
         known = self._accepted if self._method == "POST" else None
         if known is not None and known[0] == answer.status and known[1] == answer.body:

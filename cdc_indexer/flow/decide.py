@@ -93,5 +93,10 @@ def _absent(policy: Policy, entry: Entry | None, hints: Hints) -> tuple[Do, Entr
     if policy.deletes and not refused and (may_hold(entry) or hints.insist is not Insist.NO):
         return Do.DELETE, entry
     return Do.NOTHING, replace(
-        entry, deleted=True, unverified=False, rejected=entry.rejected if refused else None
+        entry,
+        deleted=True,
+        unverified=False,
+        rejected=entry.rejected if refused else None,
+        # Where only one version of a study goes, what is stored again after a deletion is a new one.
+        digest=entry.digest if policy.updates else None,
     )

@@ -113,6 +113,11 @@ class Initial:
             backfill = self._backfill
             return Counted(backfill.sent, backfill.parked, backfill.skipped, backfill.after_pk, self._last_pk)
 
+    def state(self) -> dict[str, Any]:
+        """For who takes it up again."""
+        with self._engine.inside():
+            return self._backfill.state()
+
     def feed(self) -> None:
         """Sends everything; returns when all is settled and durable. Stopped ends it, SourceError as well."""
         engine = self._engine

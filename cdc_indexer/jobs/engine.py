@@ -25,9 +25,10 @@ from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.settlement import Result
 from cdc_indexer.jobs.pausing import Pausing
 from cdc_indexer.jobs.policies import policy_of
-from cdc_indexer.jobs.recall import recall
+from cdc_indexer.jobs.recall import OTHER_INDEX, recall
 from cdc_indexer.jobs.retries import Retries
 from cdc_indexer.jobs.sending import Sending
+from cdc_indexer.jobs.triggers import FIRST_PK
 from cdc_indexer.jobs.verifier import Verifier
 from cdc_indexer.jobs.way import Way
 from cdc_indexer.model.changes import Changes
@@ -103,7 +104,7 @@ class Engine:
             self.core.parts.results.set(name, value)
         if anew:
             self.core.backfills.begin_ledger()
-        self.jobs = recalled.jobs
+        self.jobs = dict(recalled.jobs)
         self.meta = {**recalled.meta, **recalled.news}
         self._lock = threading.Lock()
         #: Told when something ended: there may be room, and something may be at rest.
@@ -322,8 +323,10 @@ class Engine:
 
     def begin_scope(self) -> None:
         """The ledger begins with what is stored from now on, until `initial` has gone through the archive."""
-        if "scope" not in self.meta:
-            self.remember("scope", Outbox(self.source).last_study_pk())
+        if "scope" not in self.meta or FIRST_PK not in self.meta:
+            last_pk = Outbox(self.source).last_study_pk()
+            for name in (FIRST_PK, "scope"):
+                self.remember(name, self.meta.get(name, last_pk))
 
     def correct(self, key: str, study_pk: int, digest: bytes | None) -> None:
         """The index was seen to hold that of a study, None: nothing; the ledger says so from now on."""
@@ -339,7 +342,7 @@ class Engine:
         self.writer.request(self.core.parts.results.generation)
 
     def flush(self) -> None:
-        """Waits until everything of this moment is durable; Stopped when the program ends before it can be."""
+        """Waits until everything of this moment is durable; Stopped when it can't be before the end."""
         self.writer.wait(self.core.parts.results.generation)
 
     def storage_trouble(self, error: StorageError | None) -> None:
@@ -369,6 +372,8 @@ class Engine:
             log.error("center and state_dir can't change while running: restart the service")
             settings = settings.model_copy(update=kept)
         other_address = settings.webservice_url != self.settings.webservice_url
+        if other_address and self.store.count and settings.webservice_url != self.meta.get("webservice_url"):
+            log.warning(OTHER_INDEX)
         self.settings = settings
         delivery = settings.delivery
         with self.inside() as core:
@@ -382,8 +387,6 @@ class Engine:
         self.sending.reconfigure(other_address=other_address)
         self.observer.reconfigured(settings)
         log.info("settings read again")
-
-    # --- what happens (called by other threads) ----------------------------------------------------------
 
     def fail(self, error: BaseException) -> None:
         """Ends the program with that error; from any thread."""

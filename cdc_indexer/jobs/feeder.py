@@ -148,6 +148,7 @@ class Feeder:
                 except SourceError as error:
                     log.warning("the initial waits for the database", reason=str(error))
                     options = replace(options, restart=False)
+                    engine.jobs[Initial.NAME] = self._initial.state()
                     if self._runner.stopping.wait(_AWAY_PAUSE_SECONDS):
                         raise Stopped from None
             self._answer(done=True)

@@ -21,9 +21,14 @@ if TYPE_CHECKING:
     from cdc_indexer.model.settings import Settings
     from cdc_indexer.state.store import Store
 
-__all__ = ["Recalled", "recall"]
+__all__ = ["OTHER_INDEX", "Recalled", "recall"]
 
 log = structlog.get_logger("cdc_indexer")
+
+OTHER_INDEX = (
+    "webservice_url is another one than the studies were sent to so far. If the same index has moved, say so once "
+    "with `run --same-index`; if it is another index, send it everything with `initial --restart`."
+)
 
 _CENTER = "center"
 _URL = "webservice_url"
@@ -97,7 +102,4 @@ def _check(
             f"put {center!r} back, or send everything under the new one with `initial --restart`."
         )
     if url is not None and url != settings.webservice_url and entries and not same_index:
-        raise FatalError(
-            "webservice_url is another one than the studies were sent to so far. If the same index has moved, say so once "
-            "with `run --same-index`; if it is another index, send it everything with `initial --restart`."
-        )
+        raise FatalError(OTHER_INDEX)

@@ -177,7 +177,10 @@ class Service:
     def _catch_up(self) -> None:
         engine = self.engine
         # The position first: what is committed after it is left to the next run, what was before is in the table.
+        new = engine.progress.identity is None
         take_position(engine, anew=True)
+        if new:
+            self._learn_from_index()
         with engine.inside() as core:
             core.hurry()
         first = True

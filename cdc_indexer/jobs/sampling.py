@@ -12,6 +12,7 @@ from cdc_indexer.flow.gate import Gate
 from cdc_indexer.jobs.audit import Audit
 from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.lag import Lag
+from cdc_indexer.jobs.triggers import TriggersWatch
 from cdc_indexer.model.errors import IndexerError
 from cdc_indexer.model.observer import Sample
 from cdc_indexer.model.position import Position
@@ -51,6 +52,7 @@ class Sampler:
         self._parked_seen = 0
         self._parked = 0
         self._parked_reasons: tuple[tuple[str, int], ...] = ()
+        self._triggers = TriggersWatch(engine)
         self._thread = threading.Thread(target=self._ask_all, name="sampler", daemon=True)
 
     def start(self) -> None:
@@ -173,6 +175,7 @@ class Sampler:
         while not self._stopping.is_set():
             self._ask_parked()
             self._lag_bytes = self._ask_bytes()
+            self._triggers.look()
             self._ask_now.wait(_ASK_SECONDS)
             self._ask_now.clear()
 

@@ -122,6 +122,3 @@ class Observer:
 
     def audited(self, found: int) -> None:
         """The table was read; so many rows were found that the binary log hadn't brought."""
-
-    def fell_back(self, reason: str) -> None:
-        """The newest checkpoint can't be used, the one before it is."""

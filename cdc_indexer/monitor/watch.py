@@ -178,11 +178,6 @@ class Watch(Observer):
         """Observer: the table was read."""
         self.metrics.audited(found)
 
-    def fell_back(self, reason: str) -> None:
-        """Observer: the checkpoint before the newest is used."""
-        self.metrics.fell_back()
-        self.health.failed(reason)
-
     # --- telling -----------------------------------------------------------------------------------------
 
     def expose(self, accept: str) -> tuple[bytes, str]:

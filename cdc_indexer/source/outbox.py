@@ -224,6 +224,22 @@ class Outbox:
             rows = session.rows(f"SELECT study_pk FROM {VIEW} ORDER BY study_pk DESC LIMIT 1")  # noqa: S608
         return int(rows[0][0]) if rows else 0
 
+    def newest_studies(self, limit: int) -> list[Mapping[str, object]]:
+        """The view's rows of the studies with the highest study_pk, the highest first."""
+        with self._session() as session:
+            return session.records(f"SELECT * FROM {VIEW} ORDER BY study_pk DESC LIMIT %s", (limit,))  # noqa: S608
+
+    def recorded(self, study_pks: Sequence[int]) -> set[int]:
+        """Those among the studies that have a row in the outbox."""
+        if not study_pks:
+            return set()
+        with self._session() as session:
+            rows = session.rows(
+                f"SELECT DISTINCT study_pk FROM {TABLE} WHERE study_pk IN ({_places(study_pks)})",  # noqa: S608
+                study_pks,
+            )
+        return {study_pk for (study_pk,) in rows}
+
     def view_after(self, after_pk: int, limit: int) -> list[Mapping[str, object]]:
         """The next page of the view by study_pk, without the outbox's rows."""
         with self._session() as session:

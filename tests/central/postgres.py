@@ -123,11 +123,18 @@ class Cluster:
         """All its processes at once, as a machine that loses its power."""
         process, self._process = self._process, None
         assert process is not None
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        for pid in (process.pid, *map(int, children)):
+        for pid in self._pids_of(process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait(60)
+
+    def pids(self) -> list[int]:
+        """Of all its processes."""
+        return self._pids_of(self._process.pid) if self._process is not None else []
+
+    @staticmethod
+    def _pids_of(pid: int) -> list[int]:
+        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
     def copy_of(self, primary: Cluster) -> None:
         """Becomes its standby, by streaming replication."""

@@ -27,6 +27,7 @@ OPERATIONS = [
     "POST /api/v1/register/report",
     "GET /api/v1/studies",
     "POST /api/v1/search",
+    "POST /api/v1/search.csv",
     "GET /api/v1/centers",
     "GET /healthz",
     "GET /metrics",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from datetime import date, timedelta
 from typing import Any
 
@@ -96,3 +98,23 @@ def test_a_mistake_in_the_keys_changes_nothing(index: Index, entry: dict[str, An
     assert index.ask("GET", "/api/v1/studies", READER).status_code == 200
     assert "The file of keys can't be used" in index.log
     assert KEY not in index.log
+
+
+def test_a_search_is_csv_for_who_may(index: Index) -> None:
+    fill(index)
+    index.post([study(number, patient_name="=1+1", patient_id="9") for number in range(10, 710)])
+    answer = index.ask("POST", "/api/v1/search.csv", READER, json={"center": "000"})
+    assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+    rows = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))))
+    assert len(rows) == 702
+    assert {row["patient_name"] for row in rows} == {"PEÑA^JOSÉ", "SOTO^ANA MARÍA", "'=1+1"}
+    assert rows[-1]["study_iuid"] == "1.2.840.1"
+    # All of them are recorded.
+    assert index.rows("SELECT count(*) FROM audit") == [(2,)]
+    allow(index)
+    assert index.ask("POST", "/api/v1/search.csv", KEY, json={}).status_code == 403
+    allow(index, exports=True, centers=["111"], names="initials")
+    text = index.ask("POST", "/api/v1/search.csv", KEY, json={}).text
+    assert len(text.splitlines()) == 2
+    assert "PE" not in text
+    assert index.ask("POST", "/api/v1/search.csv", WRITER, json={}).status_code == 403

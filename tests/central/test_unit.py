@@ -11,6 +11,11 @@ from pathlib import Path
 import pytest
 
 from central_index.keys import Keys
+from central_index.metrics import Metrics
+from central_index.model import CenterReport
+from central_index.overview import overview
+from tests.central.test_reports import report
+from tests.servers import cache_directory
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 UNIT = ROOT / "extras/central/central-index.service"
@@ -25,6 +30,26 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
         ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_prometheus_understands_the_alerts() -> None:
+    tool = shutil.which("promtool") or str(cache_directory() / "promtool/promtool")
+    if not Path(tool).exists():
+        pytest.skip("no promtool here: tests/setup_servers.sh promtool")
+    path = ROOT / "extras/central/prometheus-alerts.yml"
+    done = subprocess.run([tool, "check", "rules", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_metric_of_the_alerts_is_one(tmp_path: Path) -> None:
+    """Whatever the centres' state is."""
+    text = (ROOT / "extras/central/prometheus-alerts.yml").read_text()
+    named = set(re.findall(r"central_index_\w+", text))
+    center = overview([], [CenterReport("0", 0.0, report(state="failed"))], {}, {}, {}, 1.0)
+    metrics = Metrics()
+    metrics.answered("GET", "/", 200, 0.1)
+    said = metrics.text(center, keys_usable=True).decode()
+    assert [name for name in sorted(named) if not re.search(rf"^{name}[ {{]", said, re.MULTILINE)] == []
 
 
 def test_the_keys_of_the_document_are_good(tmp_path: Path) -> None:

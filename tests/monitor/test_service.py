@@ -294,14 +294,14 @@ def test_rows_that_only_the_table_shows_are_counted(
 
 
 def test_the_containers_health_check(indexer: Indexer, port: int) -> None:
-    dockerfile = (ROOT / "Dockerfile").read_text()
+    dockerfile = (ROOT / "Dockerfile").read_text().partition(" AS indexer")[2]
     found = re.search(r"HEALTHCHECK[^[]*CMD (\[.*\])$", dockerfile, re.MULTILINE | re.DOTALL)
     assert found is not None
     command = json.loads(found[1].partition("\n")[0])
     assert command[0] == "python"
     healthy = [sys.executable, *(word.replace("9108", str(port)) for word in command[1:])]
     assert healthy[-1] != command[-1]
-    assert re.search(r"^USER (?!0|root)", dockerfile.partition("AS indexer")[2], re.MULTILINE)
+    assert re.search(r"^USER (?!0|root)", dockerfile, re.MULTILINE)
 
     def check() -> int:
         return subprocess.run(healthy, stderr=subprocess.DEVNULL, timeout=30, check=False).returncode
@@ -317,9 +317,6 @@ def test_every_line_of_the_log_is_json_and_says_one_event(
 ) -> None:
     with indexer.running():
         wait_until(lambda: indexer.caught_up, what="caught up")
-        # That others are accepted shows that what is rejected is its own fault.
-        pacs.store_study("1.0")
-        wait_until(lambda: "1.0" in receiver.study_iuids(), what="the first one")
         # What the log doesn't show, the audit finds.
         pacs.execute("SET SESSION sql_log_bin = 0")
         pacs.store_study("1.1")

@@ -78,6 +78,7 @@ class Central:
             Route(f"{_REGISTER}/{{study_iuid:path}}", writing.delete, methods=["DELETE"]),
             Route("/api/v1/studies", reading.studies),
             Route("/api/v1/search", reading.search, methods=["POST"]),
+            Route("/api/v1/search.csv", reading.export, methods=["POST"]),
             Route("/api/v1/centers", region.centers),
             Route("/healthz", region.health),
             Route("/metrics", region.metrics),

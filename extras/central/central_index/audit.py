@@ -157,19 +157,14 @@ class Audit:
             record.kind,
             self._key.hide(record.content),
         ]
-        patients = {self._key.patient(one) for one in _patients(record.content)}
-        await self._store.run(
-            [
-                (
-                    "INSERT INTO audit (id, at, reader, address, kind, content) VALUES (?, ?, ?, ?, ?, ?)",
-                    values,
-                ),
-                *(
-                    ("INSERT INTO audit_patients (patient, record) VALUES (?, ?)", [one, number])
-                    for one in sorted(patients)
-                ),
-            ]
-        )
+        statements: list[Statement] = [
+            ("INSERT INTO audit (id, at, reader, address, kind, content) VALUES (?, ?, ?, ?, ?, ?)", values)
+        ]
+        if patients := sorted({self._key.patient(one) for one in _patients(record.content)}):
+            places = ", ".join(["(?, ?)"] * len(patients))
+            named = [value for one in patients for value in (one, number)]
+            statements.append((f"INSERT INTO audit_patients (patient, record) VALUES {places}", named))
+        await self._store.run(statements)
 
     async def seal(self) -> int:
         """Those that are not yet, each by the one before; how many. If another process does the same, one of both fails."""

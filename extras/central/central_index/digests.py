@@ -36,13 +36,10 @@ def canonical(study: Mapping[str, Any]) -> bytes:
     Raises KeyError without one of the eleven, ValueError for NaN and infinity, UnicodeEncodeError for half a character.
     """
     values = [study[field] for field in FIELDS]
-    # RFC 8785 sorts by UTF-16 units; names are ASCII, where no order differs.
-    more = {name: study[name] for name in sorted(study.keys() - _KNOWN, key=_utf_16)}
-    parts = [_json(value) for value in values]
-    if more:
-        members = (f"{_json(name)}:{_json(value)}" for name, value in more.items())
-        parts.append("{" + ",".join(members) + "}")
-    return ("[" + ",".join(parts) + "]").encode()
+    if len(study) > len(FIELDS):
+        # RFC 8785 sorts by UTF-16 units; names are ASCII, where no order differs.
+        values.append({name: study[name] for name in sorted(study.keys() - _KNOWN, key=_utf_16)})
+    return _json(values).encode()
 
 
 def study_digest(study: Mapping[str, Any]) -> bytes:
@@ -64,11 +61,18 @@ def _utf_16(name: str) -> bytes:
     return name.encode("utf-16-be")
 
 
+#: Escapes just what RFC 8785 escapes, in its spelling, and leaves the rest as it is.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
 def _json(value: Any) -> str:
     if isinstance(value, float):
         return _number(value)
-    # Escapes just what RFC 8785 escapes, in its spelling, and leaves the rest as it is.
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict) and any(isinstance(one, float) for one in value.values()):
+        return "{" + ",".join(f"{_encode(name)}:{_json(one)}" for name, one in value.items()) + "}"
+    if isinstance(value, list) and any(isinstance(one, (float, dict)) for one in value):
+        return "[" + ",".join(map(_json, value)) + "]"
+    return _encode(value)
 
 
 def _number(value: float) -> str:

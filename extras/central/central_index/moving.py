@@ -14,12 +14,12 @@ from central_index import postgres_search, sqlite_search
 from central_index.digests import FIELDS
 from central_index.model import Range, UnusableStore
 from central_index.postgres_pool import Connection
-from central_index.postgres_rows import MOVE, moved_arrays
+from central_index.postgres_rows import MOVE, moved_rows
 from central_index.postgres_schema import prepare
 from central_index.sqlite_schema import HASHED, open_file
 
 _PAGE = 2_000
-#: As `moved_arrays` takes them. A row that was changed by hand has no digest.
+#: As `moved_rows` takes them. A row that was changed by hand has no digest.
 _COLUMNS = (
     f"{', '.join(HASHED)}, received_at, version, key_digest,"
     f" CASE WHEN deleted THEN NULL ELSE coalesce(digest, study_digest({', '.join(HASHED)})) END,"
@@ -65,7 +65,7 @@ async def _studies(
         good = [row for row in page if not any(isinstance(value, str) and "\0" in value for value in row)]
         left_out += [row[FIELDS.index("study_pk")] for row in page if row not in good]
         async with target.transaction():
-            await target.execute(MOVE, moved_arrays(good))
+            await target.execute(MOVE, moved_rows(good))
         done += len(good)
         progress(done)
     return done, left_out

@@ -193,6 +193,13 @@ _ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
         "The same, so that no proxy logs what was looked for",
         {"200": _answer("One page.", _FOUND), "415": _answer("No JSON.", _ERROR)},
     ),
+    "POST /api/v1/search.csv": (
+        "The same as CSV, at most 10,000 studies, for who may",
+        {
+            "200": {"description": "UTF-8 with a mark.", "content": {"text/csv": {}}},
+            "415": _answer("No JSON.", _ERROR),
+        },
+    ),
     "GET /api/v1/centers": (
         "How each centre stands",
         {"200": _answer("Who needs somebody comes first.", {"type": "object", "required": ["centers"]})},
@@ -217,19 +224,19 @@ _PARAMETERS: dict[str, list[dict[str, Any]]] = {
         for name, schema in _FILTER_SCHEMAS.items()
     ],
 }
+_FILTER_BODY = {
+    "type": "object",
+    "properties": {name: {"anyOf": [schema, {"type": "null"}]} for name, schema in _FILTER_SCHEMAS.items()},
+    "additionalProperties": False,
+}
 _BODIES: dict[str, dict[str, Any]] = {
     f"POST {_REGISTER}": {
         "anyOf": [_ref(Study), {"type": "array", "items": _ref(_Element), "maxItems": 1_000}]
     },
     f"POST {_REGISTER}/digests": _ref(Question),
     f"POST {_REGISTER}/report": _ref(Report),
-    "POST /api/v1/search": {
-        "type": "object",
-        "properties": {
-            name: {"anyOf": [schema, {"type": "null"}]} for name, schema in _FILTER_SCHEMAS.items()
-        },
-        "additionalProperties": False,
-    },
+    "POST /api/v1/search": _FILTER_BODY,
+    "POST /api/v1/search.csv": _FILTER_BODY,
     "POST /login": {"type": "object", "required": ["key"], "properties": {"key": {"type": "string"}}},
 }
 

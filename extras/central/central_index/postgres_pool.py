@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 #: Each of these is over once it is tried again.
 _TRANSIENT = (errors.SerializationFailure, errors.DeadlockDetected)
-_TRIES = 5
+_TRIES = 10
 #: A server that was cut off is noticed within about ten seconds.
 _ALIVE = {
     "connect_timeout": 5,
@@ -54,7 +54,6 @@ class Pool:
             max_waiting=1_000,
             reconnect_timeout=1,
             configure=_configure,
-            check=AsyncConnectionPool.check_connection,
         )
 
     async def open(self) -> None:
@@ -63,14 +62,24 @@ class Pool:
     async def close(self) -> None:
         await self._pool.close()
 
-    async def run(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
-        """``work`` in a transaction, again where another one was in its way. Raises StoreUnavailable."""
+    async def run(self, work: Callable[[Connection], Awaitable[_T]], *, in_transaction: bool = True) -> _T:
+        """Again where another transaction was in its way, and where the connection turns out to be broken.
+
+        So ``work`` must be such that it may be done twice. Raises StoreUnavailable.
+        """
         for left in reversed(range(_TRIES)):
+            broken = False
             try:
                 async with self._pool.connection() as connection:
                     connection.replicated = True
-                    async with connection.transaction():
-                        result = await work(connection)
+                    try:
+                        if in_transaction:
+                            async with connection.transaction():
+                                result = await work(connection)
+                        else:
+                            result = await work(connection)
+                    finally:
+                        broken = connection.broken
                     if not connection.replicated:
                         raise NotReplicated("the standby may not have it")
                     return result
@@ -80,7 +89,8 @@ class Pool:
             except errors.DataError:
                 raise
             except (psycopg.Error, PoolTimeout) as error:
-                raise StoreUnavailable(str(error)) from error
+                if not (left and broken):
+                    raise StoreUnavailable(str(error)) from error
             await asyncio.sleep(0.01)
         raise AssertionError
 

@@ -44,7 +44,12 @@ _ORDERED_MILLISECONDS = 250
 _REFRESHED_AT_ONCE = 5_000
 
 
-async def search(connection: Connection, filters: Filters) -> Found:
+async def search(connection: Connection, filters: Filters, at_once: bool = False) -> Found | None:
+    """None if rows were changed by hand since, so that they must be refreshed first."""
+    if not at_once:
+        rows = await connection.execute("SELECT 1 FROM edits LIMIT 1")
+        if await rows.fetchone() is not None:
+            return None
     tokens = _tokens(filters)
     conditions, values = _conditions(filters)
     if tokens == "":
@@ -177,8 +182,9 @@ def _tokens(filters: Filters) -> str | None:
         parts.append(_quoted(accession_mark(filters.accession_number)))
     if filters.modality is not None:
         parts.append(_quoted(modality_mark(filters.modality.upper())))
-    if filters.center is not None:
+    if parts and filters.center is not None:
         parts.append(_quoted(center_mark(filters.center)))
+    # A centre alone has an index in its order.
     return " & ".join(parts) if parts else None
 
 
@@ -279,6 +285,9 @@ async def digests(
 
 async def refresh(connection: Connection, center: str | None) -> None:
     """What is made from a row is made anew for those that were changed by hand; there are hardly ever any."""
+    if center is None:
+        # What is edited from here on is marked again.
+        await connection.execute("DELETE FROM edits")
     whose, values = ("AND center = %s", [center]) if center is not None else ("", [])
     while True:
         rows = await connection.execute(

@@ -34,10 +34,10 @@ from central_index.model import (
 )
 from central_index.postgres_news import Listener
 from central_index.postgres_pool import Connection, Pool
-from central_index.postgres_rows import HELD, UPSERT, Key, Write, arrays, held_from
+from central_index.postgres_rows import HELD, UPSERT, Key, Write, found_from, written_rows
 from central_index.postgres_schema import prepare
 from central_index.store import OnChange
-from central_index.versions import Held, after, judge
+from central_index.versions import after, judge
 
 #: So many changes share one commit, at most; what comes meanwhile goes with the next.
 _GROUP = 500
@@ -60,7 +60,6 @@ class PostgresStore:
         reading = {"default_transaction_read_only": "on", "statement_timeout": "10s", "jit": "off"}
         target = "primary" if read_database is None else "any"
         self._readers = Pool(read_database or database, target, 8, reading)
-        self._reads_elsewhere = read_database is not None
         self._listener = Listener(database, on_change)
         self._queue: asyncio.Queue[_Job | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
@@ -120,7 +119,9 @@ class PostgresStore:
     async def _write_group(self, jobs: list[_Job]) -> None:
         changes = [change for job in jobs for change in job.changes]
         try:
-            outcomes = await self._writers.run(partial(_apply_all, changes))
+            # One statement writes, and it refuses an older version by itself: only keys that are kept apart need more.
+            alone = all(change.version is not None or change.idempotency_key is None for change in changes)
+            outcomes = await self._writers.run(partial(_apply_all, changes), in_transaction=not alone)
         except psycopg.Error as error:
             if len(jobs) > 1:
                 # One that the database can't take must not keep the others out.
@@ -154,9 +155,12 @@ class PostgresStore:
     # --- reading -----------------------------------------------------------------------------------------
 
     async def search(self, filters: Filters) -> Found:
-        if not self._reads_elsewhere:
+        found = await self._readers.run(partial(postgres_search.search, filters=filters))
+        if found is None:
             await self._writers.run(partial(postgres_search.refresh, center=None))
-        return await self._readers.run(partial(postgres_search.search, filters=filters))
+            found = await self._readers.run(partial(postgres_search.search, filters=filters, at_once=True))
+            assert found is not None
+        return found
 
     async def counts(self) -> dict[str, int]:
         return await self._counted.get(lambda: self._readers.run(postgres_search.counts))
@@ -240,7 +244,6 @@ class _Job:
 
 
 async def _apply_all(changes: Sequence[Change], connection: Connection) -> list[Outcome]:
-    clock, ids = await _clock_and_ids(connection, len(changes))
     known = await _known_keys(connection, changes)
     outcomes: list[Outcome | None] = [None] * len(changes)
     places: dict[Key, list[int]] = {}
@@ -248,39 +251,25 @@ async def _apply_all(changes: Sequence[Change], connection: Connection) -> list[
         places.setdefault((change.center, change.study_iuid), []).append(place)
     # Again for those of which another process has just written a version: the judgement was about an older one.
     while places:
-        held = await _held(connection, list(places))
-        writes: dict[Key, Write] = {}
-        for key, of_key in places.items():
-            now = held.get(key)
-            for place in of_key:
+        rows = await connection.execute(HELD, [[key[0] for key in places], [key[1] for key in places]])
+        writes: list[Write] = []
+        for key, found in map(found_from, await rows.fetchall()):
+            now, last, versions = found.held, None, 0
+            for place in places[key]:
                 change = changes[place]
-                outcome = outcomes[place] = judge(now, change, clock, known[place])
+                outcome = outcomes[place] = judge(now, change, found.clock, known[place])
                 if outcome.verdict in (Verdict.APPLIED, Verdict.ABSENT):
-                    now = after(change, outcome)
-                    writes[key] = Write(ids[place], change, now)
+                    now, last = after(change, outcome), change
+                    versions = 0 if now.deleted else versions + 1
+            if last is not None and now is not None:
+                writes.append(Write(found.id, last, now, versions))
         if not writes:
             break
-        rows = await connection.execute(UPSERT, arrays(list(writes.values())))
-        kept = {(center, study_iuid) for center, study_iuid in await rows.fetchall()}
-        places = {key: places[key] for key in writes.keys() - kept}
+        rows = await connection.execute(UPSERT, written_rows(writes))
+        kept = set(await rows.fetchall())
+        keys = ((write.change.center, write.change.study_iuid) for write in writes)
+        places = {key: places[key] for key in keys if key not in kept}
     return [outcome for outcome in outcomes if outcome is not None]
-
-
-async def _clock_and_ids(connection: Connection, number: int) -> tuple[int, list[int]]:
-    """The database's clock, since the processes' machines may differ; ids in the order in which the studies came."""
-    rows = await connection.execute(
-        "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint,"
-        " ARRAY(SELECT nextval('study_ids') FROM generate_series(1, %s))",
-        [number],
-    )
-    row = await rows.fetchone()
-    assert row is not None
-    return row[0], row[1]
-
-
-async def _held(connection: Connection, keys: Sequence[Key]) -> dict[Key, Held]:
-    rows = await connection.execute(HELD, [[center for center, _ in keys], [iuid for _, iuid in keys]])
-    return dict(held_from(row) for row in await rows.fetchall())
 
 
 async def _known_keys(connection: Connection, changes: Sequence[Change]) -> list[bool]:

@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response
 from central_index.access import Access
 from central_index.disclosure import Disclosure
 from central_index.document import Rejected
+from central_index.export import as_csv
 from central_index.filters import place_as_text, read_filters
 from central_index.keys import Keys, Role
 from central_index.model import Filters, Found
@@ -21,6 +22,9 @@ from central_index.persons import IdRule, hidden, names_differ
 from central_index.store import Store
 from central_index.web import json_body, refusal
 from central_index.words import id_key
+
+_MOST_EXPORTED = 10_000
+_EXPORT_PAGE = 500
 
 log = structlog.get_logger()
 
@@ -45,12 +49,39 @@ class Reading:
     async def search(self, request: Request) -> Response:
         """POST: the filters are a JSON object, so that no proxy on the way logs a patient's name."""
         role = await self._access.reader(request)
+        wanted = await self._wanted(request)
+        return wanted if isinstance(wanted, Response) else await self._found(request, role, wanted)
+
+    async def export(self, request: Request) -> Response:
+        """The same as CSV, for who may."""
+        role = await self._access.reader(request)
+        if not role.exports:
+            return refusal(403, "This reader may not take a search as CSV.")
+        wanted = await self._wanted(request)
+        if isinstance(wanted, Response):
+            return wanted
+        try:
+            filters = replace(self._allowed(role, read_filters(wanted)), after=None, limit=_EXPORT_PAGE)
+        except Rejected as error:
+            return refusal(422, str(error))
+        studies: list[dict[str, Any]] = []
+        while len(studies) < _MOST_EXPORTED:
+            found = await self._store.search(filters)
+            await self._disclosure.shown(request, role, {**wanted, "csv": True}, found.studies)
+            studies += found.studies
+            if found.following is None:
+                break
+            filters = replace(filters, after=found.following)
+        log.info("export", reader=role.name, studies=len(studies))
+        return Response(as_csv(self._shown(role, study) for study in studies), media_type="text/csv")
+
+    async def _wanted(self, request: Request) -> dict[str, Any] | Response:
         if not request.headers.get("content-type", "").startswith("application/json"):
             return refusal(415, "The filters must be application/json.")
         wanted = await json_body(request)
         if not isinstance(wanted, dict):
             return refusal(422, "The filters must be a JSON object.")
-        return await self._found(request, role, wanted)
+        return wanted
 
     async def _found(self, request: Request, role: Role, wanted: Mapping[str, Any]) -> Response:
         try:
@@ -84,7 +115,11 @@ class Reading:
         if self._id_rule is not None and filters.patient_id is not None:
             # However each centre writes it.
             filters = replace(filters, patient_id=None, patient_key=id_key(filters.patient_id))
-        return replace(filters, only=tuple(sorted(role.centers))) if role.centers is not None else filters
+        if role.centers is None:
+            return filters
+        only = tuple(sorted(role.centers))
+        # One centre alone is found by its own index.
+        return replace(filters, only=only, center=only[0] if len(only) == 1 else filters.center)
 
     def _shown(self, role: Role, study: dict[str, Any]) -> dict[str, Any]:
         shown = {**study, "viewer": self._keys.viewer(study["center"], study["study_iuid"])}

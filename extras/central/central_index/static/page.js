@@ -44,6 +44,37 @@ function cell(text, className) {
   return element;
 }
 
+// The id leads to this person's studies in all centres; without names there is nobody to look for.
+function person(study) {
+  const element = cell();
+  if (!study.patient_id || study.patient_pk === undefined) { element.textContent = study.patient_id ?? ""; return element; }
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = study.patient_id;
+  button.title = said.all;
+  button.addEventListener("click", () => {
+    byId("search").reset();
+    filters = { patient_id: study.patient_id };
+    read();
+  });
+  element.append(button);
+  return element;
+}
+
+function images(study) {
+  const element = cell("", "number");
+  const count = study.study_instances === null ? "" : numbers.format(study.study_instances);
+  if (!study.viewer) { element.textContent = count; return element; }
+  const link = document.createElement("a");
+  link.href = study.viewer;
+  link.target = "_blank";
+  link.rel = "noopener noreferrer";
+  link.textContent = `${count} ↗`;
+  link.title = said.viewer;
+  element.append(link);
+  return element;
+}
+
 function row(study, newest) {
   const element = document.createElement("tr");
   const arrived = new Date(study.first_received_at);
@@ -59,10 +90,10 @@ function row(study, newest) {
   description.title = study.study_description ?? "";
   element.append(
     when, cell(study.center), cell((study.patient_name ?? "").replace(/\^+$/, "").replace(/\^/, ", ").replaceAll("^", " "), "words"),
-    cell(study.patient_id), cell(date), description,
+    person(study), cell(date), description,
     cell((study.study_modality ?? "").replaceAll("\\", " "), "words"),
     cell(study.study_series === null ? "" : numbers.format(study.study_series), "number"),
-    cell(study.study_instances === null ? "" : numbers.format(study.study_instances), "number"),
+    images(study),
   );
   [...element.children].forEach((one, place) => { one.dataset.label = labels[place]; });
   element.title = study.study_iuid;
@@ -109,6 +140,8 @@ async function read() {
       const asked = Object.keys(filters).length > 0 && first.hits !== null && studies.length > 0;
       const hits = numbers.format(first.hits ?? 0);
       byId("hits").textContent = !asked ? "" : first.more_hits ? said.moreHits(hits) : said.hits(hits);
+      byId("person").textContent = first.names_differ ? said.differ : first.one_person ? said.person : "";
+      byId("person").className = first.names_differ ? "differ" : "hint";
       byId("none").hidden = studies.length > 0;
       byId("more").hidden = after === null;
       show(true);
@@ -146,16 +179,24 @@ byId("login").addEventListener("submit", async (event) => {
 byId("logout").addEventListener("click", async () => { await ask("/logout"); show(false); });
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
-  filters = Object.fromEntries([...new FormData(event.target)].filter(([, value]) => value.trim() !== ""));
-  if (filters.from && filters.to && filters.to < filters.from) {
-    byId("message").textContent = said.reversed;
-    return;
-  }
+  const wanted = Object.fromEntries([...new FormData(event.target)].filter(([, value]) => value.trim() !== ""));
+  byId("reversed").textContent = wanted.from && wanted.to && wanted.to < wanted.from ? said.reversed : "";
+  if (byId("reversed").textContent) return;
+  filters = wanted;
   pages = 1;
   known = new Map();
   read();
 });
-byId("search").addEventListener("reset", () => { filters = {}; pages = 1; known = new Map(); read(); });
+byId("search").addEventListener("reset", () => { byId("reversed").textContent = ""; filters = {}; pages = 1; known = new Map(); read(); });
+byId("csv").addEventListener("click", async () => {
+  const response = await ask("/api/v1/search.csv", filters);
+  if (!response.ok) { byId("message").textContent = (await response.json()).reason; return; }
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await response.blob());
+  link.download = "studies.csv";
+  link.click();
+  URL.revokeObjectURL(link.href);
+});
 window.addEventListener("hashchange", read);
 // Reports change the page without a study.
 setInterval(() => { if (location.hash === "#centers" && !byId("region").hidden) read(); }, 15000);

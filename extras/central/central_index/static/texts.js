@@ -19,6 +19,8 @@ export const SAID = {
   en: {
     total: (n) => `${n} studies`, live: "live", paused: "not connected, trying again …",
     refused: "This is no reader's key.", many: "Too many tries: wait a minute.", failed: "The index doesn't answer.",
+    all: "This person's studies in all centres", viewer: "Open the images",
+    person: "One person, by a valid id.", differ: "Names differ much: this id may be two people's.",
     hits: (n) => `${n} found`, moreHits: (n) => `more than ${n} found`, reversed: "The last day is before the first.",
     states: {
       ok: "well", warning: "warning", failed: "failed", silent: "silent", differing: "differs", unknown: "sends no reports",
@@ -29,6 +31,9 @@ export const SAID = {
   es: {
     total: (n) => `${n} estudios`, live: "en vivo", paused: "sin conexión, reintentando …",
     refused: "No es una clave de lectura.", many: "Demasiados intentos: espere un minuto.", failed: "El índice no responde.",
+    all: "Estudios de esta persona en todos los centros", viewer: "Abrir las imágenes",
+    person: "Una persona, según un identificador válido.",
+    differ: "Los nombres difieren mucho: este identificador puede ser de dos personas.",
     hits: (n) => `${n} encontrados`, moreHits: (n) => `más de ${n} encontrados`,
     reversed: "El último día es anterior al primero.",
     states: {
