@@ -332,3 +332,16 @@ def test_a_retry_is_looked_at_once_and_closes() -> None:
     drive.answer(send)
     assert drive.write().parking == {"1.2": Closing("1.2", State.ACCEPTED)}
     assert drive.at_rest()
+
+
+def test_a_newer_version_at_the_index_frees_the_slot() -> None:
+    """Nothing is to be written for it, so nobody wrote, and the slot was never free again."""
+    drive = Drive()
+    drive.core.intake.take(row(7), drive.now, streamed=True)
+    drive.look_up()
+    (send,) = drive.take()
+    drive.write()
+    drive.answer(send, Outcome(Kind.STALE, 409, version=drive.now.clock + 5))
+    assert drive.core.parts.results.pending
+    drive.write()
+    assert drive.core.parts.order.active == 0
