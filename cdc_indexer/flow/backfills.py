@@ -96,7 +96,9 @@ class Backfills:
                 row for row in rows.get(study_pk, ()) if row[1] > until and parts.progress.claim(row[0])
             ]
             hints = Hints(rows=claimed, tickets=(backfill.begin(study_pk),), insist=insist, seed=backfill.run)
-            free = parts.cases.get(study_key(uid, study_pk)) is None
+            key = study_key(uid, study_pk)
+            # What was decided since the page was read knows better.
+            free = parts.cases.get(key) is None and not parts.results.put_since(key, version)
             case = self._hint(uid, study_pk, hints, now)
             # With `send: stable` what waits is read in its turn: whether it is quiet, the table has to say.
             if free and not (parts.policy.stable and claimed):
@@ -117,7 +119,7 @@ class Backfills:
         progress = parts.progress
         waits = any(at > progress.until and not progress.is_settled(row_id) for row_id, at in rows)
         backfill.passed(study_pk)
-        if waits or parts.cases.get(key) is not None:
+        if waits or parts.cases.get(key) is not None or parts.results.put_since(key, version):
             backfill.skipped += 1
             return False
         document = study_document(study, parts.policy.center, parts.policy.fields)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 
 from cdc_indexer.flow.backfill import Backfill
 from cdc_indexer.flow.progress import Progress
@@ -11,6 +11,9 @@ from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.version import VersionClock
 
 __all__ = ["Results"]
+
+#: Of so many studies it is remembered which versions had been drawn when their entry was put.
+_REMEMBERED = 10_000
 
 
 class Results:
@@ -27,6 +30,8 @@ class Results:
         #: Taken by the writer and not durable yet: generation, entries, bound.
         self._writing: deque[tuple[int, dict[str, Entry], int | None, bool]] = deque()
         self._backfills: dict[str, Backfill] = {}
+        self._put_at: OrderedDict[str, int] = OrderedDict()
+        self._forgotten_at = 0
         self.generation = 1
         self._taken = 1
         #: Changes when the ledger begins anew, and when that is durable: what was looked up before doesn't count.
@@ -62,6 +67,18 @@ class Results:
         """The new entry of a study."""
         self._changes.ledger[key] = entry
         self.generation += 1
+        put_at = self._put_at
+        put_at[key] = self._clock.last
+        put_at.move_to_end(key)
+        if len(put_at) > _REMEMBERED:
+            _, self._forgotten_at = put_at.popitem(last=False)
+
+    def put_since(self, key: str, version: int) -> bool:
+        """Whether the study may have got an entry after that version was drawn.
+
+        Its own version doesn't say so: it was drawn before a reading that may have been later than another's.
+        """
+        return self._put_at.get(key, self._forgotten_at) >= version
 
     def park(self, parking: Parking | Closing) -> None:
         """A study is parked, or what was parked of it is closed."""

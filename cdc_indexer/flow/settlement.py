@@ -91,7 +91,8 @@ class Settlement:
             )
             self._finish(delivery, outcome, accepted=accepted)
             told.append(Result(delivery, outcome, accepted))
-        generation = self._results.generation
+        # Where all of it is to be read again nothing is to be written; the slot waits for a step all the same.
+        generation = self._results.generation if self._results.pending else self._results.moved()
         self._waiting.append((generation, send, told))
         return generation
 

@@ -87,6 +87,11 @@ def _(put: Any) -> None:
     put(Looks, "_look", late)
 
 
+@mutant("a page doesn't go out after what was read later")
+def _(put: Any) -> None:
+    put(Results, "put_since", lambda self, key, version: False)
+
+
 @mutant("a version is drawn before what is read")
 def _(put: Any) -> None:
     offer = Backfills.offer

@@ -16,7 +16,7 @@ from tests.simulation.shrink import shrink, tell
 
 #: Two minutes of fixed seeds on one core, in parts that run side by side.
 PARTS = 8
-SEEDS_IN_PART = 350
+SEEDS_IN_PART = 1400
 
 #: New ones besides, but for CI: no change turns red by another's seed.
 NEW_SECONDS = 15.0

@@ -332,3 +332,36 @@ def test_a_retry_is_looked_at_once_and_closes() -> None:
     drive.answer(send)
     assert drive.write().parking == {"1.2": Closing("1.2", State.ACCEPTED)}
     assert drive.at_rest()
+
+
+def test_a_newer_version_at_the_index_frees_the_slot() -> None:
+    """Nothing is to be written for it, so nobody wrote, and the slot was never free again."""
+    drive = Drive()
+    drive.core.intake.take(row(7), drive.now, streamed=True)
+    drive.look_up()
+    (send,) = drive.take()
+    drive.write()
+    drive.answer(send, Outcome(Kind.STALE, 409, version=drive.now.clock + 5))
+    assert drive.core.parts.results.pending
+    drive.write()
+    assert drive.core.parts.order.active == 0
+
+
+def test_a_page_does_not_go_out_after_what_was_read_later() -> None:
+    """The other reading drew its version first, and read last."""
+    drive = Drive()
+    drive.core.backfills.hint("1.2", 5, drive.now, insist=Insist.RESEND, seed="s")
+    reading = drive.core.looks.begin(drive.now)
+    version = drive.core.looks.draw(drive.now)
+    assert reading is not None
+    assert version is not None
+    drive.core.looks.end(reading, Found(reading.epoch, {5: study(text="newer")}), drive.now)
+    assert len(drive.send_all()) == 1
+    assert drive.at_rest()
+    page = drive.core.backfills.offer(Backfill("initial", "r", {}), [study()], {}, version, 0, drive.now)
+    assert page is not None
+    assert not page.leases
+    drive.read(study(text="newer"))
+    assert not drive.send_all()
+    drive.write()
+    assert drive.at_rest()
