@@ -48,7 +48,8 @@ class Study(BaseModel):
     """
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
-    __pydantic_extra__: dict[str, Scalar]
+    # Not Scalar: where another module inherits, older versions of pydantic look for the name there.
+    __pydantic_extra__: dict[str, str | int | float | bool | None]
 
     patient_pk: PrimaryKey | None
     patient_id: Text | None
