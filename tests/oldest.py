@@ -1,4 +1,4 @@
-"""The lowest versions that pyproject.toml allows of what the program needs, as constraints for pip: python -m tests.oldest."""
+"""The lowest versions of what the program needs that pyproject.toml allows, as constraints for pip."""
 
 from __future__ import annotations
 
