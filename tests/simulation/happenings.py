@@ -371,7 +371,7 @@ def other_settings(world: World) -> None:
         replace(old, updates=not old.updates),
         replace(old, stable=not old.stable),
     )[which]
-    world.sweep_needed = True
+    world.sweep_needed = world.settings_changed = True
     if world.process is not None:
         world.process.core.use(world.policy)
 

@@ -82,6 +82,7 @@ class World:
         self.sweep_needed = False
         self.scope_complete = not config.already_there
         self.clock_jumped = False
+        self.settings_changed = False
         self.last_version = 0
         self.runs = 0
         self.kills = 0
