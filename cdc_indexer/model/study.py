@@ -138,11 +138,13 @@ def study_document(
     )
     if fields:
         more = {
-            encode_basestring(name): json.dumps(_extra(column, get(column)), ensure_ascii=False)
+            name: (encode_basestring(name), json.dumps(_extra(column, get(column)), ensure_ascii=False))
             for name, column in fields.items()
         }
-        body += "".join(f", {name}: {value}" for name, value in more.items())
-        canonical += ",{" + ",".join(f"{name}:{more[name]}" for name in sorted(more)) + "}"
+        body += "".join(f", {name}: {value}" for name, value in more.values())
+        # The order of RFC 8785: by UTF-16 units, of the name as it is.
+        ordered = sorted(more, key=lambda name: name.encode("utf-16-be"))
+        canonical += ",{" + ",".join("{}:{}".format(*more[name]) for name in ordered) + "}"
     try:
         return Document(
             f"{body}}}".encode(), blake2b(f"{canonical}]".encode(), digest_size=DIGEST_BYTES).digest()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import subprocess
+import sys
 from datetime import date, timedelta
 from typing import Any
 
@@ -118,3 +121,56 @@ def test_a_search_is_csv_for_who_may(index: Index) -> None:
     assert len(text.splitlines()) == 2
     assert "PE" not in text
     assert index.ask("POST", "/api/v1/search.csv", WRITER, json={}).status_code == 403
+
+
+def central_index(index: Index, *arguments: str, said: str = "") -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "central_index", "--keys", str(index.directory / "keys.json"), *arguments],
+        input=said, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    return done.stdout if done.returncode == 0 else done.stderr
+
+
+def login(index: Index, **content: str) -> int:
+    index.session.cookies.clear()
+    return index.ask("POST", "/login", json=content).status_code
+
+
+def test_people_log_in_with_a_name_and_a_password(index: Index) -> None:
+    fill(index)
+    password = "correct horse battery"
+    central_index(index, "user", "add", "ana", "--center", "111", said=f"{password}\n{password}\n")
+    kept = (index.directory / "keys.json").read_text()
+    assert password not in kept
+    assert login(index, name="ana", password=password) == 200
+    answer = index.ask("POST", "/api/v1/search", json={})
+    assert [one["study_pk"] for one in answer.json()["studies"]] == [3]
+    assert login(index, name="ana", password="wrong") == 401
+    assert login(index, name="eva", password=password) == 401
+    assert login(index, key=password) == 401
+    # What the file holds is no key.
+    secret = json.loads(kept)["readers"]["ana"]["password"]
+    assert secret.startswith("$argon2id$")
+    assert index.ask("POST", "/api/v1/search", secret, json={}).status_code == 401
+    assert login(index, key=secret) == 401
+    assert login(index, name="ana", password=password) == 200
+    assert "ana exports=False centers=['111']" in central_index(index, "user", "list")
+    assert central_index(index, "user", "disable", "ana") == "ana is out.\n"
+    assert index.ask("POST", "/api/v1/search", json={}).status_code == 401
+    assert "at least 12" in central_index(index, "user", "add", "eva", said="short\nshort\n")
+
+
+def test_a_centre_gets_a_key_and_another_one(index: Index) -> None:
+    mode = (index.directory / "keys.json").stat().st_mode
+    first = central_index(index, "centre", "add", "222").strip()
+    assert index.post(study(center="222"), key=first).status_code == 201
+    second = central_index(index, "centre", "add", "222").strip()
+    assert [index.post(study(center="222"), key=key).status_code for key in (first, second)] == [201, 201]
+    central_index(index, "centre", "add", "222")
+    assert index.post(study(center="222"), key=first).status_code == 401
+    assert index.post(study()).status_code == 201
+    assert central_index(index, "centre", "list") == "000\n111\n222\n"
+    assert central_index(index, "centre", "disable", "222") == "222 is out.\n"
+    assert index.post(study(center="222"), key=second).status_code == 401
+    assert central_index(index, "centre", "disable", "222") == "Error: There is no 222.\n"
+    assert (index.directory / "keys.json").stat().st_mode == mode

@@ -43,7 +43,7 @@ def slow_start(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     start = threading.Thread.start
 
     def slow(thread: threading.Thread) -> None:
-        if thread.name in ("auditor", "initial"):
+        if thread.name in ("auditor", "feeder"):
             asked.set()
             threading.Event().wait(0.2)
         start(thread)
@@ -84,4 +84,4 @@ def test_a_stop_may_meet_a_request_for_an_initial(
     job.stopping.set()
     feeder.join()
     worker.join()
-    assert not living("initial")
+    assert not living("feeder")

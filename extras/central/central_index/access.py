@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import structlog
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -59,23 +60,32 @@ class Access:
         if await self._store.refused_logins(address, now - 60) >= _LOGINS_PER_MINUTE:
             return refusal(429, "Too many tries: wait a minute.", {"Retry-After": "60"})
         content = await json_body(request)
-        key = content.get("key") if isinstance(content, dict) else None
-        role = self._keys.role(key) if isinstance(key, str) else None
-        if not isinstance(key, str) or role is None or role.writes:
+        key_digest = await self._digest_of(content)
+        role = self._keys.role_of_digest(key_digest) if key_digest is not None else None
+        if key_digest is None or role is None or role.writes:
             await self._store.refuse_login(address, now)
             log.warning("A login was refused.", address=address)
-            return refusal(401, "This is no reader's key.")
+            return refusal(401, "This is no reader's key, or not this name's password.")
         log.info("login", reader=role.name)
         response = JSONResponse(OK)
         response.set_cookie(
             COOKIE,
-            await self._sessions.open(digest(key)),
+            await self._sessions.open(key_digest),
             max_age=LONGEST_SECONDS,
             httponly=True,
             samesite="strict",
             secure=request.url.scheme == "https",
         )
         return response
+
+    async def _digest_of(self, content: object) -> bytes | None:
+        """Of the key, or of what the file holds of the name's password."""
+        if not isinstance(content, dict):
+            return None
+        name, password, key = content.get("name"), content.get("password"), content.get("key")
+        if isinstance(name, str) and isinstance(password, str):
+            return await run_in_threadpool(self._keys.digest_of_password, name, password)
+        return digest(key) if isinstance(key, str) and self._keys.role(key) is not None else None
 
     async def logout(self, request: Request) -> Response:
         await self._sessions.close(request.cookies.get(COOKIE, ""))

@@ -18,6 +18,7 @@ import uvicorn
 from central_index.app import Central, Options
 from central_index.audit import UnusableAuditKey
 from central_index.cli_audit import Given, audit_command, erase_command
+from central_index.cli_keys import centre_command, user_command
 from central_index.keys import UnusableKeys
 from central_index.model import UnusableStore
 from central_index.persons import UnknownRule
@@ -97,7 +98,7 @@ def main(
     if audit_key is None:
         audit_key = Path("audit.key") if is_address(database) else Path(database).with_suffix(".audit-key")
     if context.invoked_subcommand is not None:
-        context.obj = Given(database, audit_key)
+        context.obj = Given(database, keys, audit_key)
         return
     structlog.configure(
         processors=[
@@ -145,6 +146,8 @@ def main(
 
 main.add_command(audit_command)
 main.add_command(erase_command)
+main.add_command(user_command)
+main.add_command(centre_command)
 
 
 @main.command("move")

@@ -22,6 +22,7 @@ class Given(NamedTuple):
     """What a command is told by the options before it."""
 
     database: str
+    keys: Path
     audit_key: Path
 
 

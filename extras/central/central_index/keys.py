@@ -12,10 +12,14 @@ from typing import Annotated, Literal
 from urllib.parse import quote
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 _EXAMPLE = '{"centers": {"000": "a long random key"}, "readers": {"radiology": "another long random key"}}'
 _SHORTEST_KEY = 12
+_HASHER = PasswordHasher()
+_NOBODY = _HASHER.hash("nobody's password")
 
 log = structlog.get_logger()
 
@@ -60,10 +64,20 @@ class _Center(_Entry):
 
 
 class _Reader(_Entry):
+    """A person with a name and a password needs no key."""
+
+    keys: Annotated[list[SecretStr], Field(max_length=2)] = []
+    password: Annotated[SecretStr, Field(min_length=20)] | None = None
     centers: list[Name] | None = None
     names: Literal["full", "initials"] = "full"
     until: Annotated[date, Field(strict=False)] | None = None
     exports: bool = False
+
+    @model_validator(mode="after")
+    def _can_come_in(self) -> _Reader:
+        if not self.keys and self.password is None:
+            raise ValueError
+        return self
 
 
 class _File(BaseModel):
@@ -80,6 +94,8 @@ class Keys:
         self._path = path
         self._read_from: tuple[int, int, int] | None = None
         self._roles: dict[bytes, Role] = {}
+        self._by_password: dict[bytes, Role] = {}
+        self._hashes: dict[str, str] = {}
         self._viewers: dict[str, str] = {}
         #: False while the file can't be read; what was read last counts.
         self.usable = True
@@ -87,7 +103,21 @@ class Keys:
 
     def role(self, key: str) -> Role | None:
         """None for a key that isn't in the file."""
-        return self.role_of_digest(digest(key))
+        # What the file holds of a password is no key.
+        key_digest = digest(key)
+        role = self.role_of_digest(key_digest)
+        return role if key_digest in self._roles else None
+
+    def digest_of_password(self, name: str, password: str) -> bytes | None:
+        """For `role_of_digest`, if that is this person's password. Takes a while: call it in a thread."""
+        self._read_if_changed()
+        kept = self._hashes.get(name)
+        try:
+            # A name that isn't there takes as long as a wrong password.
+            _HASHER.verify(kept or _NOBODY, password)
+        except (VerificationError, InvalidHashError):
+            return None
+        return digest(kept) if kept is not None else None
 
     def centers(self) -> list[str]:
         """All that have a key."""
@@ -95,6 +125,16 @@ class Keys:
 
     def role_of_digest(self, key_digest: bytes) -> Role | None:
         """As `role`, for who remembers the `digest` of a key instead of the key."""
+        self._read_if_changed()
+        role = self._roles.get(key_digest) or self._by_password.get(key_digest)
+        return None if role is None or (role.until is not None and date.today() > role.until) else role
+
+    def viewer(self, center: str, study_iuid: str) -> str | None:
+        """Where the centre shows this study's images."""
+        template = self._viewers.get(center)
+        return template.replace("{study_iuid}", quote(study_iuid, safe="")) if template is not None else None
+
+    def _read_if_changed(self) -> None:
         try:
             if self._signature() != self._read_from:
                 self._read()
@@ -104,13 +144,6 @@ class Keys:
         except UnusableKeys as error:
             # Half written, perhaps: what was read last counts until it can be read.
             self._say(str(error))
-        role = self._roles.get(key_digest)
-        return None if role is None or (role.until is not None and date.today() > role.until) else role
-
-    def viewer(self, center: str, study_iuid: str) -> str | None:
-        """Where the centre shows this study's images."""
-        template = self._viewers.get(center)
-        return template.replace("{study_iuid}", quote(study_iuid, safe="")) if template is not None else None
 
     def _say(self, wrong: str | None) -> None:
         """Once, when it begins and when it is over."""
@@ -149,6 +182,17 @@ class Keys:
                     raise UnusableKeys(f"{self._path}: the key of {role.name!r} is another's, too.")
                 roles[digest(key)] = role
         self._roles = roles
+        #: A login by password is remembered by what the file holds of it: another password ends it.
+        self._by_password = {
+            digest(entry.password.get_secret_value()): role
+            for role, entry in _readers(content)
+            if entry.password is not None
+        }
+        self._hashes = {
+            role.name: entry.password.get_secret_value()
+            for role, entry in _readers(content)
+            if entry.password is not None
+        }
         self._viewers = {
             name: entry.viewer
             for name, entry in content.centers.items()
@@ -172,10 +216,22 @@ def _members(content: _File) -> Iterator[tuple[Role, list[SecretStr]]]:
                 initials=reader.names == "initials",
                 until=reader.until,
                 exports=reader.exports,
-                secret=digest(reader.keys[0].get_secret_value()),
+                secret=digest((reader.keys or [reader.password or SecretStr("")])[0].get_secret_value()),
             ),
             reader.keys,
         )
+
+
+def _readers(content: _File) -> Iterator[tuple[Role, _Reader]]:
+    roles = {role.name: role for role, _ in _members(content) if not role.writes}
+    for name, entry in content.readers.items():
+        if isinstance(entry, _Reader):
+            yield roles[name], entry
+
+
+def hashed(password: str) -> str:
+    """What the file holds of a password."""
+    return _HASHER.hash(password)
 
 
 def digest(key: str) -> bytes:

@@ -237,7 +237,16 @@ _BODIES: dict[str, dict[str, Any]] = {
     f"POST {_REGISTER}/report": _ref(Report),
     "POST /api/v1/search": _FILTER_BODY,
     "POST /api/v1/search.csv": _FILTER_BODY,
-    "POST /login": {"type": "object", "required": ["key"], "properties": {"key": {"type": "string"}}},
+    "POST /login": {
+        "anyOf": [
+            {"type": "object", "required": ["key"], "properties": {"key": {"type": "string"}}},
+            {
+                "type": "object",
+                "required": ["name", "password"],
+                "properties": {"name": {"type": "string"}, "password": {"type": "string"}},
+            },
+        ]
+    },
 }
 
 

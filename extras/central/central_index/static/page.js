@@ -168,7 +168,9 @@ function watch() {
 byId("login").addEventListener("submit", async (event) => {
   event.preventDefault();
   try {
-    const response = await ask("/login", { key: byId("key").value });
+    const response = await ask(
+      "/login", byId("name").value ? { name: byId("name").value, password: byId("key").value } : { key: byId("key").value },
+    );
     byId("key").value = "";
     byId("login-error").textContent = response.ok ? "" : response.status === 429 ? said.many : said.refused;
     if (response.ok) await read();

@@ -3,7 +3,8 @@
 export const TEXTS = {
   en: {},
   es: {
-    title: "Índice central", skip: "Ir a los estudios", key: "Clave de lectura", login: "Entrar", logout: "Salir",
+    title: "Índice central", skip: "Ir a los estudios", key: "Clave de lectura, o contraseña",
+    "login-name": "Nombre, si tiene una contraseña propia", login: "Entrar", logout: "Salir",
     hint: "La clave de lectura que le dio el operador de este índice. La clave de un centro sirve para enviar.",
     patient: "Paciente: nombre o identificador", from: "Desde", to: "Hasta", modality: "Modalidad", center: "Centro",
     search: "Buscar", clear: "Limpiar", arrived: "Recibido", name: "Paciente", id: "Identificador",
@@ -18,7 +19,7 @@ export const TEXTS = {
 export const SAID = {
   en: {
     total: (n) => `${n} studies`, live: "live", paused: "not connected, trying again …",
-    refused: "This is no reader's key.", many: "Too many tries: wait a minute.", failed: "The index doesn't answer.",
+    refused: "This is no reader's key, or not this name's password.", many: "Too many tries: wait a minute.", failed: "The index doesn't answer.",
     all: "This person's studies in all centres", viewer: "Open the images",
     person: "One person, by a valid id.", differ: "Names differ much: this id may be two people's.",
     hits: (n) => `${n} found`, moreHits: (n) => `more than ${n} found`, reversed: "The last day is before the first.",
@@ -30,7 +31,7 @@ export const SAID = {
   },
   es: {
     total: (n) => `${n} estudios`, live: "en vivo", paused: "sin conexión, reintentando …",
-    refused: "No es una clave de lectura.", many: "Demasiados intentos: espere un minuto.", failed: "El índice no responde.",
+    refused: "No es una clave de lectura, ni la contraseña de ese nombre.", many: "Demasiados intentos: espere un minuto.", failed: "El índice no responde.",
     all: "Estudios de esta persona en todos los centros", viewer: "Abrir las imágenes",
     person: "Una persona, según un identificador válido.",
     differ: "Los nombres difieren mucho: este identificador puede ser de dos personas.",
