@@ -380,3 +380,14 @@ def test_a_row_of_an_earlier_life_that_comes_last_hides_nothing() -> None:
     assert len(drive.send_all()) == 1
     assert drive.ledger["1.2"].digest == study_document(study(text="newest"), "c").digest
     assert drive.at_rest()
+
+
+def test_asking_for_a_study_that_is_gone_leaves_it_doubtful() -> None:
+    drive = Drive(Policy("c", deletes=True))
+    drive.ledger["1.2"] = Entry("1.2", 5, rejected=DOUBT)
+    drive.core.backfills.hint("1.2", 5, drive.now, insist=Insist.RESEND, seed="s")
+    drive.read()
+    drive.read()
+    drive.write()
+    assert drive.at_rest()
+    assert drive.ledger["1.2"].rejected == DOUBT
