@@ -46,6 +46,7 @@ class Hints:
         tickets: of backfills.
         seed: what a resending makes its Idempotency-Key from.
         live: something of it was recorded, so it goes before what isn't.
+        by_uid: it wasn't there under its primary key, so it is looked for by its UID.
         look: somebody asked for a look, and there is nothing that ends with it.
     """
 
@@ -58,6 +59,7 @@ class Hints:
     insist: Insist = Insist.NO
     seed: str = ""
     live: bool = False
+    by_uid: bool = False
     look: bool = False
 
     def __bool__(self) -> bool:
@@ -66,6 +68,11 @@ class Hints:
     def __len__(self) -> int:
         """What counts against the memory that hints may take."""
         return len(self.rows) + len(self.changes) + len(self.tickets)
+
+    @property
+    def asks_by_uid(self) -> bool:
+        """Whether the study is looked for by its UID too, before it counts as gone."""
+        return self.gone or self.by_uid
 
     @property
     def rows_since_deleted(self) -> list[tuple[datetime, int]]:

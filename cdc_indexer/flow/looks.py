@@ -121,9 +121,13 @@ class Looks:
             else:
                 self.learn(case, found.entries)
                 values = studies.get(reading.pks[case.key])
-                if hints.gone and (values is None or study_key(*names(values)) != case.key):
-                    # Stored again under another primary key, perhaps.
-                    values = found.by_uid.get(case.study_iuid)
+                if values is None or study_key(*names(values)) != case.key:
+                    if case.study_iuid and not hints.asks_by_uid:
+                        # Stored again under another primary key, perhaps: rows of an earlier life may come last.
+                        hints.by_uid = True
+                        parts.cases.give_back(case, reading, hints, now, after_seconds=0.0)
+                        continue
+                    values = found.by_uid.get(case.study_iuid, values)
                 self._look(case, reading, hints, values, found, now)
 
     def _look(

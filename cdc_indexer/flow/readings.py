@@ -47,7 +47,7 @@ class Reading:
     @property
     def study_iuids(self) -> list[str]:
         """To be looked for under another primary key, before they count as gone."""
-        return [case.study_iuid for case, hints in self.leases if hints.gone and case.study_iuid]
+        return [case.study_iuid for case, hints in self.leases if hints.asks_by_uid and case.study_iuid]
 
     @property
     def row_ids(self) -> list[int]:

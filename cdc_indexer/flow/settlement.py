@@ -57,7 +57,7 @@ class Settlement:
         """Nothing differs, or nothing is to be sent: ``entry`` is what the ledger has after it."""
         before = case.entry
         rejected = before is not None and before.rejected is not None
-        if hints.insist and entry is not None and entry.rejected is not None:
+        if hints.insist and entry is not None and entry.rejected not in (None, DOUBT):
             entry = replace(entry, rejected=None)
         # A backfill closes whatever is open: a new ledger doesn't know what the old one did.
         if hints.insist or ((rejected or hints.tickets) and (entry is None or entry.rejected is None)):

@@ -120,6 +120,9 @@ def check_same(world: World) -> None:
             # A new ledger doesn't know what the old one did.
             if uid in view or uid in unknown or (world.config.restarts and uid not in world.disk.ledger):
                 continue
+            entry = world.disk.ledger.get(uid)
+            if world.settings_changed and entry is not None and entry.deleted:
+                continue  # deleted while deletions were ignored
             if held.body is not None and uid not in world.disk.parked:
                 raise Broken(f"{uid} is gone from the archive and still in the index")
 

@@ -155,6 +155,7 @@ def test_a_study_without_patient_comes_to_rest() -> None:
     drive.send_all()
     drive.seconds += 6
     assert drive.read() == 1  # the view doesn't show it
+    assert drive.read() == 1  # nor by its UID
     drive.write()
     assert drive.at_rest()
     assert not drive.ledger["1.2"].unverified
@@ -165,6 +166,7 @@ def test_after_a_restart_a_study_that_is_not_visible_yet_is_waited_for() -> None
     drive.ledger["1.2"] = Entry("1.2", 5, version=drive.now.clock, digest=b"old", unverified=True)
     drive.core.intake.restore([drive.ledger["1.2"]], drive.now)
     drive.seconds += 1
+    assert drive.read() == 1
     assert drive.read() == 1
     drive.seconds += 6
     assert drive.read(study()) == 1
@@ -365,3 +367,27 @@ def test_a_page_does_not_go_out_after_what_was_read_later() -> None:
     assert not drive.send_all()
     drive.write()
     assert drive.at_rest()
+
+
+def test_a_row_of_an_earlier_life_that_comes_last_hides_nothing() -> None:
+    """Its primary key is that of no study any more; the study is there under another."""
+    drive = Drive()
+    drive.core.intake.take(row(8, "changed", NOON + timedelta(seconds=1)), drive.now, streamed=True)
+    drive.core.intake.take(row(7, study_pk=4), drive.now)
+    drive.seconds += 6
+    for _ in range(2):
+        drive.read(study(text="newest"))
+    assert len(drive.send_all()) == 1
+    assert drive.ledger["1.2"].digest == study_document(study(text="newest"), "c").digest
+    assert drive.at_rest()
+
+
+def test_asking_for_a_study_that_is_gone_leaves_it_doubtful() -> None:
+    drive = Drive(Policy("c", deletes=True))
+    drive.ledger["1.2"] = Entry("1.2", 5, rejected=DOUBT)
+    drive.core.backfills.hint("1.2", 5, drive.now, insist=Insist.RESEND, seed="s")
+    drive.read()
+    drive.read()
+    drive.write()
+    assert drive.at_rest()
+    assert drive.ledger["1.2"].rejected == DOUBT
