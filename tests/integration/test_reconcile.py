@@ -88,8 +88,11 @@ def test_what_was_changed_in_the_index_by_hand_is_healed(pacs: Pacs, index: Inde
     assert (result["missing"], result["stale"], result["extra"]) == (0, 0, 0)
 
 
-def test_an_index_that_went_back_in_time_heals_by_itself(pacs: Pacs, index: Index, indexer: Indexer) -> None:
+def test_an_index_that_went_back_in_time_heals_by_itself(
+    pacs: Pacs, index: Index, indexer: Indexer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Restored from a backup, and a live study arrives before the next report."""
+    monkeypatch.setenv("CDC_INDEXER_TEST_REPORT_SECONDS", "1")
     for number in range(10):
         pacs.store_study(f"1.{number}")
     with indexer.running():
@@ -101,6 +104,8 @@ def test_an_index_that_went_back_in_time_heals_by_itself(pacs: Pacs, index: Inde
         for number in range(20, 25):
             pacs.store_study(f"1.{number}")
         wait_until(lambda: len(in_index(index)) == 15, what="fifteen")
+        reported = index.rows("SELECT at FROM reports")
+        wait_until(lambda: index.rows("SELECT at FROM reports") > reported, what="a report since")
         index.stop()
         index.restore(copy)
         index.start()
