@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soak bench lint clean compiled
+.PHONY: help demo test test-all soak simulate bench lint clean compiled test-oldest
 
 help:  ## shows this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,11 +25,25 @@ test-all: $(VENV)/test.stamp compiled  ## all tests
 	tests/setup_servers.sh
 	$(PYTEST) $(TESTS)
 
+test-oldest: $(VENV)/bin/python  ## with the lowest versions that pyproject.toml allows: the unit tests, and a run on each server
+	tests/setup_servers.sh
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(PYTHON) -m tests.oldest > $(OLDEST)/lowest.txt
+	$(OLDEST)/bin/pip install --quiet --disable-pip-version-check --editable '.[central]' hypothesis pytest pytest-timeout pytest-xdist --constraint $(OLDEST)/lowest.txt
+	$(OLDEST)/bin/python -m pytest --numprocesses $(JOBS) tests/unit tests/integration/test_run.py tests/integration/test_binlog.py
+
+OLDEST ?= .venv-oldest
+
 soak: $(VENV)/test.stamp compiled  ## idle, then 5 studies a second, then random faults, with memory (MINUTES=30)
 	tests/setup_servers.sh
 	CDC_INDEXER_TEST_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/faults/test_soak.py -s
 
 MINUTES ?= 30
+
+simulate: $(VENV)/test.stamp  ## the core in played worlds (SEEDS=100000; SEED=7: one, cut down and told; MUTANTS=1: how strong that is)
+	$(BIN)/python -m tests.simulation$(if $(MUTANTS),.mutants) $(if $(SEED),--seed $(SEED)) $(if $(MUTANTS),,$(if $(SEED),,--seeds $(SEEDS)))
+
+SEEDS ?= 10000
 
 bench: $(VENV)/bench.stamp compiled  ## measures ours and a plain script side by side (QUICK=1: a minute; CASES="big far": some)
 	tests/setup_servers.sh bench
@@ -41,7 +55,7 @@ lint: $(VENV)/test.stamp  ## ruff and mypy
 	$(BIN)/mypy
 
 clean:  ## removes what make made here; servers for the tests: tests/setup_servers.sh remove
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(OLDEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 
 $(VENV)/bin/python:
 	tests/setup_servers.sh tools

@@ -2,7 +2,7 @@
 
 The results go to benchmarks/results; with QUICK=1, which takes a minute and shows that everything runs, to
 benchmarks/results/quick. RUNS=5 does each five times instead of three, SCALE=0.2 a fifth as much of each; the CASES are
-named below.
+named below. CASES=region measures the central index instead: region.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from benchmarks import measurements, triggers
+from benchmarks import archive_updates, measurements, region, state, triggers
 from benchmarks.measurements import AnyReceiver, Figures
 from benchmarks.receiver import NginxMissing, Receiver
 from benchmarks.report import Report
@@ -26,19 +26,32 @@ from benchmarks.subjects import Ours, PlainScript, Subject
 from cdc_indexer.model.settings import DatabaseSettings, StreamSettings
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.binlog import BinlogReader
-from cdc_indexer.source.connection import reading
+from cdc_indexer.source.source import Source
 from tests.pacs import Pacs
 from tests.servers import Server, ServerFailed, ServerUnavailable
 
 _RESULTS = Path(__file__).resolve().parent / "results"
 
 #: The one on which everything is measured, and another for what depends on the server.
-_FIRST, _SECOND = "mariadb-10.11", "mysql"
+_FIRST, _SECOND, _THIRD = "mariadb-10.11", "mysql", "mariadb-11.8"
 
 _BOTH = (Ours.name, PlainScript.name)
 _OURS = (Ours.name,)
 
-CASES = ("one-row", "big", "delay", "initial", "far", "idle", "busy", "reading", "triggers", "sizes")
+CASES = (
+    "one-row",
+    "big",
+    "delay",
+    "initial",
+    "far",
+    "idle",
+    "busy",
+    "reading",
+    "triggers",
+    "updates",
+    "state",
+    "sizes",
+)
 
 #: Only when named: takes a quarter of an hour.
 EXTRA_CASES = ("million",)
@@ -61,10 +74,22 @@ class Sizes:
     plain: int
     sizes: tuple[int, ...]
     away_ms: tuple[int, ...]
+    state: int = 1_000_000
 
     def scaled(self, scale: float) -> Sizes:
         """A part of each."""
-        names = ("delay", "one_row", "big", "far", "held", "busy", "idle_seconds", "reading", "triggers")
+        names = (
+            "delay",
+            "one_row",
+            "big",
+            "far",
+            "held",
+            "busy",
+            "idle_seconds",
+            "reading",
+            "triggers",
+            "state",
+        )
         less: dict[str, Any] = {name: max(10, int(getattr(self, name) * scale)) for name in names}
         return replace(self, **less)
 
@@ -72,7 +97,7 @@ class Sizes:
 _FULL = Sizes(
     3, 500, 10_000, 25_000, 1_000, 20_000, 300, 30.0, 20_000, 500, 2_000, (1_000, 100_000), (5, 20, 80)
 )
-_QUICK = Sizes(1, 50, 500, 1_000, 100, 1_000, 50, 3.0, 2_000, 50, 300, (), (20,))
+_QUICK = Sizes(1, 50, 500, 1_000, 100, 1_000, 50, 3.0, 2_000, 50, 300, (), (20,), 20_000)
 
 
 class Bench:
@@ -157,13 +182,14 @@ class Bench:
                 password=SecretStr(pacs.password),
                 name=pacs.name,
             )
-            with reading(database) as connection:
-                position = catalogue.binlog_end(connection)
-                columns = catalogue.columns(connection, pacs.name, "study_service")
+            source = Source(database)
+            with source.session() as session:
+                position = catalogue.binlog_end(session)
+                columns = catalogue.columns(session, pacs.name, "study_service")
             return measurements.reading_over_tcp(
                 pacs,
                 self._sizes.reading,
-                lambda: BinlogReader(database, StreamSettings(), 4_711, position, columns),
+                lambda: BinlogReader(source, StreamSettings(), 4_711, position, columns),
             )
 
         self._in_turn(f"reading the log over TCP, {self._sizes.reading:,} rows", measure, subjects=_OURS)
@@ -172,6 +198,19 @@ class Bench:
         for _ in range(self._sizes.runs):
             figures = triggers.cost(self._server, self._sizes.triggers)
             self._report.add(f"{self._server.flavour}: the triggers' cost", Ours.name, figures)
+
+    def state(self) -> None:
+        count = self._sizes.state
+        for _ in range(self._sizes.runs):
+            self._number += 1
+            figures = state.measure(self._directory / str(self._number), count)
+            self._report.add(f"the state, {count:,} studies in the ledger", Ours.name, figures)
+
+    def updates(self) -> None:
+        # 20,000 patients where 500 studies are stored to measure a trigger.
+        for _ in range(self._sizes.runs):
+            figures = archive_updates.cost(self._server, self._sizes.triggers * 40)
+            self._report.add(f"{self._server.flavour}: the archive's own updates", Ours.name, figures)
 
     def sizes(self) -> None:
         for count in self._sizes.sizes:
@@ -239,6 +278,8 @@ def run(
 ) -> None:
     """Measures the cases of each flavour of server; one that isn't there is left out and said."""
     for flavour, names in cases.items():
+        if not names:
+            continue
         try:
             server = Server.start_new(flavour)
         except (ServerUnavailable, ServerFailed) as error:
@@ -255,6 +296,8 @@ def run(
 def main(arguments: list[str]) -> int:
     """The exit status: 1 if nginx isn't there, nothing could be measured, or a subject failed."""
     quick = os.environ.get("QUICK", "") not in ("", "0")
+    if arguments == ["region"]:
+        return region.main(quick)
     unknown = set(arguments) - {*CASES, *EXTRA_CASES}
     if unknown:
         print(f"bench: no case {', '.join(sorted(unknown))}; there are {', '.join((*CASES, *EXTRA_CASES))}.")
@@ -266,8 +309,9 @@ def main(arguments: list[str]) -> int:
         sizes = sizes.scaled(float(os.environ["SCALE"]))
     cases = {_FIRST: tuple(arguments) or CASES}
     if not quick:
-        of_server = ("delay", "one-row", "big", "triggers")
+        of_server = ("delay", "one-row", "big", "triggers", "updates")
         cases[_SECOND] = tuple(name for name in cases[_FIRST] if name in of_server)
+        cases[_THIRD] = tuple(name for name in cases[_FIRST] if name == "updates")
     machine = (
         f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}; "
         f"load average at the start {os.getloadavg()[0]:.1f}; files in {tempfile.gettempdir()}"

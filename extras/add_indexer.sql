@@ -10,9 +10,8 @@
 --   triggers   indexer_study_insert, indexer_study_update, indexer_study_delete, indexer_patient_update,
 --              indexer_row        numbers and dates the rows of study_service
 --   event      indexer_prune      every night: rows older than 400 days (needs event_scheduler = ON)
---   accounts   'indexer_definer'@'localhost' and 'indexer_trigger'@'localhost': nobody logs in with them (locked from
---              MySQL 5.7.6 and MariaDB 10.4.2 on; before, a password that nobody knows). The procedures and the
---              triggers run with their rights.
+--   account    'indexer_definer'@'localhost': nobody logs in with it (locked from MySQL 5.7.6 and MariaDB 10.4.2 on; before, a
+--              password that nobody knows). The nightly event runs with its rights.
 --
 -- The archive may be in use meanwhile. Every statement gives up after 2 seconds when it has to wait for a lock; the
 -- archive then goes on as before, and you run the script again. As with any CREATE TRIGGER on a table in use, a
@@ -28,16 +27,20 @@
 -- The binary log, if it is on, must have binlog_format = ROW. With MIXED or STATEMENT the server takes locks on what a
 -- trigger reads when the archive's sessions are in REPEATABLE READ; the script says so at its end.
 --
--- NEVER DROP 'indexer_trigger'@'localhost' while the triggers exist: the server then refuses to store studies (error
--- 1449). For the same reason run this script, or remove_indexer.sql, on a server into which you restored a dump of the
--- archive, before the archive is started there: a dump carries the triggers, but not the accounts.
+-- WHOSE RIGHTS. A server refuses every change of a table whose trigger belongs to an account that isn't there (error 1449) or may not
+-- do it (1142). So the triggers belong to the account that the archive itself logs in with: wherever the archive can work, they
+-- can. It is the one account with rights on this database, root and its like left out; if there are several, the script
+-- ends before it has changed anything, and shows the line to put before the file:
+--   SET @indexer_definer = 'pacs@%';
+-- A dump of the archive carries the triggers, but no accounts: on the server where you restore it the archive stores as soon as
+-- its own account is there with its rights. Run this script there as well; without its other parts nothing is recorded.
 --
 -- To undo it: remove_indexer.sql.
 --
 -- Coming from the old client (cron job, one-column study_service, trigger indexer_process): stop its cron job first. Its trigger is
 -- replaced, its table converted; what was still queued is recorded again.
 --
--- Rights: root has them all. Another account needs ALL on the archive's database, CREATE USER, SUPER (from
+-- Rights: root has them all. Another account needs ALL on the archive's database with GRANT OPTION, CREATE USER, SUPER (from
 -- MySQL 8 on SET_USER_ID or SET_ANY_DEFINER instead; where the binary log is on, also
 -- log_bin_trust_function_creators = 1) and SELECT on the database mysql.
 --
@@ -48,6 +51,7 @@
 --   GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO 'indexer'@'localhost';
 --
 -- For MySQL 5.6 and later and MariaDB 10.0 and later: that is why it does without IF NOT EXISTS and OR REPLACE in places.
+-- This file is made of the parts in extras/sql by `python -m extras.sql`: change those.
 
 -- any archive, 1 (docs/other-pacs.md takes what lies between these lines)
 SET NAMES utf8mb4;
@@ -67,8 +71,70 @@ SELECT s.pk, s.patient_fk, s.study_iuid, s.study_datetime, s.accession_no, s.stu
        s.num_instances, p.pk, p.pat_id, p.pat_id_issuer, p.pat_name
   FROM study s JOIN patient p ON p.pk = s.patient_fk LIMIT 0;
 
+-- For which tables this is made: kept as the comment of study_service.
+SET @indexer_made_for = 'DCM4CHEE 2';
+
+-- any archive, 1
+-- What can't work is found before anything is changed. The triggers need 192 kB of stack (thread_stack) at least: with less,
+-- every transaction of the archive would fail with error 1436.
+SET @indexer_problem = IF(@@GLOBAL.thread_stack < 196608,
+  CONCAT('thread_stack is ', @@GLOBAL.thread_stack DIV 1024, 'K: put thread_stack = 256K into my.cnf and restart the server'), NULL);
+
+-- Whose rights have the triggers? Those of the account that the archive itself logs in with: without that one it can't work anyway.
+-- @indexer_definer names it ('pacs@%'); else it is the one account that may INSERT into this database, not counting root and
+-- its like. Only where nobody else could be the archive (it logs in as root) is it root.
+SET @indexer_candidate = NULL, @indexer_found = 0,
+    @indexer_definer = NULLIF(TRIM(REPLACE(REPLACE(REPLACE(@indexer_definer, '''', ''), '"', ''), '`', '')), '');
+SELECT COUNT(DISTINCT grantee), GROUP_CONCAT(DISTINCT grantee ORDER BY grantee SEPARATOR ' ')
+  INTO @indexer_found, @indexer_candidate
+  FROM (SELECT GRANTEE AS grantee FROM information_schema.SCHEMA_PRIVILEGES
+         WHERE PRIVILEGE_TYPE = 'INSERT' AND DATABASE() LIKE TABLE_SCHEMA
+        UNION
+        SELECT GRANTEE FROM information_schema.TABLE_PRIVILEGES
+         WHERE PRIVILEGE_TYPE = 'INSERT' AND TABLE_SCHEMA = DATABASE() AND TABLE_NAME <> 'study_service') may_insert
+ WHERE TRIM(BOTH '''' FROM SUBSTRING_INDEX(grantee, '@', 1)) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
+         'mariadb.sys', 'mysql.sys', 'mysql.session', 'mysql.infoschema');
+SELECT COUNT(DISTINCT GRANTEE), GROUP_CONCAT(DISTINCT GRANTEE ORDER BY GRANTEE SEPARATOR ' ')
+  INTO @indexer_everywhere, @indexer_candidate_everywhere
+  FROM information_schema.USER_PRIVILEGES
+ WHERE PRIVILEGE_TYPE = 'INSERT'
+   AND TRIM(BOTH '''' FROM SUBSTRING_INDEX(GRANTEE, '@', 1)) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
+           'mariadb.sys', 'mysql.sys', 'mysql.session', 'mysql.infoschema');
+SET @indexer_candidate = IF(@indexer_found > 0, @indexer_candidate, @indexer_candidate_everywhere),
+    @indexer_found = IF(@indexer_found > 0, @indexer_found, @indexer_everywhere);
+SET @indexer_runs_as = CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''', SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''');
+SET @indexer_root = @indexer_runs_as;
+SELECT GRANTEE INTO @indexer_root FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = '''root''@''localhost''' LIMIT 1;
+SET @indexer_account = CASE
+      WHEN @indexer_definer IS NULL AND @indexer_found = 1 THEN @indexer_candidate
+      WHEN @indexer_definer IS NULL THEN @indexer_root
+      WHEN LOCATE('@', @indexer_definer) = 0 THEN CONCAT('''', @indexer_definer, '''@''%''')
+      ELSE CONCAT('''', LEFT(@indexer_definer, CHAR_LENGTH(@indexer_definer) - CHAR_LENGTH(SUBSTRING_INDEX(@indexer_definer, '@', -1)) - 1),
+                  '''@''', SUBSTRING_INDEX(@indexer_definer, '@', -1), '''') END,
+    @indexer_line = CONCAT('SET @indexer_definer = ''', REPLACE(SUBSTRING_INDEX(@indexer_candidate, ' ', 1), '''', ''), ''';');
+SET @indexer_problem = CASE
+      WHEN @indexer_problem IS NOT NULL THEN @indexer_problem
+      WHEN @indexer_definer IS NULL AND @indexer_found > 1
+        THEN CONCAT('nothing is changed; several accounts could be the archive: name the right one in a line before the file such as ',
+                    @indexer_line)
+      WHEN NOT EXISTS (SELECT 1 FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = @indexer_account)
+        THEN CONCAT('nothing is changed; there is no account ', REPLACE(@indexer_account, '''', ''),
+                    ': name the one that the archive logs in with before the file: SET @indexer_definer = ''user@host'';') END;
+SELECT CONCAT('Nothing is changed. Which account does the archive log in with? One of these lines before the file says it:\n',
+              'SET @indexer_definer = ''', REPLACE(REPLACE(@indexer_candidate, '''', ''), ' ', ''';\nSET @indexer_definer = '''), ''';') AS ''
+  FROM DUAL WHERE @indexer_definer IS NULL AND @indexer_found > 1;
+-- A mode of that name doesn't exist: the script ends here, with the problem as the server's message.
+SET SESSION sql_mode = COALESCE(@indexer_problem, @@SESSION.sql_mode);
+
+-- MySQL, and MariaDB before 10.6.2, take no account's name out of a variable when they make a trigger. There the triggers belong to
+-- who runs this script, as it says DEFINER = CURRENT_USER (MySQL 8.0.29 and later: for the archive's usual account, pacs,
+-- they are made once more below). For another: sed "s/DEFINER = CURRENT_USER/DEFINER = 'user'@'host'/" FILE | mysql pacsdb
+SET @indexer_dynamic = FALSE;
+/*M!100602 SET @indexer_dynamic = TRUE */;
+-- end
+
 -- ---------------------------------------------------------------------------------------------------------------
--- 2. The two accounts, and their rights on the archive's tables. The other rights follow where the objects are made.
+-- 2. The account of the nightly event, and what the triggers' account lacks of rights on the archive's tables.
 -- ---------------------------------------------------------------------------------------------------------------
 -- any archive, 1
 DROP PROCEDURE IF EXISTS indexer_install_account;
@@ -86,19 +152,35 @@ BEGIN
 END//
 DELIMITER ;
 CALL indexer_install_account('''indexer_definer''@''localhost''');
-CALL indexer_install_account('''indexer_trigger''@''localhost''');
 DROP PROCEDURE indexer_install_account;
 /*!50706 ALTER USER 'indexer_definer'@'localhost' ACCOUNT LOCK */;
-/*!50706 ALTER USER 'indexer_trigger'@'localhost' ACCOUNT LOCK */;
 /*M!100402 ALTER USER 'indexer_definer'@'localhost' ACCOUNT LOCK */;
-/*M!100402 ALTER USER 'indexer_trigger'@'localhost' ACCOUNT LOCK */;
 GRANT EVENT ON * TO 'indexer_definer'@'localhost';
+
+-- What the archive's account lacks of the rights that the triggers need, table by table; mostly it has all of them on its database.
+DROP PROCEDURE IF EXISTS indexer_install_rights;
+DELIMITER //
+CREATE PROCEDURE indexer_install_rights(IN rights VARCHAR(60) CHARACTER SET utf8mb4, IN the_object VARCHAR(80) CHARACTER SET utf8mb4)
+BEGIN
+  DECLARE found INT;
+  SELECT COUNT(DISTINCT PRIVILEGE_TYPE) INTO found
+    FROM (SELECT PRIVILEGE_TYPE FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = @indexer_account
+          UNION ALL
+          SELECT PRIVILEGE_TYPE FROM information_schema.SCHEMA_PRIVILEGES
+           WHERE GRANTEE = @indexer_account AND DATABASE() LIKE TABLE_SCHEMA) has
+   WHERE PRIVILEGE_TYPE IN ('SELECT', 'INSERT', 'UPDATE', 'TRIGGER', 'EXECUTE');
+  IF found < 5 THEN
+    SET @indexer_sql = CONCAT('GRANT ', rights, ' ON ', the_object, ' TO ', @indexer_account);
+    PREPARE indexer_statement FROM @indexer_sql;
+    EXECUTE indexer_statement;
+    DEALLOCATE PREPARE indexer_statement;
+  END IF;
+END//
+DELIMITER ;
 -- end
 
-GRANT SELECT ON study TO 'indexer_definer'@'localhost';
-GRANT SELECT ON patient TO 'indexer_definer'@'localhost';
-GRANT SELECT, TRIGGER ON study TO 'indexer_trigger'@'localhost';
-GRANT SELECT, TRIGGER ON patient TO 'indexer_trigger'@'localhost';
+CALL indexer_install_rights('SELECT, TRIGGER', 'study');
+CALL indexer_install_rights('SELECT, TRIGGER', 'patient');
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- 3. Remember how each study looks now, to find out in part 8 what happened while the triggers were off.
@@ -146,7 +228,7 @@ DROP TRIGGER IF EXISTS indexer_patient_update;
 -- ---------------------------------------------------------------------------------------------------------------
 -- 5. View and table.
 -- ---------------------------------------------------------------------------------------------------------------
-CREATE OR REPLACE ALGORITHM = MERGE DEFINER = 'indexer_definer'@'localhost' SQL SECURITY DEFINER
+SET @indexer_sql = CONCAT('CREATE OR REPLACE ALGORITHM = MERGE DEFINER = ', @indexer_account, ' SQL SECURITY DEFINER
 VIEW indexer_study AS
 SELECT p.pk             AS patient_pk,
        p.pat_id         AS patient_id,
@@ -160,31 +242,12 @@ SELECT p.pk             AS patient_pk,
        s.num_instances  AS study_instances,
        s.accession_no   AS accession_no,
        p.pat_id_issuer  AS patient_id_issuer
-  FROM study s STRAIGHT_JOIN patient p ON p.pk = s.patient_fk;
+  FROM study s STRAIGHT_JOIN patient p ON p.pk = s.patient_fk');
+PREPARE indexer_statement FROM @indexer_sql;
+EXECUTE indexer_statement;
+DEALLOCATE PREPARE indexer_statement;
 
 -- any archive, 2
-DROP TABLE IF EXISTS study_service_new;
-CREATE TABLE study_service_new (
-  id                BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'UUID_SHORT(): never given twice, whatever is restored',
-  operation         VARCHAR(16) NOT NULL COMMENT 'stored, changed, deleted, patient',
-  patient_pk        BIGINT NULL,
-  patient_id        VARCHAR(250) NULL,
-  patient_name      VARCHAR(250) NULL,
-  study_pk          BIGINT NULL COMMENT '0 in a row that stands for all studies of the patient',
-  study_iuid        VARCHAR(250) NULL,
-  study_datetime    DATETIME NULL,
-  study_description VARCHAR(250) NULL,
-  study_modality    VARCHAR(250) NULL,
-  study_series      INT NULL,
-  study_instances   INT NULL,
-  accession_no      VARCHAR(250) NULL,
-  patient_id_issuer VARCHAR(250) NULL,
-  recorded_at       DATETIME(6) NOT NULL COMMENT 'UTC',
-  PRIMARY KEY (id),
-  KEY study_pk (study_pk),
-  KEY recorded_at (recorded_at)
-) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
-
 DROP PROCEDURE IF EXISTS indexer_install_table;
 DELIMITER //
 CREATE PROCEDURE indexer_install_table()
@@ -194,6 +257,29 @@ BEGIN
    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'study_service';
   SELECT COUNT(*) INTO columns_found FROM information_schema.COLUMNS
    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'study_service' AND COLUMN_NAME = 'id';
+  IF columns_found = 0 THEN
+    DROP TABLE IF EXISTS study_service_new;
+    CREATE TABLE study_service_new (
+      id                BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'UUID_SHORT(): never given twice, whatever is restored',
+      operation         VARCHAR(16) NOT NULL COMMENT 'stored, changed, deleted, patient',
+      patient_pk        BIGINT NULL,
+      patient_id        VARCHAR(250) NULL,
+      patient_name      VARCHAR(250) NULL,
+      study_pk          BIGINT NULL COMMENT '0 in a row that stands for all studies of the patient',
+      study_iuid        VARCHAR(250) NULL,
+      study_datetime    DATETIME NULL,
+      study_description VARCHAR(250) NULL,
+      study_modality    VARCHAR(250) NULL,
+      study_series      INT NULL,
+      study_instances   INT NULL,
+      accession_no      VARCHAR(250) NULL,
+      patient_id_issuer VARCHAR(250) NULL,
+      recorded_at       DATETIME(6) NOT NULL COMMENT 'UTC',
+      PRIMARY KEY (id),
+      KEY study_pk (study_pk),
+      KEY recorded_at (recorded_at)
+    ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
+  END IF;
   IF tables_found = 0 THEN
     RENAME TABLE study_service_new TO study_service;
   ELSEIF columns_found = 0 THEN
@@ -209,31 +295,46 @@ BEGIN
   END IF;
   DROP TABLE IF EXISTS study_service_new;
   DROP TABLE IF EXISTS study_service_old;
+  -- For which version of the archive's tables this was made: `check --admin` compares.
+  IF NOT EXISTS (SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'study_service'
+                    AND TABLE_COMMENT = COALESCE(@indexer_made_for, '')) THEN
+    SET @indexer_sql = CONCAT('ALTER TABLE study_service COMMENT = ''', COALESCE(@indexer_made_for, ''), '''');
+    PREPARE indexer_statement FROM @indexer_sql;
+    EXECUTE indexer_statement;
+    DEALLOCATE PREPARE indexer_statement;
+  END IF;
 END//
 DELIMITER ;
 CALL indexer_install_table();
 DROP PROCEDURE indexer_install_table;
 
-GRANT SELECT ON indexer_study TO 'indexer_definer'@'localhost';
-GRANT SELECT, INSERT, DELETE ON study_service TO 'indexer_definer'@'localhost';
-GRANT SELECT, INSERT, UPDATE, TRIGGER ON study_service TO 'indexer_trigger'@'localhost';
+GRANT SELECT, DELETE ON study_service TO 'indexer_definer'@'localhost';
+CALL indexer_install_rights('SELECT', 'indexer_study');
+CALL indexer_install_rights('SELECT, INSERT, UPDATE, TRIGGER', 'study_service');
 
 -- ---------------------------------------------------------------------------------------------------------------
--- 6. Procedures and the event.
+-- 6. Procedures and the event; the trigger that numbers and dates rows; and a trial, before any trigger is on.
 -- ---------------------------------------------------------------------------------------------------------------
 DROP PROCEDURE IF EXISTS indexer_process;
 DROP PROCEDURE IF EXISTS indexer_prune;
 DROP EVENT IF EXISTS indexer_prune;
 
 DELIMITER //
+-- With the rights of who calls it: those of the triggers, which are the archive's own.
 -- SELECT ... INTO and INSERT ... VALUES instead of INSERT ... SELECT: that would lock the archive's rows.
--- A study that the view doesn't have (no patient yet) is not recorded. For 'patient' the number is the patient's.
+-- For 'patient' the number is the patient's. 'counted' is for images: recorded as 'changed' without the values, since counting at
+-- each image would cost more and more. A study that the view doesn't have (its patient was committed after this
+-- transaction's snapshot) is recorded in the same way; the service reads the view a moment later.
+--
+-- recorded_at is the time of the row: that of the statement (all that UTC_TIMESTAMP knows), and what went by since, such as waiting for
+-- a lock. SYSDATE is in the session's time zone: where that changes to or from summer time meanwhile, the smaller of two
+-- ways to subtract is right.
 --
 -- UUID_SHORT() counts from the second in which the server was started. Two starts in one second (or at one time of a clock that is
 -- wrong at every boot) give the same numbers: a row whose number is taken gets one that says its own second instead, beyond all
 -- seconds of a start, and should that be taken too, any.
-CREATE DEFINER = 'indexer_definer'@'localhost' PROCEDURE indexer_process(IN the_study_pk BIGINT, IN the_operation VARCHAR(16))
-  MODIFIES SQL DATA SQL SECURITY DEFINER
+CREATE PROCEDURE indexer_process(IN the_study_pk BIGINT, IN the_operation VARCHAR(16))
+  MODIFIES SQL DATA SQL SECURITY INVOKER
 BEGIN
   DECLARE new_id BIGINT UNSIGNED DEFAULT UUID_SHORT();
   DECLARE tries, refusals INT DEFAULT 0;
@@ -246,12 +347,20 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR 1062 SET refusals = refusals + 1;
   IF the_operation = 'patient' THEN
     SET found_patient_pk = the_study_pk, found_study_pk = 0;
-  ELSE
+  ELSEIF the_operation <> 'counted' THEN
     SELECT patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime, study_description, study_modality,
            study_series, study_instances, accession_no, patient_id_issuer
       INTO found_patient_pk, found_patient_id, found_patient_name, found_study_pk, found_iuid, found_datetime, found_description,
            found_modality, found_series, found_instances, found_accession_no, found_issuer
       FROM indexer_study WHERE study_pk = the_study_pk;
+  END IF;
+  IF found_study_pk IS NULL AND the_operation IN ('counted', 'stored', 'changed') THEN
+    SET the_operation = 'changed';
+    BEGIN
+      -- Another archive than DCM4CHEE has other tables.
+      DECLARE CONTINUE HANDLER FOR 1054, 1142, 1146 BEGIN END;
+      SELECT pk, study_iuid INTO found_study_pk, found_iuid FROM study WHERE pk = the_study_pk AND patient_fk IS NOT NULL;
+    END;
   END IF;
   IF found_study_pk IS NOT NULL THEN
     REPEAT
@@ -265,7 +374,8 @@ BEGIN
           study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
         VALUES (new_id, the_operation, found_patient_pk, found_patient_id, found_patient_name, found_study_pk, found_iuid,
           found_datetime, found_description, found_modality, found_series, found_instances, found_accession_no, found_issuer,
-          UTC_TIMESTAMP(6));
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
     UNTIL refusals < tries OR tries = 5 END REPEAT;
   END IF;
 END//
@@ -294,6 +404,30 @@ BEGIN
     COMMIT;
     DO SLEEP(0.1 * rows_left);
   END WHILE;
+  -- Rows of images ('changed' without values) that are a week old and have a later one of their study.
+  SET rows_left = 1;
+  WHILE rows_left DO
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    START TRANSACTION;
+    BEGIN
+      DECLARE old_id BIGINT UNSIGNED;
+      DECLARE old_ids CURSOR FOR SELECT o.id FROM study_service o
+        WHERE o.recorded_at < UTC_TIMESTAMP(6) - INTERVAL 7 DAY AND o.recorded_at > UTC_TIMESTAMP(6) - INTERVAL 60 DAY
+              AND o.operation = 'changed' AND o.patient_pk IS NULL
+              AND EXISTS (SELECT 1 FROM study_service l WHERE l.study_pk = o.study_pk AND l.id > o.id)
+        ORDER BY o.recorded_at LIMIT 1000;
+      DECLARE EXIT HANDLER FOR NOT FOUND BEGIN END;
+      SET rows_left = 0;
+      OPEN old_ids;
+      LOOP
+        FETCH old_ids INTO old_id;
+        DELETE FROM study_service WHERE id = old_id;
+        SET rows_left = 1;
+      END LOOP;
+    END;
+    COMMIT;
+    DO SLEEP(0.1 * rows_left);
+  END WHILE;
 END//
 
 CREATE DEFINER = 'indexer_definer'@'localhost' EVENT indexer_prune
@@ -302,33 +436,92 @@ CREATE DEFINER = 'indexer_definer'@'localhost' EVENT indexer_prune
   DO CALL indexer_prune(400)//
 DELIMITER ;
 
-GRANT EXECUTE ON PROCEDURE indexer_process TO 'indexer_definer'@'localhost';
 GRANT EXECUTE ON PROCEDURE indexer_prune TO 'indexer_definer'@'localhost';
-GRANT EXECUTE ON PROCEDURE indexer_process TO 'indexer_trigger'@'localhost';
+CALL indexer_install_rights('EXECUTE', 'PROCEDURE indexer_process');
+
+-- For another archive than DCM4CHEE (docs/other-pacs.md): gives the triggers that are there to the archive's account, where the
+-- server can do that.
+-- CREATE OR REPLACE: there is no moment without the trigger.
+-- The catalogue is read once: MariaDB makes a file for such an answer, which another server that starts on the machine may delete.
+DROP PROCEDURE IF EXISTS indexer_install_definer;
+DELIMITER //
+CREATE PROCEDURE indexer_install_definer()
+BEGIN
+  DECLARE statements LONGTEXT CHARACTER SET utf8mb4;
+  DECLARE separator_text VARCHAR(40) CHARACTER SET utf8mb4 DEFAULT CONCAT('-- ', UUID());
+  IF @indexer_dynamic THEN
+    SET SESSION group_concat_max_len = 1000000;
+    SELECT GROUP_CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+                        ' TRIGGER ', TRIGGER_NAME, ' ', ACTION_TIMING, ' ', EVENT_MANIPULATION, ' ON `', EVENT_OBJECT_TABLE,
+                        '` FOR EACH ROW ', ACTION_STATEMENT, separator_text SEPARATOR '')
+      INTO statements
+      FROM information_schema.TRIGGERS
+     WHERE TRIGGER_SCHEMA = DATABASE() AND TRIGGER_NAME LIKE 'indexer\_%'
+       AND DEFINER <> REPLACE(@indexer_account, '''', '');
+    WHILE statements <> '' DO
+      SET @indexer_sql = SUBSTRING_INDEX(statements, separator_text, 1);
+      SET statements = SUBSTRING(statements, CHAR_LENGTH(@indexer_sql) + CHAR_LENGTH(separator_text) + 1);
+      PREPARE indexer_statement FROM @indexer_sql;
+      EXECUTE indexer_statement;
+      DEALLOCATE PREPARE indexer_statement;
+    END WHILE;
+  END IF;
+END//
+DELIMITER ;
+
+DROP TRIGGER IF EXISTS indexer_row;
+DELIMITER //
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  -- A session that isn't strict gives a row by hand the date '0000-00-00'.
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END//
+DELIMITER ;
+
+-- Once all the way that a study will go, with the triggers' rights, on a table of its own, and taken back. A trigger on the archive's
+-- tables would not say what is wrong; here it does, and the script ends.
+DROP TABLE IF EXISTS indexer_trial;
+CREATE TABLE indexer_trial (number BIGINT NOT NULL PRIMARY KEY) ENGINE = InnoDB;
+CALL indexer_install_rights('SELECT, INSERT, UPDATE, TRIGGER', 'indexer_trial');
+DELIMITER //
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_trial AFTER INSERT ON indexer_trial FOR EACH ROW
+BEGIN
+  CALL indexer_process(NEW.number, 'stored');
+  CALL indexer_process(NEW.number, 'patient');
+END//
+DELIMITER ;
+-- MariaDB 10.6.2 and later: the same for the archive's account, whatever its name. Nothing new to read.
+DELIMITER //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_trial AFTER INSERT ON indexer_trial FOR EACH ROW
+BEGIN
+  CALL indexer_process(NEW.number, ''stored'');
+  CALL indexer_process(NEW.number, ''patient'');
+END')) */ //
+DELIMITER ;
+SELECT MAX(study_pk) INTO @indexer_newest FROM (SELECT study_pk FROM indexer_study ORDER BY study_pk DESC LIMIT 1) newest;
+START TRANSACTION;
+INSERT INTO indexer_trial VALUES (COALESCE(@indexer_newest, 0));
+ROLLBACK;
+DROP TABLE indexer_trial;
 -- end
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- 7. Triggers on. Each has a handler of its own: an error in or below it never reaches the archive. (A handler in the procedure
 --    could not catch that the procedure itself is missing.)
 --    Texts are compared as bytes: for the column's collation PEÑA and PENA may be the same.
+--    What a trigger reads it reads with SELECT ... INTO alone: a subquery in CALL, IF or SET reads with a lock, and would
+--    make the archive wait.
 -- ---------------------------------------------------------------------------------------------------------------
--- any archive, 2
-DROP TRIGGER IF EXISTS indexer_row;
 DELIMITER //
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_row BEFORE INSERT ON study_service FOR EACH ROW
-BEGIN
-  IF NEW.id = 0 THEN
-    SET NEW.id = UUID_SHORT();
-  END IF;
-  IF NEW.recorded_at IS NULL THEN
-    SET NEW.recorded_at = UTC_TIMESTAMP(6);
-  END IF;
-END//
-DELIMITER ;
--- end
-
-DELIMITER //
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_study_insert AFTER INSERT ON study FOR EACH ROW
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_study_insert AFTER INSERT ON study FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
   IF NEW.patient_fk IS NOT NULL THEN
@@ -336,10 +529,27 @@ BEGIN
   END IF;
 END//
 
--- DCM4CHEE 2.x inserts a study without its patient, and sets the patient in the same transaction.
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_study_update AFTER UPDATE ON study FOR EACH ROW
+-- DCM4CHEE 2.x inserts a study without its patient, and sets the patient in the same transaction; before it deletes a patient it
+-- takes the patient from his studies. A study without a patient counts as deleted, until it has one.
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_study_update AFTER UPDATE ON study FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF OLD.patient_fk IS NOT NULL
+     AND (NEW.patient_fk IS NULL OR CAST(OLD.study_iuid AS BINARY) <> CAST(NEW.study_iuid AS BINARY)) THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
   IF NEW.patient_fk IS NOT NULL THEN
     IF OLD.patient_fk IS NULL THEN
       CALL indexer_process(NEW.pk, 'stored');
@@ -356,17 +566,29 @@ BEGIN
   END IF;
 END//
 
--- BEFORE, because afterwards the view doesn't have the study any more.
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_study_delete BEFORE DELETE ON study FOR EACH ROW
+-- Key and UID, and nothing from the view: that may lack the study. One without a patient is recorded as deleted already.
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_study_delete BEFORE DELETE ON study FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
   IF OLD.patient_fk IS NOT NULL THEN
-    CALL indexer_process(OLD.pk, 'deleted');
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
   END IF;
 END//
 
 -- One row for the patient; the service finds the patient's studies. Recording 5,000 studies here would cost half a second.
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_patient_update AFTER UPDATE ON patient FOR EACH ROW
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_patient_update AFTER UPDATE ON patient FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
   IF NOT (CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
@@ -376,11 +598,286 @@ BEGIN
   END IF;
 END//
 DELIMITER ;
+-- MariaDB 10.6.2 and later: the same for the archive's account, whatever its name. Nothing new to read.
+DELIMITER //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < ''1971-01-01'' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_study_insert AFTER INSERT ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF NEW.patient_fk IS NOT NULL THEN
+    CALL indexer_process(NEW.pk, ''stored'');
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_study_update AFTER UPDATE ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF OLD.patient_fk IS NOT NULL
+     AND (NEW.patient_fk IS NULL OR CAST(OLD.study_iuid AS BINARY) <> CAST(NEW.study_iuid AS BINARY)) THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), ''deleted'', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), ''deleted'', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
+  IF NEW.patient_fk IS NOT NULL THEN
+    IF OLD.patient_fk IS NULL THEN
+      CALL indexer_process(NEW.pk, ''stored'');
+    ELSEIF NOT (OLD.patient_fk = NEW.patient_fk
+                AND OLD.num_instances <=> NEW.num_instances
+                AND OLD.num_series <=> NEW.num_series
+                AND OLD.study_datetime <=> NEW.study_datetime
+                AND CAST(OLD.study_iuid AS BINARY) <=> CAST(NEW.study_iuid AS BINARY)
+                AND CAST(OLD.study_desc AS BINARY) <=> CAST(NEW.study_desc AS BINARY)
+                AND CAST(OLD.mods_in_study AS BINARY) <=> CAST(NEW.mods_in_study AS BINARY)
+                AND CAST(OLD.accession_no AS BINARY) <=> CAST(NEW.accession_no AS BINARY)) THEN
+      CALL indexer_process(NEW.pk, ''changed'');
+    END IF;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_study_delete BEFORE DELETE ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF OLD.patient_fk IS NOT NULL THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), ''deleted'', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), ''deleted'', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_update AFTER UPDATE ON patient FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF NOT (CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.pat_id_issuer AS BINARY) <=> CAST(NEW.pat_id_issuer AS BINARY)
+          AND CAST(OLD.pat_name AS BINARY) <=> CAST(NEW.pat_name AS BINARY)) THEN
+    CALL indexer_process(NEW.pk, ''patient'');
+  END IF;
+END')) */ //
+DELIMITER ;
+
+-- MySQL takes no account's name from a variable: the same once more for the archive's usual account. Nothing new to read.
+SET @indexer_named = NULL;
+/*!80029 SET @indexer_named = @indexer_account */;
+DROP PROCEDURE IF EXISTS indexer_install_named;
+DELIMITER //
+CREATE PROCEDURE indexer_install_named(IN account VARCHAR(80) CHARACTER SET utf8mb4)
+BEGIN
+  IF @indexer_named = account THEN
+    DROP TRIGGER IF EXISTS indexer_study_insert;
+    DROP TRIGGER IF EXISTS indexer_study_update;
+    DROP TRIGGER IF EXISTS indexer_study_delete;
+    DROP TRIGGER IF EXISTS indexer_patient_update;
+    DROP TRIGGER IF EXISTS indexer_row;
+  END IF;
+END//
+DELIMITER ;
+CALL indexer_install_named('''pacs''@''%''');
+DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_study_insert AFTER INSERT ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF NEW.patient_fk IS NOT NULL THEN
+    CALL indexer_process(NEW.pk, 'stored');
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_study_update AFTER UPDATE ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF OLD.patient_fk IS NOT NULL
+     AND (NEW.patient_fk IS NULL OR CAST(OLD.study_iuid AS BINARY) <> CAST(NEW.study_iuid AS BINARY)) THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
+  IF NEW.patient_fk IS NOT NULL THEN
+    IF OLD.patient_fk IS NULL THEN
+      CALL indexer_process(NEW.pk, 'stored');
+    ELSEIF NOT (OLD.patient_fk = NEW.patient_fk
+                AND OLD.num_instances <=> NEW.num_instances
+                AND OLD.num_series <=> NEW.num_series
+                AND OLD.study_datetime <=> NEW.study_datetime
+                AND CAST(OLD.study_iuid AS BINARY) <=> CAST(NEW.study_iuid AS BINARY)
+                AND CAST(OLD.study_desc AS BINARY) <=> CAST(NEW.study_desc AS BINARY)
+                AND CAST(OLD.mods_in_study AS BINARY) <=> CAST(NEW.mods_in_study AS BINARY)
+                AND CAST(OLD.accession_no AS BINARY) <=> CAST(NEW.accession_no AS BINARY)) THEN
+      CALL indexer_process(NEW.pk, 'changed');
+    END IF;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_study_delete BEFORE DELETE ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF OLD.patient_fk IS NOT NULL THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_update AFTER UPDATE ON patient FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF NOT (CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.pat_id_issuer AS BINARY) <=> CAST(NEW.pat_id_issuer AS BINARY)
+          AND CAST(OLD.pat_name AS BINARY) <=> CAST(NEW.pat_name AS BINARY)) THEN
+    CALL indexer_process(NEW.pk, 'patient');
+  END IF;
+END */ //
+DELIMITER ;
+CALL indexer_install_named('''pacs''@''localhost''');
+DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_study_insert AFTER INSERT ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF NEW.patient_fk IS NOT NULL THEN
+    CALL indexer_process(NEW.pk, 'stored');
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_study_update AFTER UPDATE ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF OLD.patient_fk IS NOT NULL
+     AND (NEW.patient_fk IS NULL OR CAST(OLD.study_iuid AS BINARY) <> CAST(NEW.study_iuid AS BINARY)) THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
+  IF NEW.patient_fk IS NOT NULL THEN
+    IF OLD.patient_fk IS NULL THEN
+      CALL indexer_process(NEW.pk, 'stored');
+    ELSEIF NOT (OLD.patient_fk = NEW.patient_fk
+                AND OLD.num_instances <=> NEW.num_instances
+                AND OLD.num_series <=> NEW.num_series
+                AND OLD.study_datetime <=> NEW.study_datetime
+                AND CAST(OLD.study_iuid AS BINARY) <=> CAST(NEW.study_iuid AS BINARY)
+                AND CAST(OLD.study_desc AS BINARY) <=> CAST(NEW.study_desc AS BINARY)
+                AND CAST(OLD.mods_in_study AS BINARY) <=> CAST(NEW.mods_in_study AS BINARY)
+                AND CAST(OLD.accession_no AS BINARY) <=> CAST(NEW.accession_no AS BINARY)) THEN
+      CALL indexer_process(NEW.pk, 'changed');
+    END IF;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_study_delete BEFORE DELETE ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF OLD.patient_fk IS NOT NULL THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_update AFTER UPDATE ON patient FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF NOT (CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.pat_id_issuer AS BINARY) <=> CAST(NEW.pat_id_issuer AS BINARY)
+          AND CAST(OLD.pat_name AS BINARY) <=> CAST(NEW.pat_name AS BINARY)) THEN
+    CALL indexer_process(NEW.pk, 'patient');
+  END IF;
+END */ //
+DELIMITER ;
+DROP PROCEDURE indexer_install_named;
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- 8. Record what happened while the triggers were off: studies that are new or look different, studies that are gone.
 --    A study recorded between part 3 and part 4 is recorded once more: it may have changed, or gone, since.
 -- ---------------------------------------------------------------------------------------------------------------
+SET @indexer_triggers_on = UTC_TIMESTAMP(6);
 SET @indexer_taken_at = (SELECT COALESCE(MIN(taken_at), UTC_TIMESTAMP(6)) FROM indexer_window);
 
 INSERT IGNORE INTO indexer_window (study_pk, study_iuid, checksum, taken_at)
@@ -391,11 +888,21 @@ INSERT IGNORE INTO indexer_window (study_pk, study_iuid, checksum, taken_at)
 INSERT IGNORE INTO indexer_window (study_pk, study_iuid, checksum, taken_at)
   SELECT o.study_pk, MAX(o.study_iuid), 0, MAX(o.recorded_at)
     FROM study_service o
-    LEFT JOIN study s ON s.pk = o.study_pk
+    LEFT JOIN study s ON s.pk = o.study_pk AND s.patient_fk IS NOT NULL
    WHERE o.recorded_at >= @indexer_taken_at - INTERVAL 1 DAY AND s.pk IS NULL
          AND o.operation IN ('stored', 'changed', 'deleted')
    GROUP BY o.study_pk
   HAVING SUM(o.operation = 'deleted') = 0;
+
+-- A study that has another UID now: the old one is gone, unless another study has it.
+INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+    study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+  SELECT UUID_SHORT(), 'deleted', NULL, NULL, NULL, w.study_pk, w.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+         UTC_TIMESTAMP(6)
+    FROM indexer_window w
+    JOIN study s ON s.pk = w.study_pk
+    LEFT JOIN study u ON u.study_iuid = w.study_iuid
+   WHERE w.checksum <> 0 AND CAST(w.study_iuid AS BINARY) <> CAST(CONVERT(s.study_iuid USING utf8mb4) AS BINARY) AND u.pk IS NULL;
 
 INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
     study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
@@ -409,22 +916,26 @@ INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, 
    WHERE w.study_pk IS NULL OR w.checksum <> n.checksum;
 
 -- Not what a trigger recorded already, and not if the same UID was stored again meanwhile: the central index knows a study by
--- its UID. In tables of their own, because optimizers read study_service once for each deleted study else.
+-- its UID. In tables of their own, because optimizers read study_service once for each deleted study else. (Each has a primary
+-- key: a server may demand that of temporary tables too.)
 DROP TEMPORARY TABLE IF EXISTS indexer_window_ended, indexer_window_stored;
 CREATE TEMPORARY TABLE indexer_window_ended (study_pk BIGINT NOT NULL PRIMARY KEY) ENGINE = InnoDB;
-CREATE TEMPORARY TABLE indexer_window_stored (study_pk BIGINT NOT NULL, study_iuid VARCHAR(250) NULL, KEY study_iuid (study_iuid(64)))
-  ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
+CREATE TEMPORARY TABLE indexer_window_stored (
+  study_pk BIGINT NOT NULL PRIMARY KEY, study_iuid VARCHAR(250) NULL, KEY study_iuid (study_iuid(64))
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 INSERT IGNORE INTO indexer_window_ended
   SELECT study_pk FROM study_service WHERE recorded_at >= @indexer_taken_at AND operation = 'deleted';
-INSERT INTO indexer_window_stored
+INSERT IGNORE INTO indexer_window_stored
   SELECT study_pk, study_iuid FROM study_service WHERE recorded_at >= @indexer_taken_at AND operation = 'stored';
 
-INSERT INTO study_service (id, operation, study_pk, study_iuid, recorded_at)
-  SELECT UUID_SHORT(), 'deleted', w.study_pk, w.study_iuid, UTC_TIMESTAMP(6)
+INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+    study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+  SELECT UUID_SHORT(), 'deleted', NULL, NULL, NULL, w.study_pk, w.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+         UTC_TIMESTAMP(6)
     FROM indexer_window w
-    LEFT JOIN study s ON s.pk = w.study_pk
+    LEFT JOIN study s ON s.pk = w.study_pk AND s.patient_fk IS NOT NULL
     LEFT JOIN indexer_window_ended e ON e.study_pk = w.study_pk
-   WHERE s.pk IS NULL AND e.study_pk IS NULL
+   WHERE w.study_pk <> 0 AND s.pk IS NULL AND e.study_pk IS NULL
      AND NOT EXISTS (SELECT 1 FROM indexer_window_stored o WHERE o.study_iuid = w.study_iuid AND o.study_pk <> w.study_pk);
 DROP TEMPORARY TABLE indexer_window_ended, indexer_window_stored;
 
@@ -432,16 +943,43 @@ DROP VIEW indexer_window_now;
 DROP TABLE indexer_window;
 
 -- ---------------------------------------------------------------------------------------------------------------
--- 9. Try it, and take it back: a trigger would not say what is wrong.
+-- 9. What is left over, and what there is to say.
 -- ---------------------------------------------------------------------------------------------------------------
-SELECT MAX(pk) INTO @indexer_newest FROM study;
-START TRANSACTION;
-CALL indexer_process(@indexer_newest, 'stored');
-ROLLBACK;
+-- any archive, 3
+-- An earlier version of this script had an account for the triggers, without which every change of a study failed.
+DROP PROCEDURE indexer_install_definer;
+DROP PROCEDURE indexer_install_rights;
+DROP PROCEDURE IF EXISTS indexer_install_old_account;
+DELIMITER //
+CREATE PROCEDURE indexer_install_old_account()
+BEGIN
+  IF EXISTS (SELECT 1 FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = '''indexer_trigger''@''localhost''')
+     AND NOT EXISTS (SELECT 1 FROM information_schema.TRIGGERS WHERE DEFINER = 'indexer_trigger@localhost') THEN
+    DROP USER 'indexer_trigger'@'localhost';
+  END IF;
+END//
+DELIMITER ;
+CALL indexer_install_old_account();
+DROP PROCEDURE indexer_install_old_account;
 
+-- On MariaDB it is known, and the catalogue isn't asked (see indexer_install_definer).
+SET @indexer_sql = IF(@indexer_dynamic, 'SELECT REPLACE(@indexer_account, '''''''', '''') INTO @indexer_given',
+  'SELECT GROUP_CONCAT(DISTINCT DEFINER) INTO @indexer_given
+     FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE() AND TRIGGER_NAME LIKE ''indexer\_%''');
+PREPARE indexer_statement FROM @indexer_sql;
+EXECUTE indexer_statement;
+DEALLOCATE PREPARE indexer_statement;
 SELECT CONCAT('cdc_indexer is installed in ', DATABASE(), '.') AS ''
+UNION ALL
+SELECT CONCAT('The triggers run with the rights of ', @indexer_given, '. If the archive logs in as another account, put',
+              ' SET @indexer_definer = ''user@host''; before the file and run it again.')
+UNION ALL
+SELECT CONCAT('This server takes no account from a variable, so they are not those of ', REPLACE(@indexer_account, '''', ''),
+              ': sed "s/DEFINER = ', 'CURRENT_USER/DEFINER = ', @indexer_account, '/" on the file, and run that.')
+  FROM DUAL WHERE @indexer_given <> REPLACE(@indexer_account, '''', '')
 UNION ALL
 SELECT 'event_scheduler is not ON: rows older than 400 days stay until it is.' FROM DUAL WHERE @@event_scheduler <> 'ON'
 UNION ALL
 SELECT 'binlog_format is not ROW: the archive may wait for locks. SET GLOBAL binlog_format = ROW, and put it into my.cnf.'
   FROM DUAL WHERE @@GLOBAL.log_bin AND @@GLOBAL.binlog_format <> 'ROW';
+-- end

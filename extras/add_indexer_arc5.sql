@@ -17,9 +17,8 @@
 --              indexer_person_name_update                                                on person_name
 --              indexer_row            numbers and dates the rows of study_service
 --   event      indexer_prune      every night: rows older than 400 days (needs event_scheduler = ON)
---   accounts   'indexer_definer'@'localhost' and 'indexer_trigger'@'localhost': nobody logs in with them (locked from
---              MySQL 5.7.6 and MariaDB 10.4.2 on; before, a password that nobody knows). The procedures and the
---              triggers run with their rights.
+--   account    'indexer_definer'@'localhost': nobody logs in with it (locked from MySQL 5.7.6 and MariaDB 10.4.2 on; before, a
+--              password that nobody knows). The nightly event runs with its rights.
 --
 -- What an image changes in the archive's tables, and what follows from that.
 --   Storing one inserts a row into instance (and, with the first of a series, one into series), and throws away what
@@ -38,11 +37,11 @@
 -- note is no image. A study that is rejected as a whole stays in the index with 0 series and 0 images until the archive deletes
 -- it; when the rejection is revoked it has its counts again. Access control (access_control_id) hides nothing from the index.
 -- Of a series whose instance records the archive has moved into its metadata ("purge instance records") the archive's own
--- cached count is taken; without one, its images are not counted.
+-- cached count is taken; without one the number of images is unknown, and NULL in the view.
 --
 -- A patient may have several ids (from 5.31 on; before, one): the first by primary key is sent, the one that the archive
 -- recorded first, with its entity_id as patient_id_issuer. The archive writes '*' where there is no value, and may end names with
--- '^': both are left out. After an update of the archive to 5.31 run this script again: the view names a column that is gone.
+-- '^': both are left out. After an update of the archive run this script again: what it makes depends on the version's columns.
 --
 -- The archive may be in use meanwhile. Every statement gives up after 2 seconds when it has to wait for a lock; the
 -- archive then goes on as before, and you run the script again. As with any CREATE TRIGGER on a table in use, a
@@ -54,20 +53,24 @@
 -- a series, or whose rejection was revoked, alone and in just these seconds; the study's next change brings that to the index.
 --
 -- What it costs: 0.1 (MariaDB) to 0.3 ms (MySQL) of the server's CPU for an image, up to 0.8 ms for a study or series that is
--- stored, changed or rejected, and nothing for what the archive does otherwise, but for patients (two looks by key). A trigger
+-- stored, changed or rejected, and as good as nothing for what the archive does otherwise. A trigger
 -- never makes the archive fail or wait: it takes no lock on the archive's rows, and when study_service or a procedure is broken or
 -- missing, the study is stored as if there were no trigger.
 --
 -- The binary log, if it is on, must have binlog_format = ROW. With MIXED or STATEMENT the server takes locks on what a
 -- trigger reads when the archive's sessions are in REPEATABLE READ; the script says so at its end.
 --
--- NEVER DROP 'indexer_trigger'@'localhost' while the triggers exist: the server then refuses to store studies (error
--- 1449). For the same reason run this script, or remove_indexer.sql, on a server into which you restored a dump of the
--- archive, before the archive is started there: a dump carries the triggers, but not the accounts.
+-- WHOSE RIGHTS. A server refuses every change of a table whose trigger belongs to an account that isn't there (error 1449) or may not
+-- do it (1142). So the triggers belong to the account that the archive itself logs in with: wherever the archive can work, they
+-- can. It is the one account with rights on this database, root and its like left out; if there are several, the script
+-- ends before it has changed anything, and shows the line to put before the file:
+--   SET @indexer_definer = 'pacs@%';
+-- A dump of the archive carries the triggers, but no accounts: on the server where you restore it the archive stores as soon as
+-- its own account is there with its rights. Run this script there as well; without its other parts nothing is recorded.
 --
 -- To undo it: remove_indexer.sql.
 --
--- Rights: root has them all. Another account needs ALL on the archive's database, CREATE USER, SUPER (from
+-- Rights: root has them all. Another account needs ALL on the archive's database with GRANT OPTION, CREATE USER, SUPER (from
 -- MySQL 8 on SET_USER_ID or SET_ANY_DEFINER instead; where the binary log is on, also
 -- log_bin_trust_function_creators = 1) and SELECT on the database mysql.
 --
@@ -78,6 +81,7 @@
 --   GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO 'indexer'@'localhost';
 --
 -- For MySQL 5.6 and later and MariaDB 10.0 and later: that is why it does without IF NOT EXISTS and OR REPLACE in places.
+-- This file is made of the parts in extras/sql by `python -m extras.sql`: change those.
 
 SET NAMES utf8mb4;
 SET SESSION autocommit = 1;
@@ -120,12 +124,76 @@ SET @indexer_first_id = CASE
     @indexer_not_rejected = IF(@indexer_has_rejected,
       ' AND NOT (r.rejection_state = 1 AND EXISTS (SELECT 1 FROM rejected_instance x WHERE x.study_iuid = s.study_iuid
                  AND x.series_iuid = r.series_iuid AND x.sop_iuid = o.sop_iuid))', ''),
+    -- Of a series whose records lie in its metadata the archive's own count is taken; unknown if it has none.
     @indexer_purged = IF(@indexer_has_purge,
-      ' + (SELECT CAST(COALESCE(SUM((SELECT MAX(a.num_instances) FROM series_query_attrs a WHERE a.series_fk = r.pk)), 0) AS SIGNED)
+      ' + (SELECT CAST(CASE WHEN SUM((SELECT MAX(a.num_instances) FROM series_query_attrs a WHERE a.series_fk = r.pk) IS NULL) > 0
+                 THEN NULL
+                 ELSE COALESCE(SUM((SELECT MAX(a.num_instances) FROM series_query_attrs a WHERE a.series_fk = r.pk)), 0) END AS SIGNED)
              FROM series r WHERE r.study_fk = s.pk AND r.rejection_state <> 2 AND r.inst_purge_state = 1)', '');
+-- For which tables this is made: kept as the comment of study_service.
+SET @indexer_made_for = CONCAT('dcm4chee-arc 5', IF(@indexer_has_patient_fk, ' patient_fk', ''),
+                               IF(@indexer_has_patient_id_fk, ' patient_id_fk', ''), IF(@indexer_has_entity_id, ' entity_id', ''),
+                               IF(@indexer_has_rejected, ' rejected', ''), IF(@indexer_has_purge, ' purge', ''));
+
+-- What can't work is found before anything is changed. The triggers need 192 kB of stack (thread_stack) at least: with less,
+-- every transaction of the archive would fail with error 1436.
+SET @indexer_problem = IF(@@GLOBAL.thread_stack < 196608,
+  CONCAT('thread_stack is ', @@GLOBAL.thread_stack DIV 1024, 'K: put thread_stack = 256K into my.cnf and restart the server'), NULL);
+
+-- Whose rights have the triggers? Those of the account that the archive itself logs in with: without that one it can't work anyway.
+-- @indexer_definer names it ('pacs@%'); else it is the one account that may INSERT into this database, not counting root and
+-- its like. Only where nobody else could be the archive (it logs in as root) is it root.
+SET @indexer_candidate = NULL, @indexer_found = 0,
+    @indexer_definer = NULLIF(TRIM(REPLACE(REPLACE(REPLACE(@indexer_definer, '''', ''), '"', ''), '`', '')), '');
+SELECT COUNT(DISTINCT grantee), GROUP_CONCAT(DISTINCT grantee ORDER BY grantee SEPARATOR ' ')
+  INTO @indexer_found, @indexer_candidate
+  FROM (SELECT GRANTEE AS grantee FROM information_schema.SCHEMA_PRIVILEGES
+         WHERE PRIVILEGE_TYPE = 'INSERT' AND DATABASE() LIKE TABLE_SCHEMA
+        UNION
+        SELECT GRANTEE FROM information_schema.TABLE_PRIVILEGES
+         WHERE PRIVILEGE_TYPE = 'INSERT' AND TABLE_SCHEMA = DATABASE() AND TABLE_NAME <> 'study_service') may_insert
+ WHERE TRIM(BOTH '''' FROM SUBSTRING_INDEX(grantee, '@', 1)) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
+         'mariadb.sys', 'mysql.sys', 'mysql.session', 'mysql.infoschema');
+SELECT COUNT(DISTINCT GRANTEE), GROUP_CONCAT(DISTINCT GRANTEE ORDER BY GRANTEE SEPARATOR ' ')
+  INTO @indexer_everywhere, @indexer_candidate_everywhere
+  FROM information_schema.USER_PRIVILEGES
+ WHERE PRIVILEGE_TYPE = 'INSERT'
+   AND TRIM(BOTH '''' FROM SUBSTRING_INDEX(GRANTEE, '@', 1)) NOT IN ('', 'PUBLIC', 'indexer', 'indexer_definer', 'indexer_trigger', 'root', 'mysql', 'debian-sys-maint', 'rdsadmin',
+           'mariadb.sys', 'mysql.sys', 'mysql.session', 'mysql.infoschema');
+SET @indexer_candidate = IF(@indexer_found > 0, @indexer_candidate, @indexer_candidate_everywhere),
+    @indexer_found = IF(@indexer_found > 0, @indexer_found, @indexer_everywhere);
+SET @indexer_runs_as = CONCAT('''', SUBSTRING_INDEX(CURRENT_USER(), '@', 1), '''@''', SUBSTRING_INDEX(CURRENT_USER(), '@', -1), '''');
+SET @indexer_root = @indexer_runs_as;
+SELECT GRANTEE INTO @indexer_root FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = '''root''@''localhost''' LIMIT 1;
+SET @indexer_account = CASE
+      WHEN @indexer_definer IS NULL AND @indexer_found = 1 THEN @indexer_candidate
+      WHEN @indexer_definer IS NULL THEN @indexer_root
+      WHEN LOCATE('@', @indexer_definer) = 0 THEN CONCAT('''', @indexer_definer, '''@''%''')
+      ELSE CONCAT('''', LEFT(@indexer_definer, CHAR_LENGTH(@indexer_definer) - CHAR_LENGTH(SUBSTRING_INDEX(@indexer_definer, '@', -1)) - 1),
+                  '''@''', SUBSTRING_INDEX(@indexer_definer, '@', -1), '''') END,
+    @indexer_line = CONCAT('SET @indexer_definer = ''', REPLACE(SUBSTRING_INDEX(@indexer_candidate, ' ', 1), '''', ''), ''';');
+SET @indexer_problem = CASE
+      WHEN @indexer_problem IS NOT NULL THEN @indexer_problem
+      WHEN @indexer_definer IS NULL AND @indexer_found > 1
+        THEN CONCAT('nothing is changed; several accounts could be the archive: name the right one in a line before the file such as ',
+                    @indexer_line)
+      WHEN NOT EXISTS (SELECT 1 FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = @indexer_account)
+        THEN CONCAT('nothing is changed; there is no account ', REPLACE(@indexer_account, '''', ''),
+                    ': name the one that the archive logs in with before the file: SET @indexer_definer = ''user@host'';') END;
+SELECT CONCAT('Nothing is changed. Which account does the archive log in with? One of these lines before the file says it:\n',
+              'SET @indexer_definer = ''', REPLACE(REPLACE(@indexer_candidate, '''', ''), ' ', ''';\nSET @indexer_definer = '''), ''';') AS ''
+  FROM DUAL WHERE @indexer_definer IS NULL AND @indexer_found > 1;
+-- A mode of that name doesn't exist: the script ends here, with the problem as the server's message.
+SET SESSION sql_mode = COALESCE(@indexer_problem, @@SESSION.sql_mode);
+
+-- MySQL, and MariaDB before 10.6.2, take no account's name out of a variable when they make a trigger. There the triggers belong to
+-- who runs this script, as it says DEFINER = CURRENT_USER (MySQL 8.0.29 and later: for the archive's usual account, pacs,
+-- they are made once more below). For another: sed "s/DEFINER = CURRENT_USER/DEFINER = 'user'@'host'/" FILE | mysql pacsdb
+SET @indexer_dynamic = FALSE;
+/*M!100602 SET @indexer_dynamic = TRUE */;
 
 -- ---------------------------------------------------------------------------------------------------------------
--- 2. The two accounts, and their rights on the archive's tables. The other rights follow where the objects are made.
+-- 2. The account of the nightly event, and what the triggers' account lacks of rights on the archive's tables.
 -- ---------------------------------------------------------------------------------------------------------------
 DROP PROCEDURE IF EXISTS indexer_install_account;
 DELIMITER //
@@ -142,17 +210,35 @@ BEGIN
 END//
 DELIMITER ;
 CALL indexer_install_account('''indexer_definer''@''localhost''');
-CALL indexer_install_account('''indexer_trigger''@''localhost''');
 DROP PROCEDURE indexer_install_account;
 /*!50706 ALTER USER 'indexer_definer'@'localhost' ACCOUNT LOCK */;
-/*!50706 ALTER USER 'indexer_trigger'@'localhost' ACCOUNT LOCK */;
 /*M!100402 ALTER USER 'indexer_definer'@'localhost' ACCOUNT LOCK */;
-/*M!100402 ALTER USER 'indexer_trigger'@'localhost' ACCOUNT LOCK */;
-
 GRANT EVENT ON * TO 'indexer_definer'@'localhost';
+
+-- What the archive's account lacks of the rights that the triggers need, table by table; mostly it has all of them on its database.
 DROP PROCEDURE IF EXISTS indexer_install_rights;
 DELIMITER //
-CREATE PROCEDURE indexer_install_rights()
+CREATE PROCEDURE indexer_install_rights(IN rights VARCHAR(60) CHARACTER SET utf8mb4, IN the_object VARCHAR(80) CHARACTER SET utf8mb4)
+BEGIN
+  DECLARE found INT;
+  SELECT COUNT(DISTINCT PRIVILEGE_TYPE) INTO found
+    FROM (SELECT PRIVILEGE_TYPE FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = @indexer_account
+          UNION ALL
+          SELECT PRIVILEGE_TYPE FROM information_schema.SCHEMA_PRIVILEGES
+           WHERE GRANTEE = @indexer_account AND DATABASE() LIKE TABLE_SCHEMA) has
+   WHERE PRIVILEGE_TYPE IN ('SELECT', 'INSERT', 'UPDATE', 'TRIGGER', 'EXECUTE');
+  IF found < 5 THEN
+    SET @indexer_sql = CONCAT('GRANT ', rights, ' ON ', the_object, ' TO ', @indexer_account);
+    PREPARE indexer_statement FROM @indexer_sql;
+    EXECUTE indexer_statement;
+    DEALLOCATE PREPARE indexer_statement;
+  END IF;
+END//
+DELIMITER ;
+
+DROP PROCEDURE IF EXISTS indexer_install_table_rights;
+DELIMITER //
+CREATE PROCEDURE indexer_install_table_rights()
 BEGIN
   DECLARE the_table VARCHAR(64) CHARACTER SET utf8mb4;
   DECLARE done INT DEFAULT 0;
@@ -163,20 +249,14 @@ BEGIN
   OPEN tables_read;
   FETCH tables_read INTO the_table;
   WHILE NOT done DO
-    SET @indexer_sql = CONCAT('GRANT SELECT ON ', the_table, ' TO ''indexer_definer''@''localhost''');
-    PREPARE indexer_statement FROM @indexer_sql;
-    EXECUTE indexer_statement;
-    SET @indexer_sql = CONCAT('GRANT SELECT, TRIGGER ON ', the_table, ' TO ''indexer_trigger''@''localhost''');
-    PREPARE indexer_statement FROM @indexer_sql;
-    EXECUTE indexer_statement;
+    CALL indexer_install_rights('SELECT, TRIGGER', the_table);
     FETCH tables_read INTO the_table;
   END WHILE;
-  DEALLOCATE PREPARE indexer_statement;
   CLOSE tables_read;
 END//
 DELIMITER ;
-CALL indexer_install_rights();
-DROP PROCEDURE indexer_install_rights;
+CALL indexer_install_table_rights();
+DROP PROCEDURE indexer_install_table_rights;
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- 3. Remember how each study looks now, to find out in part 8 what happened while the triggers were off.
@@ -254,7 +334,7 @@ BEGIN
     DROP TABLE rejected_instance;
   ELSEIF wanted AND NOT EXISTS (SELECT 1 FROM information_schema.TABLES
       WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'rejected_instance') THEN
-    CREATE TABLE rejected_instance (study_iuid VARCHAR(255)) ENGINE = InnoDB COMMENT 'cdc_indexer';
+    CREATE TABLE rejected_instance (pk INT NOT NULL PRIMARY KEY, study_iuid VARCHAR(255)) ENGINE = InnoDB COMMENT 'cdc_indexer';
   END IF;
 END//
 DELIMITER ;
@@ -263,7 +343,7 @@ CALL indexer_install_rejected(0);
 -- ---------------------------------------------------------------------------------------------------------------
 -- 5. View and table.
 -- ---------------------------------------------------------------------------------------------------------------
-SET @indexer_sql = CONCAT('CREATE OR REPLACE ALGORITHM = MERGE DEFINER = ''indexer_definer''@''localhost'' SQL SECURITY DEFINER
+SET @indexer_sql = CONCAT('CREATE OR REPLACE ALGORITHM = MERGE DEFINER = ', @indexer_account, ' SQL SECURITY DEFINER
 VIEW indexer_study AS
 SELECT p.pk                     AS patient_pk,
        NULLIF(i.pat_id, ''*'')    AS patient_id,
@@ -289,28 +369,6 @@ PREPARE indexer_statement FROM @indexer_sql;
 EXECUTE indexer_statement;
 DEALLOCATE PREPARE indexer_statement;
 
-DROP TABLE IF EXISTS study_service_new;
-CREATE TABLE study_service_new (
-  id                BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'UUID_SHORT(): never given twice, whatever is restored',
-  operation         VARCHAR(16) NOT NULL COMMENT 'stored, changed, deleted, patient',
-  patient_pk        BIGINT NULL,
-  patient_id        VARCHAR(250) NULL,
-  patient_name      VARCHAR(250) NULL,
-  study_pk          BIGINT NULL COMMENT '0 in a row that stands for all studies of the patient',
-  study_iuid        VARCHAR(250) NULL,
-  study_datetime    DATETIME NULL,
-  study_description VARCHAR(250) NULL,
-  study_modality    VARCHAR(250) NULL,
-  study_series      INT NULL,
-  study_instances   INT NULL,
-  accession_no      VARCHAR(250) NULL,
-  patient_id_issuer VARCHAR(250) NULL,
-  recorded_at       DATETIME(6) NOT NULL COMMENT 'UTC',
-  PRIMARY KEY (id),
-  KEY study_pk (study_pk),
-  KEY recorded_at (recorded_at)
-) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
-
 DROP PROCEDURE IF EXISTS indexer_install_table;
 DELIMITER //
 CREATE PROCEDURE indexer_install_table()
@@ -320,6 +378,29 @@ BEGIN
    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'study_service';
   SELECT COUNT(*) INTO columns_found FROM information_schema.COLUMNS
    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'study_service' AND COLUMN_NAME = 'id';
+  IF columns_found = 0 THEN
+    DROP TABLE IF EXISTS study_service_new;
+    CREATE TABLE study_service_new (
+      id                BIGINT UNSIGNED NOT NULL DEFAULT 0 COMMENT 'UUID_SHORT(): never given twice, whatever is restored',
+      operation         VARCHAR(16) NOT NULL COMMENT 'stored, changed, deleted, patient',
+      patient_pk        BIGINT NULL,
+      patient_id        VARCHAR(250) NULL,
+      patient_name      VARCHAR(250) NULL,
+      study_pk          BIGINT NULL COMMENT '0 in a row that stands for all studies of the patient',
+      study_iuid        VARCHAR(250) NULL,
+      study_datetime    DATETIME NULL,
+      study_description VARCHAR(250) NULL,
+      study_modality    VARCHAR(250) NULL,
+      study_series      INT NULL,
+      study_instances   INT NULL,
+      accession_no      VARCHAR(250) NULL,
+      patient_id_issuer VARCHAR(250) NULL,
+      recorded_at       DATETIME(6) NOT NULL COMMENT 'UTC',
+      PRIMARY KEY (id),
+      KEY study_pk (study_pk),
+      KEY recorded_at (recorded_at)
+    ) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
+  END IF;
   IF tables_found = 0 THEN
     RENAME TABLE study_service_new TO study_service;
   ELSEIF columns_found = 0 THEN
@@ -335,33 +416,46 @@ BEGIN
   END IF;
   DROP TABLE IF EXISTS study_service_new;
   DROP TABLE IF EXISTS study_service_old;
+  -- For which version of the archive's tables this was made: `check --admin` compares.
+  IF NOT EXISTS (SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = 'study_service'
+                    AND TABLE_COMMENT = COALESCE(@indexer_made_for, '')) THEN
+    SET @indexer_sql = CONCAT('ALTER TABLE study_service COMMENT = ''', COALESCE(@indexer_made_for, ''), '''');
+    PREPARE indexer_statement FROM @indexer_sql;
+    EXECUTE indexer_statement;
+    DEALLOCATE PREPARE indexer_statement;
+  END IF;
 END//
 DELIMITER ;
 CALL indexer_install_table();
 DROP PROCEDURE indexer_install_table;
 
-GRANT SELECT ON indexer_study TO 'indexer_definer'@'localhost';
-GRANT SELECT ON indexer_study TO 'indexer_trigger'@'localhost';
-GRANT SELECT, INSERT, DELETE ON study_service TO 'indexer_definer'@'localhost';
-GRANT SELECT, INSERT, UPDATE, TRIGGER ON study_service TO 'indexer_trigger'@'localhost';
+GRANT SELECT, DELETE ON study_service TO 'indexer_definer'@'localhost';
+CALL indexer_install_rights('SELECT', 'indexer_study');
+CALL indexer_install_rights('SELECT, INSERT, UPDATE, TRIGGER', 'study_service');
 
 -- ---------------------------------------------------------------------------------------------------------------
--- 6. Procedures and the event.
+-- 6. Procedures and the event; the trigger that numbers and dates rows; and a trial, before any trigger is on.
 -- ---------------------------------------------------------------------------------------------------------------
 DROP PROCEDURE IF EXISTS indexer_process;
 DROP PROCEDURE IF EXISTS indexer_prune;
 DROP EVENT IF EXISTS indexer_prune;
 
 DELIMITER //
+-- With the rights of who calls it: those of the triggers, which are the archive's own.
 -- SELECT ... INTO and INSERT ... VALUES instead of INSERT ... SELECT: that would lock the archive's rows.
--- A study that the view doesn't have is not recorded. For 'patient' the number is the patient's. 'counted' is for images:
--- recorded as 'changed' without the values, since counting at each image would cost more and more.
+-- For 'patient' the number is the patient's. 'counted' is for images: recorded as 'changed' without the values, since counting at
+-- each image would cost more and more. A study that the view doesn't have (its patient was committed after this
+-- transaction's snapshot) is recorded in the same way; the service reads the view a moment later.
+--
+-- recorded_at is the time of the row: that of the statement (all that UTC_TIMESTAMP knows), and what went by since, such as waiting for
+-- a lock. SYSDATE is in the session's time zone: where that changes to or from summer time meanwhile, the smaller of two
+-- ways to subtract is right.
 --
 -- UUID_SHORT() counts from the second in which the server was started. Two starts in one second (or at one time of a clock that is
 -- wrong at every boot) give the same numbers: a row whose number is taken gets one that says its own second instead, beyond all
 -- seconds of a start, and should that be taken too, any.
-CREATE DEFINER = 'indexer_definer'@'localhost' PROCEDURE indexer_process(IN the_study_pk BIGINT, IN the_operation VARCHAR(16))
-  MODIFIES SQL DATA SQL SECURITY DEFINER
+CREATE PROCEDURE indexer_process(IN the_study_pk BIGINT, IN the_operation VARCHAR(16))
+  MODIFIES SQL DATA SQL SECURITY INVOKER
 BEGIN
   DECLARE new_id BIGINT UNSIGNED DEFAULT UUID_SHORT();
   DECLARE tries, refusals INT DEFAULT 0;
@@ -374,15 +468,20 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR 1062 SET refusals = refusals + 1;
   IF the_operation = 'patient' THEN
     SET found_patient_pk = the_study_pk, found_study_pk = 0;
-  ELSEIF the_operation = 'counted' THEN
-    SET the_operation = 'changed';
-    SELECT pk, study_iuid INTO found_study_pk, found_iuid FROM study WHERE pk = the_study_pk;
-  ELSE
+  ELSEIF the_operation <> 'counted' THEN
     SELECT patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime, study_description, study_modality,
            study_series, study_instances, accession_no, patient_id_issuer
       INTO found_patient_pk, found_patient_id, found_patient_name, found_study_pk, found_iuid, found_datetime, found_description,
            found_modality, found_series, found_instances, found_accession_no, found_issuer
       FROM indexer_study WHERE study_pk = the_study_pk;
+  END IF;
+  IF found_study_pk IS NULL AND the_operation IN ('counted', 'stored', 'changed') THEN
+    SET the_operation = 'changed';
+    BEGIN
+      -- Another archive than DCM4CHEE has other tables.
+      DECLARE CONTINUE HANDLER FOR 1054, 1142, 1146 BEGIN END;
+      SELECT pk, study_iuid INTO found_study_pk, found_iuid FROM study WHERE pk = the_study_pk AND patient_fk IS NOT NULL;
+    END;
   END IF;
   IF found_study_pk IS NOT NULL THEN
     REPEAT
@@ -396,7 +495,8 @@ BEGIN
           study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
         VALUES (new_id, the_operation, found_patient_pk, found_patient_id, found_patient_name, found_study_pk, found_iuid,
           found_datetime, found_description, found_modality, found_series, found_instances, found_accession_no, found_issuer,
-          UTC_TIMESTAMP(6));
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
     UNTIL refusals < tries OR tries = 5 END REPEAT;
   END IF;
 END//
@@ -457,9 +557,81 @@ CREATE DEFINER = 'indexer_definer'@'localhost' EVENT indexer_prune
   DO CALL indexer_prune(400)//
 DELIMITER ;
 
-GRANT EXECUTE ON PROCEDURE indexer_process TO 'indexer_definer'@'localhost';
 GRANT EXECUTE ON PROCEDURE indexer_prune TO 'indexer_definer'@'localhost';
-GRANT EXECUTE ON PROCEDURE indexer_process TO 'indexer_trigger'@'localhost';
+CALL indexer_install_rights('EXECUTE', 'PROCEDURE indexer_process');
+
+-- For another archive than DCM4CHEE (docs/other-pacs.md): gives the triggers that are there to the archive's account, where the
+-- server can do that.
+-- CREATE OR REPLACE: there is no moment without the trigger.
+-- The catalogue is read once: MariaDB makes a file for such an answer, which another server that starts on the machine may delete.
+DROP PROCEDURE IF EXISTS indexer_install_definer;
+DELIMITER //
+CREATE PROCEDURE indexer_install_definer()
+BEGIN
+  DECLARE statements LONGTEXT CHARACTER SET utf8mb4;
+  DECLARE separator_text VARCHAR(40) CHARACTER SET utf8mb4 DEFAULT CONCAT('-- ', UUID());
+  IF @indexer_dynamic THEN
+    SET SESSION group_concat_max_len = 1000000;
+    SELECT GROUP_CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+                        ' TRIGGER ', TRIGGER_NAME, ' ', ACTION_TIMING, ' ', EVENT_MANIPULATION, ' ON `', EVENT_OBJECT_TABLE,
+                        '` FOR EACH ROW ', ACTION_STATEMENT, separator_text SEPARATOR '')
+      INTO statements
+      FROM information_schema.TRIGGERS
+     WHERE TRIGGER_SCHEMA = DATABASE() AND TRIGGER_NAME LIKE 'indexer\_%'
+       AND DEFINER <> REPLACE(@indexer_account, '''', '');
+    WHILE statements <> '' DO
+      SET @indexer_sql = SUBSTRING_INDEX(statements, separator_text, 1);
+      SET statements = SUBSTRING(statements, CHAR_LENGTH(@indexer_sql) + CHAR_LENGTH(separator_text) + 1);
+      PREPARE indexer_statement FROM @indexer_sql;
+      EXECUTE indexer_statement;
+      DEALLOCATE PREPARE indexer_statement;
+    END WHILE;
+  END IF;
+END//
+DELIMITER ;
+
+DROP TRIGGER IF EXISTS indexer_row;
+DELIMITER //
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  -- A session that isn't strict gives a row by hand the date '0000-00-00'.
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END//
+DELIMITER ;
+
+-- Once all the way that a study will go, with the triggers' rights, on a table of its own, and taken back. A trigger on the archive's
+-- tables would not say what is wrong; here it does, and the script ends.
+DROP TABLE IF EXISTS indexer_trial;
+CREATE TABLE indexer_trial (number BIGINT NOT NULL PRIMARY KEY) ENGINE = InnoDB;
+CALL indexer_install_rights('SELECT, INSERT, UPDATE, TRIGGER', 'indexer_trial');
+DELIMITER //
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_trial AFTER INSERT ON indexer_trial FOR EACH ROW
+BEGIN
+  CALL indexer_process(NEW.number, 'stored');
+  CALL indexer_process(NEW.number, 'patient');
+END//
+DELIMITER ;
+-- MariaDB 10.6.2 and later: the same for the archive's account, whatever its name. Nothing new to read.
+DELIMITER //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_trial AFTER INSERT ON indexer_trial FOR EACH ROW
+BEGIN
+  CALL indexer_process(NEW.number, ''stored'');
+  CALL indexer_process(NEW.number, ''patient'');
+END')) */ //
+DELIMITER ;
+SELECT MAX(study_pk) INTO @indexer_newest FROM (SELECT study_pk FROM indexer_study ORDER BY study_pk DESC LIMIT 1) newest;
+START TRANSACTION;
+INSERT INTO indexer_trial VALUES (COALESCE(@indexer_newest, 0));
+ROLLBACK;
+DROP TABLE indexer_trial;
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- 7. Triggers on. Each has a handler of its own: an error in or below it never reaches the archive. (A handler in the procedure
@@ -468,27 +640,34 @@ GRANT EXECUTE ON PROCEDURE indexer_process TO 'indexer_trigger'@'localhost';
 --    What a trigger reads it reads with SELECT ... INTO alone: a subquery in CALL, IF or SET reads with a lock, and would
 --    make the archive wait.
 -- ---------------------------------------------------------------------------------------------------------------
-DROP TRIGGER IF EXISTS indexer_row;
+-- Should the archive have no table rejected_instance, an empty one is made for this moment: a script can't make a trigger only
+-- if its table is there.
+CALL indexer_install_rejected(1);
 DELIMITER //
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_row BEFORE INSERT ON study_service FOR EACH ROW
-BEGIN
-  IF NEW.id = 0 THEN
-    SET NEW.id = UUID_SHORT();
-  END IF;
-  IF NEW.recorded_at IS NULL THEN
-    SET NEW.recorded_at = UTC_TIMESTAMP(6);
-  END IF;
-END//
-
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_study_insert AFTER INSERT ON study FOR EACH ROW
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_study_insert AFTER INSERT ON study FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
   CALL indexer_process(NEW.pk, 'stored');
 END//
 
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_study_update AFTER UPDATE ON study FOR EACH ROW
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_study_update AFTER UPDATE ON study FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF CAST(OLD.study_iuid AS BINARY) <> CAST(NEW.study_iuid AS BINARY) THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
   IF NOT (OLD.patient_fk <=> NEW.patient_fk
           AND CAST(OLD.study_iuid AS BINARY) <=> CAST(NEW.study_iuid AS BINARY)
           AND CAST(OLD.study_date AS BINARY) <=> CAST(NEW.study_date AS BINARY)
@@ -499,39 +678,54 @@ BEGIN
   END IF;
 END//
 
--- BEFORE, because afterwards the view doesn't have the study any more.
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_study_delete BEFORE DELETE ON study FOR EACH ROW
+-- Key and UID, and nothing from the view: that may lack the study.
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_study_delete BEFORE DELETE ON study FOR EACH ROW
 BEGIN
-  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
-  CALL indexer_process(OLD.pk, 'deleted');
-END//
-
--- One small row for each image; see the head of this file. Not by way of indexer_process: with each image the server would open
--- every table that the view names. A number that is taken becomes another one, as there; the outer handler is also for
--- what goes wrong in the inner one.
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_instance_insert AFTER INSERT ON instance FOR EACH ROW
-BEGIN
-  DECLARE new_id BIGINT UNSIGNED DEFAULT UUID_SHORT();
-  DECLARE found_pk BIGINT;
-  DECLARE found_iuid VARCHAR(250) CHARACTER SET utf8mb4;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
   BEGIN
-    DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
     DECLARE CONTINUE HANDLER FOR 1062
-      INSERT INTO study_service (id, operation, study_pk, study_iuid, recorded_at)
-        VALUES ((new_id & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), 'changed', found_pk,
-                found_iuid, UTC_TIMESTAMP(6));
-    SELECT s.pk, s.study_iuid INTO found_pk, found_iuid
-      FROM series r JOIN study s ON s.pk = r.study_fk WHERE r.pk = NEW.series_fk;
-    IF found_pk IS NOT NULL THEN
-      INSERT INTO study_service (id, operation, study_pk, study_iuid, recorded_at)
-        VALUES (new_id, 'changed', found_pk, found_iuid, UTC_TIMESTAMP(6));
-    END IF;
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+        study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+      VALUES (UUID_SHORT(), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+        UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+          CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
   END;
 END//
 
+-- One small row for each image; see the head of this file. Not by way of indexer_process: with each image the server would open
+-- every table that the view names. All columns are named, so that the binary log has them all with binlog_row_image = MINIMAL too.
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_instance_insert AFTER INSERT ON instance FOR EACH ROW
+BEGIN
+  DECLARE found_pk BIGINT;
+  DECLARE found_iuid VARCHAR(250) CHARACTER SET utf8mb4;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT s.pk, s.study_iuid INTO found_pk, found_iuid
+    FROM series r JOIN study s ON s.pk = r.study_fk WHERE r.pk = NEW.series_fk;
+  IF found_pk IS NOT NULL THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), 'changed', NULL, NULL, NULL, found_pk, found_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), 'changed', NULL, NULL, NULL, found_pk, found_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
+END//
+
 -- Not when the archive moves a series' records into its metadata (inst_purge_state 1): the study has its images as before.
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_instance_delete AFTER DELETE ON instance FOR EACH ROW
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_instance_delete AFTER DELETE ON instance FOR EACH ROW
 BEGIN
   DECLARE found_pk BIGINT;
   DECLARE purged INT DEFAULT 0;
@@ -544,13 +738,13 @@ BEGIN
   END IF;
 END//
 
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_series_insert AFTER INSERT ON series FOR EACH ROW
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_series_insert AFTER INSERT ON series FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
   CALL indexer_process(NEW.study_fk, 'counted');
 END//
 
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_series_update AFTER UPDATE ON series FOR EACH ROW
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_series_update AFTER UPDATE ON series FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
   IF NOT (OLD.study_fk <=> NEW.study_fk AND OLD.rejection_state <=> NEW.rejection_state
@@ -562,37 +756,45 @@ BEGIN
   END IF;
 END//
 
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_series_delete AFTER DELETE ON series FOR EACH ROW
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_series_delete AFTER DELETE ON series FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
   CALL indexer_process(OLD.study_fk, 'counted');
 END//
 
--- One row for the patient; the service finds the patient's studies. The archive updates a patient with each new study
--- (num_studies): what the view says of one of its studies before and after tells whether anything is different.
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+-- Before 5.31 a patient names its id. A column that an update of the archive drops must not be named as OLD.x or NEW.x: from then
+-- on every UPDATE would fail, and no handler would catch it. So it is read, before and after. (From 5.31 on: see below.)
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
-  SET @indexer_patient = NULL;
-  SELECT CONCAT_WS('|', IFNULL(HEX(patient_id), '-'), IFNULL(HEX(patient_id_issuer), '-'), IFNULL(HEX(patient_name), '-'))
-    INTO @indexer_patient FROM indexer_study WHERE patient_pk = OLD.pk LIMIT 1;
+  SET @indexer_patient_id = NULL;
+  SELECT COALESCE(patient_id_fk, 0) INTO @indexer_patient_id FROM patient WHERE pk = OLD.pk;
 END//
 
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_patient_update AFTER UPDATE ON patient FOR EACH ROW
+-- One row for the patient; the service finds the patient's studies.
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_patient_update AFTER UPDATE ON patient FOR EACH ROW
 BEGIN
-  DECLARE now_it_is TEXT CHARACTER SET utf8mb4;
+  DECLARE now_id BIGINT;
+  DECLARE has_studies INT DEFAULT 0;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
-  SELECT CONCAT_WS('|', IFNULL(HEX(patient_id), '-'), IFNULL(HEX(patient_id_issuer), '-'), IFNULL(HEX(patient_name), '-'))
-    INTO now_it_is FROM indexer_study WHERE patient_pk = NEW.pk LIMIT 1;
-  IF CAST(now_it_is AS BINARY) <> CAST(@indexer_patient AS BINARY) THEN
+  IF NOT OLD.pat_name_fk <=> NEW.pat_name_fk THEN
     CALL indexer_process(NEW.pk, 'patient');
+  ELSEIF @indexer_patient_id IS NOT NULL THEN
+    SELECT COALESCE(patient_id_fk, 0) INTO now_id FROM patient WHERE pk = NEW.pk;
+    IF now_id <> @indexer_patient_id THEN
+      SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.pk LIMIT 1;
+      IF has_studies THEN
+        CALL indexer_process(NEW.pk, 'patient');
+      END IF;
+    END IF;
+    SET @indexer_patient_id = NULL;
   END IF;
 END//
 
 -- The name stands in a row of its own, which belongs to at most one patient.
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_person_name_update AFTER UPDATE ON person_name FOR EACH ROW
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_person_name_update AFTER UPDATE ON person_name FOR EACH ROW
 BEGIN
   DECLARE the_patient_pk BIGINT;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
@@ -607,7 +809,7 @@ END//
 
 -- An id counts when it is its patient's first. Before 5.31 it doesn't name its patient (the first SELECT fails, which the handler
 -- takes), from 5.31 on the patient doesn't name its id. A patient without studies, such as a new one, concerns nobody.
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_patient_id_insert AFTER INSERT ON patient_id FOR EACH ROW
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_patient_id_insert AFTER INSERT ON patient_id FOR EACH ROW
 BEGIN
   DECLARE the_patient_pk BIGINT;
   DECLARE has_studies INT DEFAULT 0;
@@ -624,7 +826,7 @@ BEGIN
   END IF;
 END//
 
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_patient_id_delete BEFORE DELETE ON patient_id FOR EACH ROW
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_patient_id_delete BEFORE DELETE ON patient_id FOR EACH ROW
 BEGIN
   DECLARE the_patient_pk BIGINT;
   DECLARE has_studies INT DEFAULT 0;
@@ -641,17 +843,559 @@ BEGIN
   END IF;
 END//
 
--- An id may also go over to another patient, as in a merge: that concerns both.
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+-- patient_fk and entity_id come and go with the archive's versions: read before and after, not named as OLD.x or NEW.x (see above).
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE failed INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SET @indexer_patient = NULL, @indexer_issuer = NULL;
+  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  IF failed THEN
+    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  END IF;
+END//
+
+-- An id may also go over to another patient, as in a merge: that concerns both. The archive's update to 5.31 gives each id the patient
+-- that named it before: nothing changes by that.
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE the_patient_pk, other_pk BIGINT;
+  DECLARE now_issuer VARBINARY(1020);
+  DECLARE has_studies, is_first, failed INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  IF failed THEN
+    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+  END IF;
+  SET other_pk = @indexer_patient;
+  IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN
+    SELECT pk INTO other_pk FROM patient WHERE patient_id_fk = NEW.pk AND pk = the_patient_pk;
+  END IF;
+  IF NOT (other_pk <=> the_patient_pk AND now_issuer <=> @indexer_issuer
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)) THEN
+    IF other_pk <> the_patient_pk OR the_patient_pk IS NULL THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = other_pk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(other_pk, 'patient');
+      END IF;
+    END IF;
+    SET the_patient_pk = NULL;
+    SELECT i.patient_fk INTO the_patient_pk FROM patient_id i
+     WHERE i.pk = NEW.pk AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = i.patient_fk AND j.pk < i.pk);
+    IF the_patient_pk IS NULL THEN
+      SELECT pk INTO the_patient_pk FROM patient WHERE patient_id_fk = NEW.pk;
+    END IF;
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = the_patient_pk LIMIT 1;
+    IF has_studies THEN
+      CALL indexer_process(the_patient_pk, 'patient');
+    END IF;
+  END IF;
+END//
+
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_rejected_insert AFTER INSERT ON rejected_instance FOR EACH ROW
+BEGIN
+  DECLARE found_pk BIGINT;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT pk INTO found_pk FROM study WHERE study_iuid = NEW.study_iuid;
+  IF found_pk IS NOT NULL THEN
+    CALL indexer_process(found_pk, 'counted');
+  END IF;
+END//
+
+CREATE DEFINER = CURRENT_USER TRIGGER indexer_rejected_delete AFTER DELETE ON rejected_instance FOR EACH ROW
+BEGIN
+  DECLARE found_pk BIGINT;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT pk INTO found_pk FROM study WHERE study_iuid = OLD.study_iuid;
+  IF found_pk IS NOT NULL THEN
+    CALL indexer_process(found_pk, 'counted');
+  END IF;
+END//
+DELIMITER ;
+-- MariaDB 10.6.2 and later: the same for the archive's account, whatever its name. Nothing new to read.
+DELIMITER //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < ''1971-01-01'' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_study_insert AFTER INSERT ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  CALL indexer_process(NEW.pk, ''stored'');
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_study_update AFTER UPDATE ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF CAST(OLD.study_iuid AS BINARY) <> CAST(NEW.study_iuid AS BINARY) THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), ''deleted'', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), ''deleted'', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.study_iuid AS BINARY) <=> CAST(NEW.study_iuid AS BINARY)
+          AND CAST(OLD.study_date AS BINARY) <=> CAST(NEW.study_date AS BINARY)
+          AND CAST(OLD.study_time AS BINARY) <=> CAST(NEW.study_time AS BINARY)
+          AND CAST(OLD.study_desc AS BINARY) <=> CAST(NEW.study_desc AS BINARY)
+          AND CAST(OLD.accession_no AS BINARY) <=> CAST(NEW.accession_no AS BINARY)) THEN
+    CALL indexer_process(NEW.pk, ''changed'');
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_study_delete BEFORE DELETE ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  BEGIN
+    DECLARE CONTINUE HANDLER FOR 1062
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), ''deleted'', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+        study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+      VALUES (UUID_SHORT(), ''deleted'', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+        UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+          CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+  END;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_instance_insert AFTER INSERT ON instance FOR EACH ROW
+BEGIN
+  DECLARE found_pk BIGINT;
+  DECLARE found_iuid VARCHAR(250) CHARACTER SET utf8mb4;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT s.pk, s.study_iuid INTO found_pk, found_iuid
+    FROM series r JOIN study s ON s.pk = r.study_fk WHERE r.pk = NEW.series_fk;
+  IF found_pk IS NOT NULL THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), ''changed'', NULL, NULL, NULL, found_pk, found_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), ''changed'', NULL, NULL, NULL, found_pk, found_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_instance_delete AFTER DELETE ON instance FOR EACH ROW
+BEGIN
+  DECLARE found_pk BIGINT;
+  DECLARE purged INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT study_fk INTO found_pk FROM series WHERE pk = OLD.series_fk;
+  SELECT inst_purge_state INTO purged FROM series WHERE pk = OLD.series_fk;
+  IF purged <> 1 THEN
+    CALL indexer_process(found_pk, ''counted'');
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_series_insert AFTER INSERT ON series FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  CALL indexer_process(NEW.study_fk, ''counted'');
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_series_update AFTER UPDATE ON series FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF NOT (OLD.study_fk <=> NEW.study_fk AND OLD.rejection_state <=> NEW.rejection_state
+          AND CAST(OLD.modality AS BINARY) <=> CAST(NEW.modality AS BINARY)) THEN
+    CALL indexer_process(NEW.study_fk, ''counted'');
+    IF OLD.study_fk <> NEW.study_fk THEN
+      CALL indexer_process(OLD.study_fk, ''counted'');
+    END IF;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_series_delete AFTER DELETE ON series FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  CALL indexer_process(OLD.study_fk, ''counted'');
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
 BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
-  SET @indexer_patient = NULL;
-  SELECT i.patient_fk INTO @indexer_patient FROM patient_id i
+  SET @indexer_patient_id = NULL;
+  SELECT COALESCE(patient_id_fk, 0) INTO @indexer_patient_id FROM patient WHERE pk = OLD.pk;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_update AFTER UPDATE ON patient FOR EACH ROW
+BEGIN
+  DECLARE now_id BIGINT;
+  DECLARE has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT OLD.pat_name_fk <=> NEW.pat_name_fk THEN
+    CALL indexer_process(NEW.pk, ''patient'');
+  ELSEIF @indexer_patient_id IS NOT NULL THEN
+    SELECT COALESCE(patient_id_fk, 0) INTO now_id FROM patient WHERE pk = NEW.pk;
+    IF now_id <> @indexer_patient_id THEN
+      SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.pk LIMIT 1;
+      IF has_studies THEN
+        CALL indexer_process(NEW.pk, ''patient'');
+      END IF;
+    END IF;
+    SET @indexer_patient_id = NULL;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_person_name_update AFTER UPDATE ON person_name FOR EACH ROW
+BEGIN
+  DECLARE the_patient_pk BIGINT;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT CAST(OLD.alphabetic_name AS BINARY) <=> CAST(NEW.alphabetic_name AS BINARY) THEN
+    SELECT pk INTO the_patient_pk FROM patient WHERE pat_name_fk = NEW.pk;
+    IF the_patient_pk IS NOT NULL THEN
+      CALL indexer_process(the_patient_pk, ''patient'');
+    END IF;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_id_insert AFTER INSERT ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE the_patient_pk BIGINT;
+  DECLARE has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT i.patient_fk INTO the_patient_pk FROM patient_id i
+   WHERE i.pk = NEW.pk AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = i.patient_fk AND j.pk < i.pk);
+  IF the_patient_pk IS NULL THEN
+    SELECT pk INTO the_patient_pk FROM patient WHERE patient_id_fk = NEW.pk;
+  END IF;
+  SELECT 1 INTO has_studies FROM study WHERE patient_fk = the_patient_pk LIMIT 1;
+  IF has_studies THEN
+    CALL indexer_process(the_patient_pk, ''patient'');
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_id_delete BEFORE DELETE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE the_patient_pk BIGINT;
+  DECLARE has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT i.patient_fk INTO the_patient_pk FROM patient_id i
    WHERE i.pk = OLD.pk AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = i.patient_fk AND j.pk < i.pk);
-END//
+  IF the_patient_pk IS NULL THEN
+    SELECT pk INTO the_patient_pk FROM patient WHERE patient_id_fk = OLD.pk;
+  END IF;
+  SELECT 1 INTO has_studies FROM study WHERE patient_fk = the_patient_pk LIMIT 1;
+  IF has_studies THEN
+    CALL indexer_process(the_patient_pk, ''patient'');
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE failed INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SET @indexer_patient = NULL, @indexer_issuer = NULL;
+  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  IF failed THEN
+    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE the_patient_pk, other_pk BIGINT;
+  DECLARE now_issuer VARBINARY(1020);
+  DECLARE has_studies, is_first, failed INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  IF failed THEN
+    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+  END IF;
+  SET other_pk = @indexer_patient;
+  IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN
+    SELECT pk INTO other_pk FROM patient WHERE patient_id_fk = NEW.pk AND pk = the_patient_pk;
+  END IF;
+  IF NOT (other_pk <=> the_patient_pk AND now_issuer <=> @indexer_issuer
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)) THEN
+    IF other_pk <> the_patient_pk OR the_patient_pk IS NULL THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = other_pk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(other_pk, ''patient'');
+      END IF;
+    END IF;
+    SET the_patient_pk = NULL;
+    SELECT i.patient_fk INTO the_patient_pk FROM patient_id i
+     WHERE i.pk = NEW.pk AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = i.patient_fk AND j.pk < i.pk);
+    IF the_patient_pk IS NULL THEN
+      SELECT pk INTO the_patient_pk FROM patient WHERE patient_id_fk = NEW.pk;
+    END IF;
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = the_patient_pk LIMIT 1;
+    IF has_studies THEN
+      CALL indexer_process(the_patient_pk, ''patient'');
+    END IF;
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_rejected_insert AFTER INSERT ON rejected_instance FOR EACH ROW
+BEGIN
+  DECLARE found_pk BIGINT;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT pk INTO found_pk FROM study WHERE study_iuid = NEW.study_iuid;
+  IF found_pk IS NOT NULL THEN
+    CALL indexer_process(found_pk, ''counted'');
+  END IF;
+END')) */ //
+/*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
+CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_rejected_delete AFTER DELETE ON rejected_instance FOR EACH ROW
+BEGIN
+  DECLARE found_pk BIGINT;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT pk INTO found_pk FROM study WHERE study_iuid = OLD.study_iuid;
+  IF found_pk IS NOT NULL THEN
+    CALL indexer_process(found_pk, ''counted'');
+  END IF;
+END')) */ //
+DELIMITER ;
 
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+-- MySQL takes no account's name from a variable: the same once more for the archive's usual account. Nothing new to read.
+SET @indexer_named = NULL;
+/*!80029 SET @indexer_named = @indexer_account */;
+DROP PROCEDURE IF EXISTS indexer_install_named;
+DELIMITER //
+CREATE PROCEDURE indexer_install_named(IN account VARCHAR(80) CHARACTER SET utf8mb4)
+BEGIN
+  IF @indexer_named = account THEN
+    DROP TRIGGER IF EXISTS indexer_study_insert;
+    DROP TRIGGER IF EXISTS indexer_study_update;
+    DROP TRIGGER IF EXISTS indexer_study_delete;
+    DROP TRIGGER IF EXISTS indexer_instance_insert;
+    DROP TRIGGER IF EXISTS indexer_instance_delete;
+    DROP TRIGGER IF EXISTS indexer_series_insert;
+    DROP TRIGGER IF EXISTS indexer_series_update;
+    DROP TRIGGER IF EXISTS indexer_series_delete;
+    DROP TRIGGER IF EXISTS indexer_patient_before;
+    DROP TRIGGER IF EXISTS indexer_patient_update;
+    DROP TRIGGER IF EXISTS indexer_person_name_update;
+    DROP TRIGGER IF EXISTS indexer_patient_id_insert;
+    DROP TRIGGER IF EXISTS indexer_patient_id_delete;
+    DROP TRIGGER IF EXISTS indexer_patient_id_before;
+    DROP TRIGGER IF EXISTS indexer_patient_id_update;
+    DROP TRIGGER IF EXISTS indexer_rejected_insert;
+    DROP TRIGGER IF EXISTS indexer_rejected_delete;
+    DROP TRIGGER IF EXISTS indexer_row;
+  END IF;
+END//
+DELIMITER ;
+CALL indexer_install_named('''pacs''@''%''');
+DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_study_insert AFTER INSERT ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  CALL indexer_process(NEW.pk, 'stored');
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_study_update AFTER UPDATE ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF CAST(OLD.study_iuid AS BINARY) <> CAST(NEW.study_iuid AS BINARY) THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.study_iuid AS BINARY) <=> CAST(NEW.study_iuid AS BINARY)
+          AND CAST(OLD.study_date AS BINARY) <=> CAST(NEW.study_date AS BINARY)
+          AND CAST(OLD.study_time AS BINARY) <=> CAST(NEW.study_time AS BINARY)
+          AND CAST(OLD.study_desc AS BINARY) <=> CAST(NEW.study_desc AS BINARY)
+          AND CAST(OLD.accession_no AS BINARY) <=> CAST(NEW.accession_no AS BINARY)) THEN
+    CALL indexer_process(NEW.pk, 'changed');
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_study_delete BEFORE DELETE ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  BEGIN
+    DECLARE CONTINUE HANDLER FOR 1062
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+        study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+      VALUES (UUID_SHORT(), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+        UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+          CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+  END;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_instance_insert AFTER INSERT ON instance FOR EACH ROW
+BEGIN
+  DECLARE found_pk BIGINT;
+  DECLARE found_iuid VARCHAR(250) CHARACTER SET utf8mb4;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT s.pk, s.study_iuid INTO found_pk, found_iuid
+    FROM series r JOIN study s ON s.pk = r.study_fk WHERE r.pk = NEW.series_fk;
+  IF found_pk IS NOT NULL THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), 'changed', NULL, NULL, NULL, found_pk, found_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), 'changed', NULL, NULL, NULL, found_pk, found_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_instance_delete AFTER DELETE ON instance FOR EACH ROW
+BEGIN
+  DECLARE found_pk BIGINT;
+  DECLARE purged INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT study_fk INTO found_pk FROM series WHERE pk = OLD.series_fk;
+  SELECT inst_purge_state INTO purged FROM series WHERE pk = OLD.series_fk;
+  IF purged <> 1 THEN
+    CALL indexer_process(found_pk, 'counted');
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_series_insert AFTER INSERT ON series FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  CALL indexer_process(NEW.study_fk, 'counted');
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_series_update AFTER UPDATE ON series FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF NOT (OLD.study_fk <=> NEW.study_fk AND OLD.rejection_state <=> NEW.rejection_state
+          AND CAST(OLD.modality AS BINARY) <=> CAST(NEW.modality AS BINARY)) THEN
+    CALL indexer_process(NEW.study_fk, 'counted');
+    IF OLD.study_fk <> NEW.study_fk THEN
+      CALL indexer_process(OLD.study_fk, 'counted');
+    END IF;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_series_delete AFTER DELETE ON series FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  CALL indexer_process(OLD.study_fk, 'counted');
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SET @indexer_patient_id = NULL;
+  SELECT COALESCE(patient_id_fk, 0) INTO @indexer_patient_id FROM patient WHERE pk = OLD.pk;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_update AFTER UPDATE ON patient FOR EACH ROW
+BEGIN
+  DECLARE now_id BIGINT;
+  DECLARE has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT OLD.pat_name_fk <=> NEW.pat_name_fk THEN
+    CALL indexer_process(NEW.pk, 'patient');
+  ELSEIF @indexer_patient_id IS NOT NULL THEN
+    SELECT COALESCE(patient_id_fk, 0) INTO now_id FROM patient WHERE pk = NEW.pk;
+    IF now_id <> @indexer_patient_id THEN
+      SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.pk LIMIT 1;
+      IF has_studies THEN
+        CALL indexer_process(NEW.pk, 'patient');
+      END IF;
+    END IF;
+    SET @indexer_patient_id = NULL;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_person_name_update AFTER UPDATE ON person_name FOR EACH ROW
+BEGIN
+  DECLARE the_patient_pk BIGINT;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT CAST(OLD.alphabetic_name AS BINARY) <=> CAST(NEW.alphabetic_name AS BINARY) THEN
+    SELECT pk INTO the_patient_pk FROM patient WHERE pat_name_fk = NEW.pk;
+    IF the_patient_pk IS NOT NULL THEN
+      CALL indexer_process(the_patient_pk, 'patient');
+    END IF;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_id_insert AFTER INSERT ON patient_id FOR EACH ROW
 BEGIN
   DECLARE the_patient_pk BIGINT;
   DECLARE has_studies INT DEFAULT 0;
@@ -666,20 +1410,71 @@ BEGIN
   IF has_studies THEN
     CALL indexer_process(the_patient_pk, 'patient');
   END IF;
-  IF @indexer_patient IS NOT NULL THEN
-    SELECT patient_fk INTO the_patient_pk FROM patient_id WHERE pk = NEW.pk;
-    IF the_patient_pk <> @indexer_patient THEN
-      CALL indexer_process(@indexer_patient, 'patient');
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_id_delete BEFORE DELETE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE the_patient_pk BIGINT;
+  DECLARE has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT i.patient_fk INTO the_patient_pk FROM patient_id i
+   WHERE i.pk = OLD.pk AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = i.patient_fk AND j.pk < i.pk);
+  IF the_patient_pk IS NULL THEN
+    SELECT pk INTO the_patient_pk FROM patient WHERE patient_id_fk = OLD.pk;
+  END IF;
+  SELECT 1 INTO has_studies FROM study WHERE patient_fk = the_patient_pk LIMIT 1;
+  IF has_studies THEN
+    CALL indexer_process(the_patient_pk, 'patient');
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE failed INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SET @indexer_patient = NULL, @indexer_issuer = NULL;
+  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  IF failed THEN
+    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE the_patient_pk, other_pk BIGINT;
+  DECLARE now_issuer VARBINARY(1020);
+  DECLARE has_studies, is_first, failed INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  IF failed THEN
+    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+  END IF;
+  SET other_pk = @indexer_patient;
+  IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN
+    SELECT pk INTO other_pk FROM patient WHERE patient_id_fk = NEW.pk AND pk = the_patient_pk;
+  END IF;
+  IF NOT (other_pk <=> the_patient_pk AND now_issuer <=> @indexer_issuer
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)) THEN
+    IF other_pk <> the_patient_pk OR the_patient_pk IS NULL THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = other_pk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(other_pk, 'patient');
+      END IF;
+    END IF;
+    SET the_patient_pk = NULL;
+    SELECT i.patient_fk INTO the_patient_pk FROM patient_id i
+     WHERE i.pk = NEW.pk AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = i.patient_fk AND j.pk < i.pk);
+    IF the_patient_pk IS NULL THEN
+      SELECT pk INTO the_patient_pk FROM patient WHERE patient_id_fk = NEW.pk;
+    END IF;
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = the_patient_pk LIMIT 1;
+    IF has_studies THEN
+      CALL indexer_process(the_patient_pk, 'patient');
     END IF;
   END IF;
-END//
-DELIMITER ;
-
--- Should the archive have no table rejected_instance, an empty one is made for this moment: a script can't make a trigger only
--- if its table is there.
-CALL indexer_install_rejected(1);
-DELIMITER //
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_rejected_insert AFTER INSERT ON rejected_instance FOR EACH ROW
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_rejected_insert AFTER INSERT ON rejected_instance FOR EACH ROW
 BEGIN
   DECLARE found_pk BIGINT;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
@@ -688,9 +1483,8 @@ BEGIN
   IF found_pk IS NOT NULL THEN
     CALL indexer_process(found_pk, 'counted');
   END IF;
-END//
-
-CREATE DEFINER = 'indexer_trigger'@'localhost' TRIGGER indexer_rejected_delete AFTER DELETE ON rejected_instance FOR EACH ROW
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_rejected_delete AFTER DELETE ON rejected_instance FOR EACH ROW
 BEGIN
   DECLARE found_pk BIGINT;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
@@ -699,10 +1493,433 @@ BEGIN
   IF found_pk IS NOT NULL THEN
     CALL indexer_process(found_pk, 'counted');
   END IF;
-END//
+END */ //
 DELIMITER ;
+CALL indexer_install_named('''pacs''@''localhost''');
+DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_row BEFORE INSERT ON study_service FOR EACH ROW
+BEGIN
+  IF NEW.id = 0 THEN
+    SET NEW.id = UUID_SHORT();
+  END IF;
+  IF NEW.recorded_at IS NULL OR NEW.recorded_at < '1971-01-01' THEN
+    SET NEW.recorded_at = UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+      CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_study_insert AFTER INSERT ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  CALL indexer_process(NEW.pk, 'stored');
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_study_update AFTER UPDATE ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF CAST(OLD.study_iuid AS BINARY) <> CAST(NEW.study_iuid AS BINARY) THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.study_iuid AS BINARY) <=> CAST(NEW.study_iuid AS BINARY)
+          AND CAST(OLD.study_date AS BINARY) <=> CAST(NEW.study_date AS BINARY)
+          AND CAST(OLD.study_time AS BINARY) <=> CAST(NEW.study_time AS BINARY)
+          AND CAST(OLD.study_desc AS BINARY) <=> CAST(NEW.study_desc AS BINARY)
+          AND CAST(OLD.accession_no AS BINARY) <=> CAST(NEW.accession_no AS BINARY)) THEN
+    CALL indexer_process(NEW.pk, 'changed');
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_study_delete BEFORE DELETE ON study FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  BEGIN
+    DECLARE CONTINUE HANDLER FOR 1062
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+        study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+      VALUES (UUID_SHORT(), 'deleted', NULL, NULL, NULL, OLD.pk, OLD.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+        UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+          CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+  END;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_instance_insert AFTER INSERT ON instance FOR EACH ROW
+BEGIN
+  DECLARE found_pk BIGINT;
+  DECLARE found_iuid VARCHAR(250) CHARACTER SET utf8mb4;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT s.pk, s.study_iuid INTO found_pk, found_iuid
+    FROM series r JOIN study s ON s.pk = r.study_fk WHERE r.pk = NEW.series_fk;
+  IF found_pk IS NOT NULL THEN
+    BEGIN
+      DECLARE CONTINUE HANDLER FOR 1062
+        INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+            study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+          VALUES ((UUID_SHORT() & 0xFF00000000FFFFFF) | ((FLOOR(RAND() * 0x80000000) | 0x80000000) << 24), 'changed', NULL, NULL, NULL, found_pk, found_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+            UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+              CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+      INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+          study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+        VALUES (UUID_SHORT(), 'changed', NULL, NULL, NULL, found_pk, found_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+          UTC_TIMESTAMP(6) + INTERVAL GREATEST(0, LEAST(TIMESTAMPDIFF(MICROSECOND, NOW(6), SYSDATE(6)),
+            CAST((UNIX_TIMESTAMP(SYSDATE(6)) - UNIX_TIMESTAMP(NOW(6))) * 1000000 AS SIGNED))) MICROSECOND);
+    END;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_instance_delete AFTER DELETE ON instance FOR EACH ROW
+BEGIN
+  DECLARE found_pk BIGINT;
+  DECLARE purged INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT study_fk INTO found_pk FROM series WHERE pk = OLD.series_fk;
+  SELECT inst_purge_state INTO purged FROM series WHERE pk = OLD.series_fk;
+  IF purged <> 1 THEN
+    CALL indexer_process(found_pk, 'counted');
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_series_insert AFTER INSERT ON series FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  CALL indexer_process(NEW.study_fk, 'counted');
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_series_update AFTER UPDATE ON series FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  IF NOT (OLD.study_fk <=> NEW.study_fk AND OLD.rejection_state <=> NEW.rejection_state
+          AND CAST(OLD.modality AS BINARY) <=> CAST(NEW.modality AS BINARY)) THEN
+    CALL indexer_process(NEW.study_fk, 'counted');
+    IF OLD.study_fk <> NEW.study_fk THEN
+      CALL indexer_process(OLD.study_fk, 'counted');
+    END IF;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_series_delete AFTER DELETE ON series FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  CALL indexer_process(OLD.study_fk, 'counted');
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SET @indexer_patient_id = NULL;
+  SELECT COALESCE(patient_id_fk, 0) INTO @indexer_patient_id FROM patient WHERE pk = OLD.pk;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_update AFTER UPDATE ON patient FOR EACH ROW
+BEGIN
+  DECLARE now_id BIGINT;
+  DECLARE has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT OLD.pat_name_fk <=> NEW.pat_name_fk THEN
+    CALL indexer_process(NEW.pk, 'patient');
+  ELSEIF @indexer_patient_id IS NOT NULL THEN
+    SELECT COALESCE(patient_id_fk, 0) INTO now_id FROM patient WHERE pk = NEW.pk;
+    IF now_id <> @indexer_patient_id THEN
+      SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.pk LIMIT 1;
+      IF has_studies THEN
+        CALL indexer_process(NEW.pk, 'patient');
+      END IF;
+    END IF;
+    SET @indexer_patient_id = NULL;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_person_name_update AFTER UPDATE ON person_name FOR EACH ROW
+BEGIN
+  DECLARE the_patient_pk BIGINT;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT CAST(OLD.alphabetic_name AS BINARY) <=> CAST(NEW.alphabetic_name AS BINARY) THEN
+    SELECT pk INTO the_patient_pk FROM patient WHERE pat_name_fk = NEW.pk;
+    IF the_patient_pk IS NOT NULL THEN
+      CALL indexer_process(the_patient_pk, 'patient');
+    END IF;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_id_insert AFTER INSERT ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE the_patient_pk BIGINT;
+  DECLARE has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT i.patient_fk INTO the_patient_pk FROM patient_id i
+   WHERE i.pk = NEW.pk AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = i.patient_fk AND j.pk < i.pk);
+  IF the_patient_pk IS NULL THEN
+    SELECT pk INTO the_patient_pk FROM patient WHERE patient_id_fk = NEW.pk;
+  END IF;
+  SELECT 1 INTO has_studies FROM study WHERE patient_fk = the_patient_pk LIMIT 1;
+  IF has_studies THEN
+    CALL indexer_process(the_patient_pk, 'patient');
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_id_delete BEFORE DELETE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE the_patient_pk BIGINT;
+  DECLARE has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT i.patient_fk INTO the_patient_pk FROM patient_id i
+   WHERE i.pk = OLD.pk AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = i.patient_fk AND j.pk < i.pk);
+  IF the_patient_pk IS NULL THEN
+    SELECT pk INTO the_patient_pk FROM patient WHERE patient_id_fk = OLD.pk;
+  END IF;
+  SELECT 1 INTO has_studies FROM study WHERE patient_fk = the_patient_pk LIMIT 1;
+  IF has_studies THEN
+    CALL indexer_process(the_patient_pk, 'patient');
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE failed INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SET @indexer_patient = NULL, @indexer_issuer = NULL;
+  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  IF failed THEN
+    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE the_patient_pk, other_pk BIGINT;
+  DECLARE now_issuer VARBINARY(1020);
+  DECLARE has_studies, is_first, failed INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  IF failed THEN
+    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+  END IF;
+  SET other_pk = @indexer_patient;
+  IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN
+    SELECT pk INTO other_pk FROM patient WHERE patient_id_fk = NEW.pk AND pk = the_patient_pk;
+  END IF;
+  IF NOT (other_pk <=> the_patient_pk AND now_issuer <=> @indexer_issuer
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)) THEN
+    IF other_pk <> the_patient_pk OR the_patient_pk IS NULL THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = other_pk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(other_pk, 'patient');
+      END IF;
+    END IF;
+    SET the_patient_pk = NULL;
+    SELECT i.patient_fk INTO the_patient_pk FROM patient_id i
+     WHERE i.pk = NEW.pk AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = i.patient_fk AND j.pk < i.pk);
+    IF the_patient_pk IS NULL THEN
+      SELECT pk INTO the_patient_pk FROM patient WHERE patient_id_fk = NEW.pk;
+    END IF;
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = the_patient_pk LIMIT 1;
+    IF has_studies THEN
+      CALL indexer_process(the_patient_pk, 'patient');
+    END IF;
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_rejected_insert AFTER INSERT ON rejected_instance FOR EACH ROW
+BEGIN
+  DECLARE found_pk BIGINT;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT pk INTO found_pk FROM study WHERE study_iuid = NEW.study_iuid;
+  IF found_pk IS NOT NULL THEN
+    CALL indexer_process(found_pk, 'counted');
+  END IF;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_rejected_delete AFTER DELETE ON rejected_instance FOR EACH ROW
+BEGIN
+  DECLARE found_pk BIGINT;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  SELECT pk INTO found_pk FROM study WHERE study_iuid = OLD.study_iuid;
+  IF found_pk IS NOT NULL THEN
+    CALL indexer_process(found_pk, 'counted');
+  END IF;
+END */ //
+DELIMITER ;
+DROP PROCEDURE indexer_install_named;
 CALL indexer_install_rejected(0);
 DROP PROCEDURE indexer_install_rejected;
+
+-- From 5.31 on what matters of an id stands in its row, and OLD and NEW are compared. (Not before, and not while the archive is being
+-- updated: a column that goes away must not be named.)
+SET @indexer_compares = @indexer_has_patient_fk AND @indexer_has_entity_id AND NOT @indexer_has_patient_id_fk;
+DROP PROCEDURE IF EXISTS indexer_install_compared;
+DELIMITER //
+CREATE PROCEDURE indexer_install_compared(IN account VARCHAR(80) CHARACTER SET utf8mb4)
+BEGIN
+  IF NOT @indexer_compares THEN
+    SET @indexer_sql = NULL;
+  ELSEIF @indexer_dynamic THEN
+    IF account = 'CURRENT_USER' THEN
+    SET @indexer_sql = CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  SET @indexer_patient_id = NULL;
+END');
+    PREPARE indexer_statement FROM @indexer_sql;
+    EXECUTE indexer_statement;
+    DEALLOCATE PREPARE indexer_statement;
+    SET @indexer_sql = CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+END');
+    PREPARE indexer_statement FROM @indexer_sql;
+    EXECUTE indexer_statement;
+    DEALLOCATE PREPARE indexer_statement;
+    SET @indexer_sql = CONCAT('CREATE OR REPLACE DEFINER = ', @indexer_account,
+' TRIGGER indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE is_first, has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+    IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(OLD.patient_fk, ''patient'');
+      END IF;
+    END IF;
+    SET is_first = 0;
+    SELECT 1 INTO is_first FROM patient p WHERE p.pk = NEW.patient_fk
+       AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.patient_fk LIMIT 1;
+    IF is_first AND has_studies THEN
+      CALL indexer_process(NEW.patient_fk, ''patient'');
+    END IF;
+  END IF;
+END');
+    PREPARE indexer_statement FROM @indexer_sql;
+    EXECUTE indexer_statement;
+    DEALLOCATE PREPARE indexer_statement;
+    END IF;
+  ELSEIF account = IF(@indexer_named IN ('''pacs''@''%''', '''pacs''@''localhost'''), @indexer_named, IF(@indexer_named IS NULL, '', 'CURRENT_USER')) THEN
+    DROP TRIGGER IF EXISTS indexer_patient_before;
+    DROP TRIGGER IF EXISTS indexer_patient_id_before;
+    DROP TRIGGER IF EXISTS indexer_patient_id_update;
+  END IF;
+END//
+DELIMITER ;
+CALL indexer_install_compared('CURRENT_USER');
+DELIMITER //
+/*!80029 CREATE DEFINER = CURRENT_USER TRIGGER IF NOT EXISTS indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  SET @indexer_patient_id = NULL;
+END */ //
+/*!80029 CREATE DEFINER = CURRENT_USER TRIGGER IF NOT EXISTS indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+END */ //
+/*!80029 CREATE DEFINER = CURRENT_USER TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE is_first, has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+    IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(OLD.patient_fk, 'patient');
+      END IF;
+    END IF;
+    SET is_first = 0;
+    SELECT 1 INTO is_first FROM patient p WHERE p.pk = NEW.patient_fk
+       AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.patient_fk LIMIT 1;
+    IF is_first AND has_studies THEN
+      CALL indexer_process(NEW.patient_fk, 'patient');
+    END IF;
+  END IF;
+END */ //
+DELIMITER ;
+CALL indexer_install_compared('''pacs''@''%''');
+DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  SET @indexer_patient_id = NULL;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE is_first, has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+    IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(OLD.patient_fk, 'patient');
+      END IF;
+    END IF;
+    SET is_first = 0;
+    SELECT 1 INTO is_first FROM patient p WHERE p.pk = NEW.patient_fk
+       AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.patient_fk LIMIT 1;
+    IF is_first AND has_studies THEN
+      CALL indexer_process(NEW.patient_fk, 'patient');
+    END IF;
+  END IF;
+END */ //
+DELIMITER ;
+CALL indexer_install_compared('''pacs''@''localhost''');
+DELIMITER //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_before BEFORE UPDATE ON patient FOR EACH ROW
+BEGIN
+  SET @indexer_patient_id = NULL;
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_id_before BEFORE UPDATE ON patient_id FOR EACH ROW
+BEGIN
+END */ //
+/*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
+BEGIN
+  DECLARE is_first, has_studies INT DEFAULT 0;
+  DECLARE CONTINUE HANDLER FOR SQLEXCEPTION BEGIN END;
+  DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
+  IF NOT (OLD.patient_fk <=> NEW.patient_fk
+          AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
+          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+    IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
+      SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
+         AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+      IF is_first THEN
+        CALL indexer_process(OLD.patient_fk, 'patient');
+      END IF;
+    END IF;
+    SET is_first = 0;
+    SELECT 1 INTO is_first FROM patient p WHERE p.pk = NEW.patient_fk
+       AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
+    SELECT 1 INTO has_studies FROM study WHERE patient_fk = NEW.patient_fk LIMIT 1;
+    IF is_first AND has_studies THEN
+      CALL indexer_process(NEW.patient_fk, 'patient');
+    END IF;
+  END IF;
+END */ //
+DELIMITER ;
+DROP PROCEDURE indexer_install_compared;
 
 -- ---------------------------------------------------------------------------------------------------------------
 -- 8. Record what happened while the triggers were off: studies that are new or look different, studies that are gone.
@@ -719,11 +1936,21 @@ INSERT IGNORE INTO indexer_window (study_pk, study_iuid, checksum, taken_at)
 INSERT IGNORE INTO indexer_window (study_pk, study_iuid, checksum, taken_at)
   SELECT o.study_pk, MAX(o.study_iuid), 0, MAX(o.recorded_at)
     FROM study_service o
-    LEFT JOIN study s ON s.pk = o.study_pk
+    LEFT JOIN study s ON s.pk = o.study_pk AND s.patient_fk IS NOT NULL
    WHERE o.recorded_at >= @indexer_taken_at - INTERVAL 1 DAY AND s.pk IS NULL
          AND o.operation IN ('stored', 'changed', 'deleted')
    GROUP BY o.study_pk
   HAVING SUM(o.operation = 'deleted') = 0;
+
+-- A study that has another UID now: the old one is gone, unless another study has it.
+INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+    study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+  SELECT UUID_SHORT(), 'deleted', NULL, NULL, NULL, w.study_pk, w.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+         UTC_TIMESTAMP(6)
+    FROM indexer_window w
+    JOIN study s ON s.pk = w.study_pk
+    LEFT JOIN study u ON u.study_iuid = w.study_iuid
+   WHERE w.checksum <> 0 AND CAST(w.study_iuid AS BINARY) <> CAST(CONVERT(s.study_iuid USING utf8mb4) AS BINARY) AND u.pk IS NULL;
 
 INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
     study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
@@ -737,8 +1964,9 @@ INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, 
    WHERE w.study_pk IS NULL OR w.checksum <> n.checksum;
 
 -- Studies that got an image: whatever came while the triggers were off has a higher key than what there was before.
-INSERT INTO study_service (id, operation, study_pk, study_iuid, recorded_at)
-  SELECT UUID_SHORT(), 'changed', s.pk, s.study_iuid, UTC_TIMESTAMP(6)
+INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+    study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+  SELECT UUID_SHORT(), 'changed', NULL, NULL, NULL, s.pk, s.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL, UTC_TIMESTAMP(6)
     FROM (SELECT DISTINCT r.study_fk
             FROM indexer_window f
             JOIN instance o ON o.pk > f.instance_pk
@@ -749,20 +1977,24 @@ INSERT INTO study_service (id, operation, study_pk, study_iuid, recorded_at)
    WHERE NOT EXISTS (SELECT 1 FROM study_service l WHERE l.study_pk = s.pk AND l.recorded_at >= @indexer_triggers_on);
 
 -- Not what a trigger recorded already, and not if the same UID was stored again meanwhile: the central index knows a study by
--- its UID. In tables of their own, because optimizers read study_service once for each deleted study else.
+-- its UID. In tables of their own, because optimizers read study_service once for each deleted study else. (Each has a primary
+-- key: a server may demand that of temporary tables too.)
 DROP TEMPORARY TABLE IF EXISTS indexer_window_ended, indexer_window_stored;
 CREATE TEMPORARY TABLE indexer_window_ended (study_pk BIGINT NOT NULL PRIMARY KEY) ENGINE = InnoDB;
-CREATE TEMPORARY TABLE indexer_window_stored (study_pk BIGINT NOT NULL, study_iuid VARCHAR(250) NULL, KEY study_iuid (study_iuid(64)))
-  ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
+CREATE TEMPORARY TABLE indexer_window_stored (
+  study_pk BIGINT NOT NULL PRIMARY KEY, study_iuid VARCHAR(250) NULL, KEY study_iuid (study_iuid(64))
+) ENGINE = InnoDB DEFAULT CHARSET = utf8mb4 COLLATE = utf8mb4_bin;
 INSERT IGNORE INTO indexer_window_ended
   SELECT study_pk FROM study_service WHERE recorded_at >= @indexer_taken_at AND operation = 'deleted';
-INSERT INTO indexer_window_stored
+INSERT IGNORE INTO indexer_window_stored
   SELECT study_pk, study_iuid FROM study_service WHERE recorded_at >= @indexer_taken_at AND operation = 'stored';
 
-INSERT INTO study_service (id, operation, study_pk, study_iuid, recorded_at)
-  SELECT UUID_SHORT(), 'deleted', w.study_pk, w.study_iuid, UTC_TIMESTAMP(6)
+INSERT INTO study_service (id, operation, patient_pk, patient_id, patient_name, study_pk, study_iuid, study_datetime,
+    study_description, study_modality, study_series, study_instances, accession_no, patient_id_issuer, recorded_at)
+  SELECT UUID_SHORT(), 'deleted', NULL, NULL, NULL, w.study_pk, w.study_iuid, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+         UTC_TIMESTAMP(6)
     FROM indexer_window w
-    LEFT JOIN study s ON s.pk = w.study_pk
+    LEFT JOIN study s ON s.pk = w.study_pk AND s.patient_fk IS NOT NULL
     LEFT JOIN indexer_window_ended e ON e.study_pk = w.study_pk
    WHERE w.study_pk <> 0 AND s.pk IS NULL AND e.study_pk IS NULL
      AND NOT EXISTS (SELECT 1 FROM indexer_window_stored o WHERE o.study_iuid = w.study_iuid AND o.study_pk <> w.study_pk);
@@ -772,14 +2004,39 @@ DROP VIEW indexer_window_now;
 DROP TABLE indexer_window;
 
 -- ---------------------------------------------------------------------------------------------------------------
--- 9. Try it, and take it back: a trigger would not say what is wrong.
+-- 9. What is left over, and what there is to say.
 -- ---------------------------------------------------------------------------------------------------------------
-SELECT MAX(pk) INTO @indexer_newest FROM study;
-START TRANSACTION;
-CALL indexer_process(@indexer_newest, 'stored');
-ROLLBACK;
+-- An earlier version of this script had an account for the triggers, without which every change of a study failed.
+DROP PROCEDURE indexer_install_definer;
+DROP PROCEDURE indexer_install_rights;
+DROP PROCEDURE IF EXISTS indexer_install_old_account;
+DELIMITER //
+CREATE PROCEDURE indexer_install_old_account()
+BEGIN
+  IF EXISTS (SELECT 1 FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = '''indexer_trigger''@''localhost''')
+     AND NOT EXISTS (SELECT 1 FROM information_schema.TRIGGERS WHERE DEFINER = 'indexer_trigger@localhost') THEN
+    DROP USER 'indexer_trigger'@'localhost';
+  END IF;
+END//
+DELIMITER ;
+CALL indexer_install_old_account();
+DROP PROCEDURE indexer_install_old_account;
 
+-- On MariaDB it is known, and the catalogue isn't asked (see indexer_install_definer).
+SET @indexer_sql = IF(@indexer_dynamic, 'SELECT REPLACE(@indexer_account, '''''''', '''') INTO @indexer_given',
+  'SELECT GROUP_CONCAT(DISTINCT DEFINER) INTO @indexer_given
+     FROM information_schema.TRIGGERS WHERE TRIGGER_SCHEMA = DATABASE() AND TRIGGER_NAME LIKE ''indexer\_%''');
+PREPARE indexer_statement FROM @indexer_sql;
+EXECUTE indexer_statement;
+DEALLOCATE PREPARE indexer_statement;
 SELECT CONCAT('cdc_indexer is installed in ', DATABASE(), '.') AS ''
+UNION ALL
+SELECT CONCAT('The triggers run with the rights of ', @indexer_given, '. If the archive logs in as another account, put',
+              ' SET @indexer_definer = ''user@host''; before the file and run it again.')
+UNION ALL
+SELECT CONCAT('This server takes no account from a variable, so they are not those of ', REPLACE(@indexer_account, '''', ''),
+              ': sed "s/DEFINER = ', 'CURRENT_USER/DEFINER = ', @indexer_account, '/" on the file, and run that.')
+  FROM DUAL WHERE @indexer_given <> REPLACE(@indexer_account, '''', '')
 UNION ALL
 SELECT 'event_scheduler is not ON: rows older than 400 days stay until it is.' FROM DUAL WHERE @@event_scheduler <> 'ON'
 UNION ALL

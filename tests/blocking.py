@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cdc_indexer.delivery.webservice import Request
-from cdc_indexer.model.outcome import Outcome
+from cdc_indexer.model.outcome import Kind, Outcome
 
 
 class Client:
@@ -20,6 +20,7 @@ class Client:
     expires_at = math.inf
     events = select.POLLIN
     ready = True
+    again = False
 
     def __init__(self, index: Any) -> None:
         self._index = index
@@ -37,7 +38,9 @@ class Client:
         return None
 
     def _exchange(self, request: Request) -> None:
-        if request.body is None:
+        if request.asks:
+            outcome = getattr(self._index, "get", lambda: Outcome(Kind.ACCEPTED, 200, "[]"))()
+        elif request.body is None:
             outcome = self._index.delete(request.study_iuid, request.idempotency_key)
         else:
             outcome = self._index.post(request.body, request.idempotency_key)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,8 @@ from cdc_indexer.source.binlog import (
     TransactionEnd,
 )
 from cdc_indexer.source.catalogue import Column
-from cdc_indexer.source.connection import reading
+from cdc_indexer.source.session import Session
+from cdc_indexer.source.source import Source
 
 #: The table of DESIGN 4, without its triggers: what is tested here is the log, whoever wrote the rows.
 COLUMNS = """
@@ -56,6 +58,13 @@ def settings(server: Any, database: str, **changes: Any) -> DatabaseSettings:
         **changes,
     }
     return DatabaseSettings.model_validate(values)
+
+
+@contextmanager
+def reading(database: DatabaseSettings) -> Iterator[Session]:
+    """A session of a source of its own, for a moment."""
+    with closing(Source(database)) as source, source.session() as session:
+        yield session
 
 
 class Outbox:
@@ -102,11 +111,11 @@ class Outbox:
         with reading(self.settings) as connection:
             return catalogue.binlog_end(connection)
 
-    def end_made(self, known: Position) -> Position:
+    def end_made(self) -> Position:
         """The end of the log as the reader gives it: with the second in which the file was made."""
         end = self.end()
         created = self.follow(end).position.file_created
-        return replace(end, file_created=created, gtid_set=end.gtid_set if known.gtid_set else None)
+        return replace(end, file_created=created)
 
     def log_events(self, position: Position) -> list[tuple[Any, ...]]:
         """(file, offset, type, server_id, end, text) of the events in the position's file from there on."""
@@ -130,7 +139,7 @@ class Outbox:
         **changes: Any,
     ) -> BinlogReader:
         return BinlogReader(
-            settings(self.server, self.database, **changes),
+            Source(settings(self.server, self.database, **changes)),
             StreamSettings(heartbeat_seconds=heartbeat_seconds, audit_seconds=audit_seconds),
             server_id,
             position,

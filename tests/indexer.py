@@ -10,9 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cdc_indexer.model.position import Identity, Position
+from cdc_indexer.model.settled import Settled
+from cdc_indexer.state._database import connect
+from cdc_indexer.state.glance import glance
 from tests.pacs import Pacs
 from tests.privacy import privacy
 
@@ -39,6 +44,38 @@ def wait_until(condition: Callable[[], object], seconds: float = 30.0, what: str
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds:g} s: {what or condition}")
         time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What state.sqlite says. ``unverified`` are the UIDs of studies whose view is still to be read."""
+
+    center: str | None
+    identity: Identity | None
+    position: Position | None
+    settled: Settled
+    unverified: tuple[str, ...]
+    jobs: dict[str, Any]
+
+
+def read_checkpoint(state_dir: Path) -> Checkpoint | None:
+    """Beside the process that writes it, or after its end; None while there is none."""
+    seen = glance(state_dir)
+    if seen is None:
+        return None
+    with contextlib.closing(connect(state_dir / "state.sqlite", 500)) as db:
+        unverified = tuple(uid for (uid,) in db.execute("SELECT study_iuid FROM unverified"))
+        jobs = {name: json.loads(value) for name, value in db.execute("SELECT name, value FROM jobs")}
+    return Checkpoint(seen.center, seen.identity, seen.position, seen.settled, unverified, jobs)
+
+
+def nothing_waits(indexer: Indexer, pacs: Pacs) -> bool:
+    """Whether every row of the outbox is settled, and no first version awaits its verification."""
+    ids = [row[0] for row in pacs.execute("SELECT id FROM study_service")]
+    checkpoint = indexer.checkpoint()
+    if checkpoint is None:
+        return False
+    return not checkpoint.unverified and all(row_id in checkpoint.settled for row_id in ids)
 
 
 class Indexer:
@@ -98,14 +135,9 @@ class Indexer:
         (self.directory / "config.json").write_text(json.dumps(self.settings))
         (self.directory / "server.json").write_text(json.dumps({"server": self.center}))
 
-    def checkpoint(self) -> dict[str, Any]:
-        """The checkpoint file's content; empty while there is none."""
-        try:
-            text = (self.state_dir / "checkpoint.json").read_text()
-        except FileNotFoundError:
-            return {}
-        content: dict[str, Any] = json.loads(text)
-        return content
+    def checkpoint(self) -> Checkpoint | None:
+        """How far the state is; None while there is none."""
+        return read_checkpoint(self.state_dir)
 
     def start(self, *arguments: str, failpoint: str = "") -> None:
         """Starts the service (or another command) and goes on at once."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from cdc_indexer.state.parked_studies import ParkedStudies
 from tests.pacs import Pacs
 
 _FIELDS = (
@@ -41,15 +41,14 @@ class Verdict:
 
 
 def parked_uids(state_dir: Path) -> set[str]:
-    """The studies that lie in the parked store."""
-    path = state_dir / "parked.sqlite"
-    if not path.exists():
+    """The studies that are parked."""
+    if not ParkedStudies.exists(state_dir):
         return set()
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    parked = ParkedStudies(state_dir)
     try:
-        return {row[0] for row in connection.execute("SELECT study_iuid FROM parked WHERE closed_at IS NULL")}
+        return {entry.study_iuid for entry in parked.entries()}
     finally:
-        connection.close()
+        parked.close()
 
 
 def judge(entries: Iterable[Any], committed: Iterable[str], parked: Iterable[str] = ()) -> Verdict:

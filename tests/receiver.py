@@ -226,6 +226,10 @@ class Receiver:
         with self._changed:
             return list(self._entries)
 
+    def sent(self) -> list[Entry]:
+        """What it was to store or to delete, in order: every request but the questions, by GET, what it can."""
+        return [entry for entry in self.entries() if entry.method != "GET"]
+
     def accepted(self) -> list[Entry]:
         """The POSTs that it has taken, in order. What it took and could not answer is among them."""
         with self._changed:

@@ -28,6 +28,10 @@ from tests.ports import free_port
 
 FLAVOURS = ("mariadb-10.11", "mariadb-11.8", "mysql")
 
+#: With this account the archives of the tests log in; the triggers belong to it.
+ARCHIVE = "'pacs'@'localhost'"
+ARCHIVE_PASSWORD = "the-archives-password-1"
+
 _START_SECONDS = 120.0
 _STOP_SECONDS = 60.0
 _PURGE_SECONDS = 10.0
@@ -370,6 +374,38 @@ class Server:
             raise ScriptFailed(answer.stderr.strip())
         return answer.stdout
 
+    def dump(self, database: str, *options: str) -> str:
+        """What mysqldump makes of a database. MariaDB's is in another package: its definitions are put together here."""
+        if self.is_mariadb:
+            return self._definitions(database, "--routines" in options)
+        socket = f"{self._installation.inside(self._data)}/mysqld.sock"
+        arguments = ("--no-defaults", "--user=root", f"--socket={socket}", "--set-gtid-purged=OFF", *options)
+        answer = self._installation.run("mysqldump", *arguments, database)
+        if answer.returncode != 0:
+            raise ScriptFailed(answer.stderr.strip())
+        return answer.stdout
+
+    def _definitions(self, database: str, routines: bool) -> str:
+        def made(kind: str, name: str, column: int) -> str:
+            return f"{self.execute(f'SHOW CREATE {kind} `{name}`', database=database)[0][column]};;\n"
+
+        tables = self.execute(f"SHOW FULL TABLES FROM `{database}`")
+        text = "SET foreign_key_checks = 0;\nDELIMITER ;;\n"
+        text += "".join(made("TABLE", name, 1) for name, kind in tables if kind == "BASE TABLE")
+        if routines:
+            found = self.execute(
+                "SELECT ROUTINE_NAME FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = %s", (database,)
+            )
+            text += "".join(made("PROCEDURE", name, 2) for (name,) in found)
+            text += "".join(
+                made("EVENT", row[1], 3) for row in self.execute(f"SHOW EVENTS FROM `{database}`")
+            )
+        text += "".join(made("VIEW", name, 1) for name, kind in tables if kind == "VIEW")
+        text += "".join(
+            made("TRIGGER", row[0], 2) for row in self.execute(f"SHOW TRIGGERS FROM `{database}`")
+        )
+        return text.replace(f"`{database}`.", "")
+
     def purge_binlogs(self) -> bool:
         """Deletes every binary log but a new one; False when the server kept some, because they are being read."""
         self.execute("FLUSH BINARY LOGS")
@@ -391,11 +427,17 @@ class Server:
             if before:
                 self.execute(f"SET GLOBAL {variable} = %s", (int(before[0][1]),))
 
-    def create_database(self, name: str, charset: str = "latin1") -> None:
+    def create_database(self, name: str, charset: str = "latin1", archive: str | None = ARCHIVE) -> None:
+        """A database, and the account with which an archive would log in to it (none of its own: None)."""
         self.execute(f"CREATE DATABASE `{name}` CHARACTER SET {charset}")
+        if archive is not None:
+            self.execute(f"CREATE USER IF NOT EXISTS {archive} IDENTIFIED BY '{ARCHIVE_PASSWORD}'")
+            self.execute(f"GRANT ALL ON `{name}`.* TO {archive}")
 
     def drop_database(self, name: str) -> None:
         self.execute(f"DROP DATABASE IF EXISTS `{name}`")
+        for user, host in self.execute("SELECT User, Host FROM mysql.db WHERE Db = %s", (name,)):
+            self.execute(f"REVOKE ALL PRIVILEGES ON `{name}`.* FROM '{user}'@'{host}'")
 
 
 _live: list[Server] = []

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Gets what the tests need onto a Debian or Ubuntu machine. What is there already is left as it is; no server is started.
 #
-#   tests/setup_servers.sh            MariaDB from the distribution, and the folders with other versions (below)
+#   tests/setup_servers.sh            MariaDB and PostgreSQL from the distribution, and the folders with other versions (below)
 #   tests/setup_servers.sh tools      only make, Python and its venv module
 #   tests/setup_servers.sh any        only MariaDB from the distribution, and only where there is no MySQL either
+#   tests/setup_servers.sh postgres   only PostgreSQL, without a cluster or a service
 #   tests/setup_servers.sh promtool   only Prometheus's promtool, unpacked into the folder below (20 MB), not installed
 #   tests/setup_servers.sh browser    only headless Chromium (100 MB)
 #   tests/setup_servers.sh bench      as without a word, and nginx with its Lua module, for the benchmarks
@@ -68,6 +69,18 @@ any() {
     mariadb
 }
 
+# PostgreSQL for the central index: the program only. The tests make their own clusters.
+postgres() {
+    local one
+    for one in /usr/lib/postgresql/*/bin/initdb; do
+        [[ ! -x $one ]] || return 0
+    done
+    apt_install postgresql-common || return 1
+    # Else the package would make a cluster and start it.
+    as_root sed -i 's/^#\?create_main_cluster *=.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
+    apt_install "$(apt-cache --names-only search '^postgresql-[0-9]+$' | awk '{ print $1 }' | sort -V | tail -1)"
+}
+
 # The mirror that this Debian is installed from, whichever way it is written down for apt.
 mirror() {
     local codename uri
@@ -127,6 +140,7 @@ folder() {
 
 servers() {
     mariadb || missing "MariaDB can't be installed"
+    postgres || missing "PostgreSQL can't be installed"
     mkdir -p "$cache"
     exec 9>"$cache/.setup.lock"
     flock 9
@@ -182,7 +196,7 @@ case ${1:-servers} in
             browser
         fi
         ;;
-    tools | any | bench | promtool | browser) "$1" ;;
+    tools | any | bench | postgres | promtool | browser) "$1" ;;
     remove)
         for name in mariadb-10.11 mariadb-11.8 mysql-sid; do
             remove_folder "$cache/$name"

@@ -6,7 +6,6 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator
-from datetime import datetime, timezone
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +14,9 @@ from urllib.parse import urlsplit
 from cdc_indexer.checks.database import is_local, preflight
 from cdc_indexer.checks.retention import Following
 from cdc_indexer.model._sources import read_json
-from cdc_indexer.model.errors import CheckpointError, StorageError
+from cdc_indexer.model.errors import StateError, StorageError
 from cdc_indexer.model.finding import Finding, failed, failed_by, ok, warning
-from cdc_indexer.state.checkpoint import Checkpoint, CheckpointFile
+from cdc_indexer.state.glance import Glance, glance
 from cdc_indexer.state.lock import held_by
 
 if TYPE_CHECKING:
@@ -52,20 +51,25 @@ def check(settings: Settings, administrator: DatabaseSettings | None = None) -> 
             "Run `check` as the service's account, such as: sudo -u cdc-indexer ...",
         )
     checkpoint = None
-    for finding, loaded in _checkpoint(settings):
+    for finding, loaded in _state(settings):
         checkpoint = loaded
         yield finding
     following = Following(
         server_id=settings.server_id,
         position=checkpoint.position if checkpoint else None,
-        written=checkpoint.time if checkpoint else None,
+        written=checkpoint.written if checkpoint else None,
         running=_runs(settings.state_dir),
         columns=tuple(settings.fields.values()),
     )
     yield from preflight(settings.database, following, administrator)
+    yield from check_index(settings)
+
+
+def check_index(settings: Settings) -> Iterator[Finding]:
+    """What is asked of the central index, without leaving a study."""
     from cdc_indexer.delivery.probe import probe  # noqa: PLC0415 - requests takes longer to import than all before
 
-    yield from probe(settings)
+    return probe(settings)
 
 
 # --- files -----------------------------------------------------------------------------------------------
@@ -251,43 +255,34 @@ def _open_to_others(path: Path) -> bool:
     return not stat.S_ISLNK(mode) and bool(mode & (stat.S_IRWXG | stat.S_IRWXO))
 
 
-def _checkpoint(settings: Settings) -> Iterator[tuple[Finding, Checkpoint | None]]:
-    name = "checkpoint"
+def _state(settings: Settings) -> Iterator[tuple[Finding, Glance | None]]:
+    name = "state"
     try:
         if not settings.state_dir.is_dir():
             return
     except OSError:  # said already
         return
     try:
-        checkpoint, warned = CheckpointFile(settings.state_dir).load()
-    except CheckpointError as error:
+        state = glance(settings.state_dir)
+    except (StateError, StorageError) as error:
         yield failed_by(name, error), None
         return
-    if checkpoint is None:
-        yield ok(name, "None yet: `initial` or `run` makes the first."), None
-    elif checkpoint.center != settings.center:
+    if state is None:
+        yield ok(name, "None yet: `initial` or `run` begins it."), None
+    elif state.center not in (None, settings.center):
         yield (
             failed(
                 name,
-                f"The studies sent so far went out as centre {checkpoint.center!r}, "
+                f"The studies sent so far went out as centre {state.center!r}, "
                 f"and server.json says {settings.center!r}: `run` refuses to start.",
-                f"Put {checkpoint.center!r} back into server.json, or send everything under the new one:\n"
+                f"Put {state.center!r} back into server.json, or send everything under the new one:\n"
                 "python -m cdc_indexer initial --restart",
             ),
-            checkpoint,
-        )
-    elif warned:
-        yield (
-            warning(
-                name,
-                f"The newest generation can't be used: {warned}.",
-                "Nothing: the service goes on from the one before. Look at the disk, for why the newest is damaged.",
-            ),
-            checkpoint,
+            state,
         )
     else:
-        written = checkpoint.time or datetime.now(timezone.utc)
-        yield ok(name, f"Written at {written:%Y-%m-%d %H:%M} UTC."), checkpoint
+        written = f" Last written at {state.written:%Y-%m-%d %H:%M} UTC." if state.written else ""
+        yield ok(name, f"It is whole.{written}"), state
 
 
 def _account() -> str:

@@ -6,28 +6,26 @@ Everything is read through sessions that can't write (connection.py), takes no l
 from __future__ import annotations
 
 import ipaddress
-import ssl
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-import pymysql
-
-from cdc_indexer.checks import installation
-from cdc_indexer.checks.grants import Rights, parse, quoted
+from cdc_indexer.checks import engines, installation
+from cdc_indexer.checks.grants import Rights, account_sql, parse, quoted
 from cdc_indexer.checks.installation import Check
 from cdc_indexer.checks.retention import MY_CNF, Following, Server, expire_lines, period, retention
 from cdc_indexer.model.errors import IndexerError
 from cdc_indexer.model.finding import Finding, failed, failed_by, ok, warning
 from cdc_indexer.source import catalogue
-from cdc_indexer.source.connection import connect, is_mariadb, server_version
-from cdc_indexer.source.errors import translate
+from cdc_indexer.source.errors import address_of
 from cdc_indexer.source.outbox import TABLE, VIEW
+from cdc_indexer.source.source import SESSIONS_NEEDED, SESSIONS_WANTED, Source
 
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import DatabaseSettings
-    from cdc_indexer.source.connection import Connection
+    from cdc_indexer.source.session import Session
 
 __all__ = ["is_local", "preflight"]
 
@@ -46,18 +44,17 @@ def preflight(
     """Every finding about the database; ``administrator``: the same with a login that sees triggers and routines."""
     began = time.monotonic()
     try:
-        # Without a right on the database, or without the database, the server still has something to say.
-        connection = connect(database, read_timeout_seconds=_ANSWER_SECONDS, select_database=False)
+        with (
+            closing(Source(database, read_timeout_seconds=_ANSWER_SECONDS)) as source,
+            # Without a right on the database, or without the database, the server still has something to say.
+            source.session(database=False) as session,
+        ):
+            took = (time.monotonic() - began) * 1000
+            yield ok("connection", f"User {database.user} is in at {address_of(database)} ({took:.0f} ms).")
+            yield from _Preflight(session, database, following).findings()
     except IndexerError as error:
         yield failed_by("connection", error)
         return
-    try:
-        took = (time.monotonic() - began) * 1000
-        where = database.unix_socket or f"{database.host}:{database.port}"
-        yield ok("connection", f"User {database.user} is in at {where} ({took:.0f} ms).")
-        yield from _Session(connection, database, following).findings()
-    finally:
-        _close(connection)
     yield from _with_administrator(database, administrator)
 
 
@@ -72,7 +69,11 @@ def _with_administrator(
         )
         return
     try:
-        connection = connect(administrator, read_timeout_seconds=_ANSWER_SECONDS)
+        with (
+            closing(Source(administrator, read_timeout_seconds=_ANSWER_SECONDS)) as source,
+            source.session() as session,
+        ):
+            yield from _asked([*installation.objects(session, administrator), *engines.objects(session)])
     except IndexerError as error:
         yield failed(
             "administrator",
@@ -80,20 +81,13 @@ def _with_administrator(
             "Give a login that may come from this machine, and its password. A root without one comes by the socket:\n"
             f"sudo CDC_INDEXER_DATABASE__UNIX_SOCKET=/run/mysqld/mysqld.sock cdc-indexer check --admin {administrator.user}",
         )
-        return
-    try:
-        yield from _asked(installation.objects(connection, administrator), administrator)
-    finally:
-        _close(connection)
 
 
-def _asked(checks: Iterable[Check], database: DatabaseSettings) -> Iterator[Finding]:
+def _asked(checks: Iterable[Check]) -> Iterator[Finding]:
     """The findings of each check; an error of the server is a finding too, and the other checks go on."""
     for name, check in checks:
         try:
             yield from check()
-        except (pymysql.Error, OSError) as error:
-            yield failed_by(name, translate(error, database))
         except IndexerError as error:
             yield failed_by(name, error)
 
@@ -106,21 +100,14 @@ def is_local(host: str) -> bool:
         return False
 
 
-def _close(connection: Connection) -> None:
-    try:
-        connection.close()
-    except (pymysql.Error, OSError):
-        connection._force_close()  # type: ignore[attr-defined]
-
-
-class _Session:
+class _Preflight:
     """The checks of one session of the service's account."""
 
-    def __init__(self, connection: Connection, database: DatabaseSettings, following: Following) -> None:
-        self._connection = connection
+    def __init__(self, session: Session, database: DatabaseSettings, following: Following) -> None:
+        self._session = session
         self._database = database
         self._following = following
-        self._server = Server(is_mariadb(connection), server_version(connection), {})
+        self._server = Server(session.is_mariadb, session.version, {})
 
     def findings(self) -> Iterator[Finding]:
         checks: list[Check] = [
@@ -132,14 +119,16 @@ class _Session:
             ("binlog_row_image", self._row_image),
             ("server_id", self._server_id),
             ("grants", self._grants),
+            ("sessions", self._sessions),
         ]
         try:
-            self._connection.select_db(self._database.name)
-            checks += installation.outbox(self._connection, self._database, self._following.columns)
-        except (pymysql.Error, OSError):
+            self._session.select_database()
+            checks += installation.outbox(self._session, self._database, self._following.columns)
+            checks += engines.outbox(self._session)
+        except IndexerError:
             checks.append(("table", self._select_database))
         checks += [("event_scheduler", self._event_scheduler), ("clock", self._clock)]
-        return _asked(checks, self._database)
+        return _asked(checks)
 
     # --- the server --------------------------------------------------------------------------------------
 
@@ -165,16 +154,17 @@ class _Session:
             yield ok("server", f"{said}.")
 
     def _tls(self) -> Iterator[Finding]:
-        tls, sock = self._database.tls, self._connection._sock  # type: ignore[attr-defined]
-        if isinstance(sock, ssl.SSLSocket):
-            cipher = sock.cipher()
-            said = f"{sock.version()}, {cipher[0] if cipher else 'unknown cipher'}"
+        tls, said = self._database.tls, self._session.encryption
+        if said is not None:
             if tls is not None and not tls.verify:
                 yield warning(
                     "TLS",
                     f"Encrypted ({said}), but anyone could stand between: the server's certificate isn't verified.",
-                    'Set "verify": true and "ca" to the CA that signed it in database.tls.',
+                    'Set "verify": true and "ca" to the CA that signed it in database.tls '
+                    '("verify": "ca" where the certificate names no host).',
                 )
+            elif tls is not None and tls.verify == "ca":
+                yield ok("TLS", f"Encrypted, and signed by the CA that is set, for whichever host ({said}).")
             else:
                 yield ok("TLS", f"Encrypted and verified ({said}).")
         elif self._database.unix_socket or is_local(self._database.host):
@@ -203,9 +193,9 @@ class _Session:
         try:
             only, without = (
                 {part.strip() for part in listed.split(",") if part.strip()}
-                for listed in catalogue.binlog_filters(self._connection)
+                for listed in catalogue.binlog_filters(self._session)
             )
-        except pymysql.Error:  # the right is missing, which is said below
+        except IndexerError:  # the right is missing, which is said below
             only, without = set(), set()
         if (only and name not in only) or name in without:
             yield failed(
@@ -240,7 +230,7 @@ class _Session:
         yield ok("binlog_row_image", f"{value}; any will do, an INSERT is always logged whole.")
 
     def _retention(self) -> Iterator[Finding]:
-        return retention(self._connection, self._server, self._following)
+        return retention(self._session, self._server, self._following)
 
     # --- who follows it ----------------------------------------------------------------------------------
 
@@ -283,7 +273,7 @@ class _Session:
         old = self._server.mariadb or self._server.version < (8, 0, 22)
         try:
             return {int(row[0]) for row in self._rows("SHOW SLAVE HOSTS" if old else "SHOW REPLICAS")}
-        except pymysql.Error:
+        except IndexerError:
             return None
 
     # --- what the account may do -------------------------------------------------------------------------
@@ -324,11 +314,36 @@ class _Session:
         elif not missing:
             yield ok("grants", f"The account {account} has the four rights that it needs, and no other.")
 
+    def _sessions(self) -> Iterator[Finding]:
+        """In a session the variable is the account's own limit, where it has one."""
+        ((limit,),) = self._session.rows("SELECT @@SESSION.max_user_connections")
+        ((account,),) = self._session.rows("SELECT CURRENT_USER()")
+        remedy = (
+            "As an administrator:\n"
+            f"ALTER USER {account_sql(str(account))} WITH MAX_USER_CONNECTIONS {SESSIONS_WANTED};"
+        )
+        if not int(limit) or int(limit) >= SESSIONS_WANTED:
+            yield ok("sessions", f"The account may have {int(limit) or 'any number'} at a time.")
+        elif int(limit) >= SESSIONS_NEEDED:
+            yield warning(
+                "sessions",
+                f"The account may have {limit} sessions at a time (MAX_USER_CONNECTIONS): with {SESSIONS_WANTED} nothing "
+                "has to wait for another.",
+                remedy,
+            )
+        else:
+            yield failed(
+                "sessions",
+                f"The account may have one session at a time (MAX_USER_CONNECTIONS), and {SESSIONS_NEEDED} are needed: "
+                "studies are found by reading the table every few seconds only.",
+                remedy,
+            )
+
     # --- the rest ----------------------------------------------------------------------------------------
 
     def _select_database(self) -> Iterator[Finding]:
         """Says why it can't be selected."""
-        self._connection.select_db(self._database.name)
+        self._session.select_database()
         return iter(())
 
     def _event_scheduler(self) -> Iterator[Finding]:
@@ -364,6 +379,4 @@ class _Session:
             )
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
-        with self._connection.cursor() as cursor:
-            cursor.execute(sql)
-            return list(cursor.fetchall())
+        return self._session.rows(sql)

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import pymysql
-
+from cdc_indexer.checks.archive import Archive, exists
 from cdc_indexer.checks.grants import parse
+from cdc_indexer.model.errors import SourceError
 from cdc_indexer.model.finding import Finding, failed, ok, warning
 from cdc_indexer.model.study import KEYS
 from cdc_indexer.source import catalogue
@@ -21,7 +21,7 @@ from cdc_indexer.source.outbox import TABLE, VIEW
 
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import DatabaseSettings
-    from cdc_indexer.source.connection import Connection
+    from cdc_indexer.source.session import Session as Connection
 
 __all__ = ["NEWEST", "TRIGGERS", "TRIGGERS_ARC5", "Check", "objects", "outbox"]
 
@@ -36,9 +36,6 @@ _AGAIN = "Run the script (again; it may run while the archive is in use):\nmysql
 _SCRIPT, _SCRIPT_ARC5 = "add_indexer.sql", "add_indexer_arc5.sql"
 #: The service's account doesn't see which archive it is.
 _EITHER = f"\n(for dcm4chee-arc 5: extras/{_SCRIPT_ARC5})"
-#: A table that dcm4chee-arc 5 has and DCM4CHEE 2 hasn't.
-_ARC5_TABLE = "study_query_attrs"
-
 #: The ten columns of the contract; the centre isn't the database's.
 _VIEW_COLUMNS = tuple(KEYS)[:10]
 _TABLE_COLUMNS = ("id", "operation", *_VIEW_COLUMNS, "recorded_at")
@@ -76,13 +73,19 @@ _EVENT = "indexer_prune"
 def outbox(connection: Connection, database: DatabaseSettings, columns: tuple[str, ...]) -> list[Check]:
     """The checks of table and view; ``columns``: more columns of the view that the settings name."""
     one = _Outbox(connection, database.name, columns)
-    return [("table", one.table), ("view", one.view), ("recorded studies", one.recorded)]
+    return [
+        ("table", one.table),
+        ("view", one.view),
+        ("recorded_at", one.clock),
+        ("recorded studies", one.recorded),
+    ]
 
 
 def objects(connection: Connection, database: DatabaseSettings) -> list[Check]:
     """The checks that need an administrator's login."""
     one = _Objects(connection, database.name)
     return [
+        ("archive's version", one.version),
         ("triggers", one.triggers),
         ("procedures", one.procedures),
         ("event", one.event),
@@ -164,6 +167,15 @@ class _Outbox(_Session):
         else:
             yield ok("view", f"{VIEW} can be read.")
 
+    def clock(self) -> Iterator[Finding]:
+        """Whether a row can be given the moment at which it was written, and not only that of its statement."""
+        ((_, moves),) = self._rows("SELECT SLEEP(0.002), SYSDATE(6) > NOW(6)")
+        if moves:
+            yield ok("recorded_at", "The server knows the time within a statement.")
+        else:
+            said = "The server runs with sysdate-is-now: a row whose statement waited for a lock is dated before the wait."
+            yield warning("recorded_at", said, "Take sysdate-is-now out of my.cnf, and restart the server.")
+
     def recorded(self) -> Iterator[Finding]:
         """Whether the newest studies are in the outbox: a trigger's handler swallows every error, and says nothing.
 
@@ -224,22 +236,38 @@ class _Outbox(_Session):
 
 class _Objects(_Session):
     @cached_property
-    def _arc5(self) -> bool:
-        return bool(
-            self._rows(
-                "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
-                self._name,
-                _ARC5_TABLE,
-            )
-        )
+    def _archive(self) -> Archive:
+        return Archive(self._rows, self._name)
 
     @property
     def _again(self) -> str:
-        return _AGAIN.format(name=self._name, script=_SCRIPT_ARC5 if self._arc5 else _SCRIPT)
+        return _AGAIN.format(name=self._name, script=_SCRIPT_ARC5 if self._archive.is_arc5 else _SCRIPT)
 
     @property
     def _triggers(self) -> tuple[str, ...]:
-        return TRIGGERS_ARC5 if self._arc5 else TRIGGERS
+        return TRIGGERS_ARC5 if self._archive.is_arc5 else TRIGGERS
+
+    def version(self) -> Iterator[Finding]:
+        """Whether view and triggers were made for the archive's tables as they are now: an upgrade changes them."""
+        query = (
+            "SELECT TABLE_COMMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s"
+        )
+        rows = self._rows(query, self._name, TABLE)
+        said = str(rows[0][0]) if rows else ""
+        now = self._archive.made_for
+        if not self._archive.is_dcm4chee:
+            yield ok("archive's version", "Another archive than DCM4CHEE.")
+        elif said == now:
+            yield ok(
+                "archive's version", f"View and triggers were made for its tables as they are now ({now})."
+            )
+        else:
+            yield failed(
+                "archive's version",
+                f"View and triggers were made for tables of another version ({said or 'not said'}; now: {now}): "
+                "values may be missing, or studies not recorded.",
+                f"After each upgrade of the archive. {self._again}",
+            )
 
     def triggers(self) -> Iterator[Finding]:
         if not self._sees_triggers():
@@ -276,9 +304,26 @@ class _Objects(_Session):
                 "run: no study can be stored (error 1449).",
                 self._again,
             )
-        if not missing and not gone and _OLD_TRIGGER not in found:
+        # The one on our own table stops nobody.
+        powerless = {
+            definer
+            for name, definer in found.items()
+            if name not in gone and name != "indexer_row" and not self._archive.may_trigger(definer)
+        }
+        if powerless:
+            yield failed(
+                "triggers",
+                f"The account {', '.join(sorted(powerless))} has lost the right TRIGGER on the archive's tables: "
+                "no study can be stored (error 1142).",
+                self._again,
+            )
+        if not missing and not gone and not powerless and _OLD_TRIGGER not in found:
             definers = ", ".join(sorted({found[name] for name in self._triggers}))
-            yield ok("triggers", f"All {len(self._triggers)} are there, with the rights of {definers}.")
+            yield ok(
+                "triggers",
+                f"All {len(self._triggers)} are there, with the rights of {definers} "
+                "(which must be there wherever a dump of the archive is restored).",
+            )
 
     def procedures(self) -> Iterator[Finding]:
         found = {
@@ -301,8 +346,7 @@ class _Objects(_Session):
                 self._again,
             )
         if not missing and not gone:
-            definers = ", ".join(sorted({found[name] for name in _PROCEDURES}))
-            yield ok("procedures", f"{' and '.join(_PROCEDURES)} are there, with the rights of {definers}.")
+            yield ok("procedures", f"{' and '.join(_PROCEDURES)} are there.")
 
     def event(self) -> Iterator[Finding]:
         found = self._rows(
@@ -335,7 +379,8 @@ class _Objects(_Session):
                 "cascade",
                 f"The foreign key {name} (ON DELETE {rule}) changes studies when a row of {parent} is deleted, "
                 "and fires no trigger: such deletions aren't recorded.",
-                "Delete studies before their patient, as the archive does; or tell the index yourself what was deleted so.",
+                "Make the foreign key again without ON DELETE, as the archive's own script has it: what the archive then "
+                "does with the studies is recorded. What was deleted so far, tell the index yourself.",
             )
 
     def _sees_triggers(self) -> bool:
@@ -346,9 +391,9 @@ class _Objects(_Session):
         """Those whose definer doesn't exist; none where this login can't know."""
         try:
             accounts = {f"{user}@{host}" for user, host in self._rows("SELECT User, Host FROM mysql.user")}
-        except pymysql.Error:
+        except SourceError:
             return {}
-        return {name: definer for name, definer in definers.items() if definer not in accounts}
+        return {name: definer for name, definer in definers.items() if not exists(definer, accounts)}
 
 
 def _some(pks: list[int]) -> str:

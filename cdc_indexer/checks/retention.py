@@ -12,7 +12,7 @@ from cdc_indexer.model.position import Position
 from cdc_indexer.source import catalogue
 
 if TYPE_CHECKING:
-    from cdc_indexer.source.connection import Connection
+    from cdc_indexer.source.session import Session
 
 __all__ = ["MY_CNF", "Following", "Server", "expire_lines", "period", "retention"]
 
@@ -50,7 +50,7 @@ class Server:
     variables: dict[str, str]
 
 
-def retention(connection: Connection, server: Server, following: Following) -> Iterator[Finding]:
+def retention(session: Session, server: Server, following: Following) -> Iterator[Finding]:
     """Unlimited, too short, or about to purge the place where the service would go on."""
     if server.variables.get("log_bin") != "ON":
         return
@@ -66,7 +66,7 @@ def retention(connection: Connection, server: Server, following: Following) -> I
             lasting.format(" (older ones go at the next change of file: other replicas must have read them)"),
         )
         return
-    behind = _behind(connection, following, kept)
+    behind = _behind(session, following, kept)
     if behind is not None:
         yield behind
     elif kept is None:
@@ -97,11 +97,11 @@ def _kept(variables: Mapping[str, str]) -> tuple[timedelta | None, bool]:
     return (timedelta(seconds=seconds) if seconds else None), limited
 
 
-def _behind(connection: Connection, following: Following, kept: timedelta | None) -> Finding | None:
+def _behind(session: Session, following: Following, kept: timedelta | None) -> Finding | None:
     """A position that is purged, or soon will be."""
     if following.position is None or following.written is None or following.running:
         return None
-    files = [name for name, _ in catalogue.binlogs(connection)]
+    files = [name for name, _ in catalogue.binlogs(session)]
     if following.position.file not in files:
         return warning(
             _NAME,

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import click
 
 from cdc_indexer import __version__
+from cdc_indexer.cli.hand import pause, resend, resume, sql
 from cdc_indexer.cli.parked import DONE, FAILED, parked
+from cdc_indexer.cli.reconcile import reconcile
 from cdc_indexer.model.errors import ConfigError, IndexerError
 
 if TYPE_CHECKING:
@@ -121,8 +123,11 @@ def cli(context: click.Context, config: Path) -> None:
 
 @cli.command()
 @click.option("--until-caught-up", is_flag=True, help="Send what waits and exit (for cron).")
+@click.option(
+    "--same-index", is_flag=True, help="webservice_url has changed, but it is the index of before, moved."
+)
 @click.pass_obj
-def run(files: Files, until_caught_up: bool) -> None:
+def run(files: Files, until_caught_up: bool, same_index: bool) -> None:
     """Follow the binary log and send every study at once."""
     from cdc_indexer.jobs.runner import hold_signals
 
@@ -132,7 +137,14 @@ def run(files: Files, until_caught_up: bool) -> None:
     from cdc_indexer.monitor.watch import Watch
 
     watch = Watch(service=not until_caught_up)
-    service.run(settings, until_caught_up=until_caught_up, reload=files.load, observer=watch)
+    service.run(
+        settings,
+        until_caught_up=until_caught_up,
+        same_index=same_index,
+        reload=files.load,
+        observer=watch,
+        summary=lambda: watch.report().to_json(),
+    )
 
 
 _DAY = click.DateTime(["%Y-%m-%d"])
@@ -148,7 +160,9 @@ _DAY = click.DateTime(["%Y-%m-%d"])
 @click.option("--restart", is_flag=True, help="Begin again instead of going on where the last one stopped.")
 @click.option("--dry-run", is_flag=True, help="Print what would be sent, as JSON lines; send nothing.")
 @click.option(
-    "--already-sent", is_flag=True, help="The index has them from the old client: send nothing, settle all."
+    "--already-sent",
+    is_flag=True,
+    help="The index has them from the old client: send none. A study that waits in study_service still goes out.",
 )
 @click.pass_obj
 def initial(
@@ -203,9 +217,10 @@ def _day(moment: datetime | None) -> date | None:
     metavar="USER",
     help="Also look at triggers and procedures, with this login of the database; asks for its password.",
 )
+@click.option("--index", is_flag=True, help="Only ask the central index: address, key, centre, what it can.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON array: name, status, message, remedy.")
 @click.pass_obj
-def check(files: Files, admin: str | None, as_json: bool) -> int:
+def check(files: Files, admin: str | None, index: bool, as_json: bool) -> int:
     """Look at everything that the service needs, and say what to do where it isn't as it should be."""
     settings = files.load()
     from cdc_indexer.checks import all as checks
@@ -220,7 +235,7 @@ def check(files: Files, admin: str | None, as_json: bool) -> int:
             f"Password of {admin}", hide_input=True, default="", show_default=False, err=True
         )
         administrator = settings.database.model_copy(update={"user": admin, "password": SecretStr(password)})
-    found = list(checks.check(settings, administrator))
+    found = list(checks.check_index(settings) if index else checks.check(settings, administrator))
     if as_json:
         click.echo(shown.as_json(found))
     else:
@@ -252,3 +267,6 @@ def status(files: Files, as_json: bool) -> int:
 
 
 cli.add_command(parked)
+cli.add_command(reconcile)
+for command in (resend, pause, resume, sql):
+    cli.add_command(command)

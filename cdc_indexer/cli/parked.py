@@ -13,7 +13,7 @@ from cdc_indexer.monitor.terminal import printable
 
 if TYPE_CHECKING:
     from cdc_indexer.cli import Files
-    from cdc_indexer.state.parked import Entry, Parked
+    from cdc_indexer.state.parked_studies import ParkedStudies, ParkedStudy
 
 DONE, FAILED = 0, 1
 
@@ -32,12 +32,12 @@ def parked() -> None:
 @click.pass_obj
 def parked_list(files: Files, show_answer: bool, closed: bool, as_json: bool) -> None:
     """List them, oldest first."""
-    from cdc_indexer.state.parked import Parked
+    from cdc_indexer.state.parked_studies import ParkedStudies
 
     state_dir = files.load().state_dir
     count = 0
-    if Parked.exists(state_dir):
-        store = Parked(state_dir, create=False)
+    if ParkedStudies.exists(state_dir):
+        store = ParkedStudies(state_dir)
         try:
             for entry in store.entries(closed=closed):
                 count += 1
@@ -48,7 +48,7 @@ def parked_list(files: Files, show_answer: bool, closed: bool, as_json: bool) ->
         click.echo("Nothing is parked.")
 
 
-def _as_json(entry: Entry, show_answer: bool) -> str:
+def _as_json(entry: ParkedStudy, show_answer: bool) -> str:
     import json
 
     shown: dict[str, Any] = {
@@ -68,7 +68,7 @@ def _as_json(entry: Entry, show_answer: bool) -> str:
     return json.dumps(shown)
 
 
-def _as_line(entry: Entry, show_answer: bool) -> str:
+def _as_line(entry: ParkedStudy, show_answer: bool) -> str:
     status = "not sent" if entry.status is None else str(entry.status)
     parts = [
         f"{entry.id:>6}",
@@ -88,7 +88,7 @@ def _selected(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("entries", nargs=-1, metavar="[ENTRY]...")(command)
 
 
-def _wanted(store: Parked, entries: Iterable[str]) -> list[int]:
+def _wanted(store: ParkedStudies, entries: Iterable[str]) -> list[int]:
     """The numbers of the entries meant; a study_iuid stands for all entries of that study."""
     wanted: set[int] = set()
     for name in entries:
@@ -111,16 +111,17 @@ def parked_retry(files: Files, entries: tuple[str, ...], everything: bool) -> in
     ENTRY is a number that `parked list` shows, or a study_iuid.
     """
     from cdc_indexer.jobs.runner import hold_signals
-    from cdc_indexer.state.parked import Parked, State
+    from cdc_indexer.model.changes import State
+    from cdc_indexer.state.parked_studies import ParkedStudies
 
     if entries and everything:
         raise click.UsageError("--all is all of them: leave it out, or the entries.")
     hold_signals()
     settings = files.load()
-    if not Parked.exists(settings.state_dir):
+    if not ParkedStudies.exists(settings.state_dir):
         click.echo("Nothing is parked.")
         return FAILED if entries else DONE
-    store = Parked(settings.state_dir, create=False)
+    store = ParkedStudies(settings.state_dir)
     try:
         wanted = _wanted(store, entries) if entries else None
         left_out = _tell_unfit(store, wanted)
@@ -156,15 +157,15 @@ def parked_discard(files: Files, entries: tuple[str, ...], everything: bool) -> 
 
     ENTRY is a number that `parked list` shows, or a study_iuid.
     """
-    from cdc_indexer.state.parked import Parked
+    from cdc_indexer.state.parked_studies import ParkedStudies
 
     if bool(entries) == everything:
         raise click.UsageError("Name the entries that `parked list` shows, or say --all.")
     state_dir = files.load().state_dir
-    if not Parked.exists(state_dir):
+    if not ParkedStudies.exists(state_dir):
         click.echo("Nothing is parked.")
         return FAILED if entries else DONE
-    store = Parked(state_dir, create=False)
+    store = ParkedStudies(state_dir)
     try:
         wanted = _wanted(store, entries) if entries else None
         count = store.discard(wanted)

@@ -1,7 +1,9 @@
-"""The answer to one HTTP request, read as its bytes come in (RFC 9112), without a socket (pure).
+"""The answer to one HTTP request, read as its bytes come in, without a socket (pure). The parser is httptools.
 
-http.client reads from a blocking socket and takes a third of what a whole POST costs us; this gives what we look at: the
-status, the body, Retry-After, and whether the connection can be used again. What isn't HTTP/1 raises HTTPException.
+http.client reads from a blocking socket and takes a third of what a whole POST costs us. What isn't HTTP/1 raises
+HTTPException.
+A final status is believed even where the parser refuses the rest of the head: an index that says "201" and
+``Content-Length: 16, 16`` has taken the study, and would be sent it again and again.
 """
 
 from __future__ import annotations
@@ -12,16 +14,14 @@ from functools import lru_cache
 from http.client import HTTPException
 from typing import NamedTuple
 
-#: A head may have so many bytes, all its header fields together.
+from httptools import HttpParserError, HttpParserInvalidStatusError, HttpResponseParser
+
+#: A head may have so many bytes, all its header fields together; so may what frames the chunks of a body.
 MAX_HEAD_BYTES = 64 * 1024
 
 _HEAD_END = re.compile(rb"\n\r?\n")
-_STATUS_LINE = re.compile(rb"HTTP/1\.(\d) ([1-9]\d\d)(?:[ \t][^\n]*)?")
-_CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,16})[ \t]*(?:;.*)?")
-_MAX_CHUNK_LINE_BYTES = 4096
-
-#: What follows the head.
-_NOTHING, _LENGTH, _CHUNKED, _UNTIL_CLOSE = range(4)
+_LENGTH = re.compile(rb"^content-length:[ \t]*([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_CHUNKED = re.compile(rb"^transfer-encoding:[^\r\n]*\bchunked[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
 
 class Answer(NamedTuple):
@@ -31,23 +31,37 @@ class Answer(NamedTuple):
     body: bytes
     retry_after: str | None
     reusable: bool
+    features: str | None = None
+    center: str | None = None
+
+
+#: Answers that are longer aren't kept.
+_REMEMBERED_BYTES = 1024
+
+
+# Under load the answers of a second are the same, to the Date.
+@lru_cache(maxsize=16)
+def _at_once(data: bytes) -> Answer | None:
+    """A whole answer that came in one piece."""
+    return _Parsing(_REMEMBERED_BYTES).feed(data)
 
 
 class AnswerReader:
     """Reads one answer; of its body so many bytes and no more."""
 
-    __slots__ = ("_body", "_data", "_keep", "_kind", "_left", "_limit", "_method", "_retry_after", "_status")
+    __slots__ = ("_body_limit", "_data", "_parsing", "_refused")
 
-    def __init__(self, method: str, max_body_bytes: int) -> None:
-        self._method = method
-        self._limit = max_body_bytes
+    def __init__(self, max_body_bytes: int) -> None:
+        self._body_limit = max_body_bytes
+        self._parsing: _Parsing | None = None
+        #: What has come of an answer whose head isn't whole, or was refused by the parser.
         self._data = b""
-        self._kind: int | None = None
-        self._body = b""
-        self._left = 0
-        self._status = 0
-        self._keep = False
-        self._retry_after: str | None = None
+        self._refused: int | None = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has come."""
+        return self._parsing is not None
 
     def feed(self, data: bytes) -> Answer | None:
         """Takes what was received, b"" for the end of the connection; the answer once it is whole.
@@ -56,154 +70,206 @@ class AnswerReader:
         """
         if not data:
             return self._end()
-        self._data = self._data + data if self._data else data
-        while self._kind is None:
-            if not self._head():
-                return None
-        if self._kind == _LENGTH:
-            length = self._left
-            if len(self._data) >= length <= self._limit:
-                return self._whole(self._data[:length], more=len(self._data) > length)
-            return self._cut(self._data)
-        if self._kind == _NOTHING:
-            return self._whole(b"", more=bool(self._data))
-        if self._kind == _CHUNKED:
-            return self._chunks()
-        return self._cut(self._data)
+        if self._parsing is None:
+            if len(data) <= _REMEMBERED_BYTES <= self._body_limit:
+                try:
+                    answer = _at_once(data)
+                except HttpParserError:
+                    answer = None
+                if answer is not None:
+                    return answer
+            self._parsing = _Parsing(self._body_limit)
+        if self._refused is not None:
+            return self._unframed(data)
+        if not self._parsing.status:
+            self._data += data
+        try:
+            return self._parsing.feed(data)
+        except HttpParserError as error:
+            return self._refuse(error)
 
-    def _whole(self, body: bytes, *, more: bool) -> Answer:
-        return Answer(self._status, body, self._retry_after, self._keep and not more)
-
-    def _cut(self, body: bytes) -> Answer | None:
-        """A body that isn't whole yet: more of it isn't wanted once the limit is reached."""
-        if len(body) <= self._limit:
+    def give_up(self) -> Answer | None:
+        """No more comes in time: the answer, if nothing but the end of the connection could tell that it is whole."""
+        parsing = self._parsing
+        if parsing is None or not parsing.status or not parsing.until_close or not parsing.body:
             return None
-        return Answer(self._status, body[: self._limit], self._retry_after, False)
+        return parsing.answer(reusable=False)
 
     def _end(self) -> Answer:
-        if self._kind == _UNTIL_CLOSE:
-            return self._whole(self._data, more=True)
-        if self._kind is None and not self._data:
+        parsing = self._parsing
+        if parsing is None:
             raise ConnectionResetError(errno.ECONNRESET, "the connection was closed without an answer")
+        if parsing.status and parsing.until_close:
+            return parsing.answer(reusable=False)
         raise HTTPException("the answer ends too soon")
 
-    # --- the head ----------------------------------------------------------------------------------------
+    # --- what the parser refuses ---------------------------------------------------------------------------
 
-    def _head(self) -> bool:
-        """Reads the head if it is whole; an interim one (100 to 199, but 101) is followed by another."""
-        data = self._data
-        end = _HEAD_END.search(data, 0, MAX_HEAD_BYTES)
-        if end is None:
-            if len(data) >= MAX_HEAD_BYTES or data[:7] != b"HTTP/1."[: len(data)]:
-                raise HTTPException("no head of an answer")
-            return False
-        head = data[: end.start()]
-        framing = _framing if len(head) <= _REMEMBERED_BYTES else _framing.__wrapped__
-        status, keep, kind, length, retry_after = framing(head, self._method == "HEAD")
-        self._data = data[end.end() :]
-        if kind is None:
-            return bool(self._data)
-        self._status, self._keep, self._kind, self._left = status, keep, kind, length
-        self._retry_after = retry_after
-        return True
+    def _refuse(self, error: HttpParserError) -> Answer | None:
+        """Goes on with an answer of which only the status is understood."""
+        assert self._parsing is not None
+        status = self._parsing.status or self._parsing.seen_status
+        if status < 200 or isinstance(error, HttpParserInvalidStatusError):
+            raise HTTPException("that isn't HTTP") from None
+        if self._parsing.status:
+            # Chunks without a size, most likely: what came before is the body.
+            self._parsing.until_close = True
+            self._refused = status
+            return None
+        self._refused = status
+        data, self._data = self._data, b""
+        return self._unframed(data)
 
-    # --- chunks ------------------------------------------------------------------------------------------
-
-    def _chunks(self) -> Answer | None:
-        """Takes the whole chunks from what has come; ``_left`` is what is missing of the present one and its end."""
-        while True:
-            if self._left > 0:
-                part = self._data[: self._left]
-                self._body += part
-                self._data = self._data[len(part) :]
-                self._left -= len(part)
-                if len(self._body) > self._limit:
-                    return self._cut(self._body)
-                if self._left > 0:
-                    return None
-                self._left = -1
-            if self._left < 0:  # the line break after a chunk
-                if self._data[:1] == b"\n":
-                    self._data = self._data[1:]
-                elif self._data[:2] == b"\r\n":
-                    self._data = self._data[2:]
-                elif self._data in (b"", b"\r"):
-                    return None
-                else:
-                    raise HTTPException("a chunk has no end")
-                self._left = 0
-            line, end, rest = self._data.partition(b"\n")
-            if not end:
-                if len(line) > _MAX_CHUNK_LINE_BYTES:
-                    raise HTTPException("a chunk has no size")
+    def _unframed(self, data: bytes) -> Answer | None:
+        """The head once more, without what was refused."""
+        parsing = self._parsing
+        assert parsing is not None
+        assert self._refused is not None
+        if not parsing.status:
+            self._data += data
+            end = _HEAD_END.search(self._data, 0, MAX_HEAD_BYTES)
+            if end is None:
+                if len(self._data) > MAX_HEAD_BYTES:
+                    raise HTTPException("a head without end")
                 return None
-            size = _CHUNK_SIZE.fullmatch(line.rstrip(b"\r"))
-            if size is None:
-                raise HTTPException("a chunk has no size")
-            self._left = int(size[1], 16)
-            if not self._left:
-                return self._trailer(rest)
-            self._data = rest
-
-    def _trailer(self, rest: bytes) -> Answer | None:
-        """After the last chunk: header fields that nobody asked for, and an empty line."""
-        if rest.startswith((b"\n", b"\r\n")):
-            return self._whole(self._body, more=len(rest) > (1 if rest[:1] == b"\n" else 2))
-        end = _HEAD_END.search(rest)
-        if end is not None:
-            return self._whole(self._body, more=len(rest) > end.end())
-        if len(rest) > MAX_HEAD_BYTES:
-            raise HTTPException("a trailer without end")
-        return None
+            head, data = self._data[: end.start() + 1], self._data[end.end() :]
+            framing = b"Transfer-Encoding: chunked\r\n" if _CHUNKED.search(head) else _length(head)
+            self._parsing = parsing = _Parsing(self._body_limit)
+            parsing.keeps = False
+            parsing.feed(b"HTTP/1.1 %d \r\n%b\r\n" % (self._refused, framing))
+            if parsing.whole:
+                return parsing.answer(reusable=False)
+        elif parsing.until_close:
+            return parsing.more(data)
+        try:
+            return parsing.feed(data) if data else None
+        except HttpParserError:
+            parsing.until_close = True
+            return None
 
 
-_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"retry-after"})
+def _length(head: bytes) -> bytes:
+    """The Content-Length that a head means, as a field; nothing if it doesn't mean any."""
+    lengths = {part.strip(b" \t+") for value in _LENGTH.findall(head) for part in value.split(b",")}
+    if len(lengths) != 1 or not (length := lengths.pop()).isdigit() or len(length) > 15:
+        return b""
+    return b"Content-Length: %b\r\n" % length
 
-#: Status, whether the connection may be used again, what follows (None: another head), its length, Retry-After.
-_Framing = tuple[int, bool, "int | None", int, "str | None"]
 
-#: Heads that are longer aren't kept.
-_REMEMBERED_BYTES = 1024
+class _Parsing:
+    """One answer as httptools sees it; its methods ``on_...`` are what it calls. Raises HttpParserError."""
 
+    __slots__ = (
+        "_framed",
+        "_limit",
+        "_overhead",
+        "_parser",
+        "body",
+        "center",
+        "features",
+        "keeps",
+        "retry_after",
+        "status",
+        "surplus",
+        "until_close",
+        "whole",
+    )
 
-# Under load the answers of a second have the same head, to the Date.
-@lru_cache(maxsize=16)
-def _framing(head: bytes, no_body: bool) -> _Framing:
-    """What the head says, and what follows it (RFC 9112, 6.3); raises HTTPException."""
-    line, *fields = head.split(b"\n")
-    status_line = _STATUS_LINE.fullmatch(line.rstrip(b"\r"))
-    if status_line is None:
-        raise HTTPException("no status line")
-    status = int(status_line[2])
-    if 100 <= status < 200 and status != 101:
-        return status, False, None, 0, None
-    keep = status_line[1] != b"0"
-    length: int | None = None
-    retry_after: str | None = None
-    chunked = coded = False
-    for field in fields:
-        name, colon, value = field.partition(b":")
+    def __init__(self, max_body_bytes: int) -> None:
+        self._limit = max_body_bytes
+        self._overhead = 0
+        self.body = b""
+        self._reset()
+        self.keeps = True
+        self.whole = self.surplus = False
+        self._parser = HttpResponseParser(self)
+        # Both lengths at once, and lines that end with a line feed alone, as http.client takes them.
+        self._parser.set_dangerous_leniencies(lenient_chunked_length=True, lenient_optional_cr_before_lf=True)
+
+    def _reset(self) -> None:
+        self.status = 0
+        self.retry_after: str | None = None
+        self.features: str | None = None
+        self.center: str | None = None
+        self._framed = 0
+        self.until_close = False
+
+    @property
+    def seen_status(self) -> int:
+        """The status, before the head is whole."""
+        return int(self._parser.get_status_code())
+
+    def feed(self, data: bytes) -> Answer | None:
+        """The answer once it is whole, or longer than it may be."""
+        had = len(self.body)
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError:
+            if not self.whole:
+                raise
+            self.surplus = True
+        if self.whole:
+            return self._cut() or self.answer(reusable=self.keeps and not self.surplus)
+        self._overhead += len(data) - (len(self.body) - had)
+        if self._overhead > MAX_HEAD_BYTES:
+            raise HTTPException("a head without end")
+        return self._cut()
+
+    def more(self, data: bytes) -> Answer | None:
+        """The same for what isn't framed."""
+        self.body += data
+        return self._cut()
+
+    def answer(self, *, reusable: bool) -> Answer:
+        return Answer(self.status, self.body, self.retry_after, reusable, self.features, self.center)
+
+    def _cut(self) -> Answer | None:
+        if len(self.body) <= self._limit:
+            return None
+        return Answer(
+            self.status, self.body[: self._limit], self.retry_after, False, self.features, self.center
+        )
+
+    # --- called by the parser ----------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        if self.whole:
+            self.surplus = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.whole or len(name) not in (11, 12, 14, 17):
+            return
         name = name.lower()
-        if not colon or name not in _FIELDS:
-            continue
-        value = value.strip()
-        if name == b"content-length":
-            if not value.isdigit() or length not in (None, int(value)):
-                raise HTTPException("no length")
-            length = int(value)
-        elif name == b"transfer-encoding":
-            coded = True
-            chunked = value.lower().rpartition(b",")[2].strip() == b"chunked"
-        elif name == b"connection":
-            options = [option.strip() for option in value.lower().split(b",")]
-            keep = b"close" not in options and (keep or b"keep-alive" in options)
-        else:
-            retry_after = value.decode("latin-1")
-    if no_body or status in (101, 204, 304):
-        return status, keep and status != 101, _NOTHING, 0, retry_after
-    if coded:
+        if name == b"retry-after":
+            self.retry_after = value.decode("latin-1")
+        elif name == b"index-center":
+            self.center = value.decode("latin-1").strip()
+        elif name == b"index-features":
+            text = value.decode("latin-1")
+            self.features = text if self.features is None else f"{self.features}, {text}"
+        elif name in (b"content-length", b"transfer-encoding"):
+            self._framed += 1
+            if name == b"transfer-encoding" and value.lower().rpartition(b",")[2].strip() != b"chunked":
+                self._framed = -8
+
+    def on_headers_complete(self) -> None:
+        if self.whole:
+            return
+        self.status = self._parser.get_status_code()
+        self.until_close = self._framed <= 0 and self.status not in (204, 304)
+
+    def on_body(self, data: bytes) -> None:
+        if not self.whole:
+            self.body = self.body + data if self.body else data
+
+    def on_message_complete(self) -> None:
+        if self.whole:
+            return
+        if self.status < 200 and self.status != 101:
+            self._reset()  # an interim answer: another one follows
+            return
+        self.whole = True
         # Both at once is how requests are smuggled: what is left on the connection isn't trusted.
-        return status, keep and length is None, _CHUNKED if chunked else _UNTIL_CLOSE, 0, retry_after
-    if length is not None:
-        return status, keep, _LENGTH, length, retry_after
-    return status, keep, _UNTIL_CLOSE, 0, retry_after
+        self.keeps = (
+            self.keeps and self._framed < 2 and self.status != 101 and self._parser.should_keep_alive()
+        )

@@ -13,12 +13,14 @@ import socket
 import ssl
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, prepend_scheme_if_needed, select_proxy
 
 from cdc_indexer.delivery._answer import Answer, AnswerReader
+from cdc_indexer.delivery._urllib3 import connected
 
 #: An answer is read so far and no further.
 MAX_ANSWER_BYTES = 64 * 1024
@@ -46,9 +48,12 @@ class Route:
         proxy = select_proxy(url, self._proxies)
         #: Headers for a proxy that sees the request itself.
         self.proxy_headers: dict[str, str] = {}
+        #: The proxy's host and port, if there is one.
+        self.via = ""
         manager = self._adapter.poolmanager
         if proxy:
             proxy = str(prepend_scheme_if_needed(proxy, "http"))  # type: ignore[no-untyped-call]
+            self.via = urlsplit(proxy).netloc.rpartition("@")[2]
             manager = self._adapter.proxy_manager_for(proxy)
             if context is None:
                 self.proxy_headers = self._adapter.proxy_headers(proxy)
@@ -61,17 +66,7 @@ class Route:
 
     def connect(self, timeout_seconds: float) -> Any:
         """A new connection of urllib3, connected and, with https, verified."""
-        connection = self._pool._get_conn()
-        connection.timeout = timeout_seconds
-        try:
-            if self._by_tunnel:
-                self._pool._prepare_proxy(connection)
-            else:
-                connection.connect()
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+        return connected(self._pool, timeout_seconds, by_tunnel=self._by_tunnel)
 
 
 class _Adapter(HTTPAdapter):
@@ -148,6 +143,7 @@ class Connection:
         self._unsent: bytes | memoryview = b""
         self._send_error: OSError | None = None
         self._reader: AnswerReader | None = None
+        self._answers = 0
         #: What to poll for before ``advance``.
         self.events = select.POLLIN
 
@@ -162,6 +158,15 @@ class Connection:
         return not self._poll.poll(0)
 
     @property
+    def lapsed(self) -> bool:
+        """Whether it was answered before and nothing has come now: a connection at rest may end at any moment."""
+        return self._answers > 0 and self._reader is not None and not self._reader.begun
+
+    def give_up(self) -> Answer | None:
+        """No more is waited for: the answer, if nothing but the end of the connection could tell that it is whole."""
+        return self._reader.give_up() if self._reader is not None else None
+
+    @property
     def certificate_ends(self) -> float | None:
         """When the certificate of the other side ends, in seconds since the epoch; None without TLS."""
         if not isinstance(self._sock, ssl.SSLSocket):
@@ -169,9 +174,9 @@ class Connection:
         ends = (self._sock.getpeercert() or {}).get("notAfter")
         return ssl.cert_time_to_seconds(ends) if isinstance(ends, str) else None
 
-    def begin(self, method: str, request: bytes, max_answer_bytes: int) -> None:
+    def begin(self, request: bytes, max_answer_bytes: int) -> None:
         """Sends what can be sent at once; raises whatever goes wrong."""
-        self._reader = AnswerReader(method, max_answer_bytes)
+        self._reader = AnswerReader(max_answer_bytes)
         self._unsent = request
         self._send()
 
@@ -195,6 +200,7 @@ class Connection:
                 raise self._send_error
             answer = reader.feed(data)
             if answer is not None:
+                self._answers += 1
                 if self._unsent or self._send_error is not None:
                     answer = answer._replace(reusable=False)
                 return answer

@@ -12,89 +12,19 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
 
-from cdc_indexer.delivery.batch import batch
+from cdc_indexer.delivery._work import Client, Durable, Queue, Work
 from cdc_indexer.delivery.webservice import Request
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import Stopped
 from cdc_indexer.model.outcome import Outcome
-
-if TYPE_CHECKING:
-    from cdc_indexer.delivery.dispatcher import Delivery
 
 #: Of so many of the last requests the quickest tells how far away the index is.
 _ANSWER_TIMES_KEPT = 32
 
 #: How long results wait for those of the requests that are in flight with them, to share a write of the checkpoint.
 _GATHER_MILLISECONDS = 1.0
-
-
-class Client(Protocol):
-    """One connection and the request on it: see Webservice. Only ``connect`` may wait; nothing raises."""
-
-    expires_at: float
-
-    @property
-    def events(self) -> int: ...
-    @property
-    def ready(self) -> bool: ...
-    def fileno(self) -> int: ...
-    def connect(self) -> Outcome | None: ...
-    def begin(self, request: Request) -> Outcome | None: ...
-    def advance(self) -> Outcome | None: ...
-    def expire(self) -> Outcome: ...
-    def close(self) -> None: ...
-
-
-class Durable(Protocol):
-    """Where results become durable: see CheckpointWriter."""
-
-    @property
-    def write_seconds(self) -> float:
-        """How long the last write took."""
-
-    def request(self, generation: int) -> None:
-        """Asks for a generation to be written."""
-
-    def wait(self, generation: int) -> None:
-        """Returns once it is written; Stopped when it can't be before the end."""
-
-    def listen(self, written: Callable[[int], None]) -> None:
-        """``written`` is called, from any thread, with each generation that is on the disk."""
-
-
-class Work:
-    """What holds one slot: deliveries that go in one request."""
-
-    __slots__ = ("client", "deliveries", "final", "job", "probe", "request", "started")
-
-    def __init__(self, deliveries: list[Delivery], probe: bool) -> None:
-        self.deliveries = deliveries
-        self.probe = probe
-        #: The deliveries that are done with, whatever came of them.
-        self.final: Iterable[Delivery] = ()
-        self.job: Generator[Request, Outcome, list[Outcome]] | None = None
-        self.client: Client | None = None
-        self.request: Request | None = None
-        self.started = 0.0
-
-
-class Queue(Protocol):
-    """Who has the deliveries: see Dispatcher. All but ``before_probe`` are quick."""
-
-    def take(self) -> tuple[list[Work], float]:
-        """What is to be sent now, one for each slot that is free, and the seconds until there may be more."""
-
-    def judge(self, work: Work, outcomes: Sequence[Outcome]) -> int | None:
-        """What came of it; the generation that must be durable before ``release``, None when nothing is final."""
-
-    def release(self, works: Iterable[Work]) -> None:
-        """Their results are durable."""
-
-    def before_probe(self) -> None:
-        """The next one is tried while the index refuses us."""
 
 
 class Senders:
@@ -107,9 +37,12 @@ class Senders:
         durable: Durable,
         on_answer: Callable[[Sequence[Outcome], float], None],
         *,
-        batches: bool,
+        ask_first: bool = False,
     ) -> None:
-        self.batches = batches
+        self._ask_first = self._asks_first = ask_first
+        #: What waits until the index has answered the question before the first POST.
+        self._unbegun: list[Work] = []
+        self._question: Work | None = None
         self._queue = queue
         self._durable = durable
         self._on_answer = on_answer
@@ -123,10 +56,9 @@ class Senders:
         self._continuing = 0
         self._finished = False
         self._connected: deque[tuple[Work, Outcome | None]] = deque()
-        #: (generation, work) whose result isn't durable yet, and the newest of these generations not asked for.
-        self._undurable: deque[tuple[int, Work]] = deque()
+        #: The newest generation that holds a result of ours, and the newest that wasn't asked for.
+        self._newest = 0
         self._unasked = 0
-        self._written = 0
         self._answer_times: deque[float] = deque(maxlen=_ANSWER_TIMES_KEPT)
         self._expires_at = math.inf
         self._stopping = False
@@ -137,7 +69,6 @@ class Senders:
         self._woken = False
         self._poll.register(self._waking, select.POLLIN)
         self._thread = threading.Thread(target=self._work, name="sender", daemon=True)
-        durable.listen(self._has_written)
 
     def start(self) -> None:
         """Starts the thread."""
@@ -154,8 +85,10 @@ class Senders:
             self._waker.close()
             self._waking.close()
 
-    def use(self, make_client: Callable[[], Client]) -> None:
-        """Other clients from the next request on."""
+    def use(self, make_client: Callable[[], Client], *, ask_first: bool = False) -> None:
+        """Other clients from the next request on; ``ask_first`` as for a new address."""
+        if ask_first:
+            self._ask_first = self._ask_first or self._asks_first
         self._make_client = make_client
         self._version += 1
 
@@ -165,10 +98,6 @@ class Senders:
             if not self._woken:
                 self._woken = True
                 self._waker.send(b"\0")
-
-    def _has_written(self, generation: int) -> None:
-        self._written = generation
-        self.wake()
 
     # --- the thread --------------------------------------------------------------------------------------
 
@@ -182,9 +111,8 @@ class Senders:
                 if self._stopping and not self._in_flight and not self._continuing:
                     break
                 self._wait(0.0 if self._finished else seconds)
-            with_result = [generation for generation, _ in self._undurable]
-            if with_result:
-                self._durable.wait(max(with_result))
+            if self._newest:
+                self._durable.wait(self._newest)
         except Stopped:
             pass
         finally:
@@ -215,27 +143,40 @@ class Senders:
                     self._woken = False
         while self._connected:
             self._has_connected(*self._connected.popleft())
-        if self._undurable and self._undurable[0][0] <= self._written:
-            self._release()
         if now >= self._expires_at:
             self._expire()
 
     # --- one request -------------------------------------------------------------------------------------
 
+    def _ask_index(self) -> None:
+        """Asks by GET, before the first POST; none is begun until that is answered."""
+        if self._question is None:
+            self._question = question = Work(None)
+            question.asking, question.request = [], Request.question()
+            question.client = self._client()
+            self._go_on(question)
+
     def _begin(self, work: Work) -> None:
         if work.probe:
             self._queue.before_probe()
+        self._start(work)
+
+    def _start(self, work: Work) -> None:
         first = work.deliveries[0]
-        if len(work.deliveries) > 1 or (self.batches and first.body is not None):
-            work.job = batch(work.deliveries)
+        if self._ask_first and first.body is not None:
+            self._unbegun.append(work)
+            self._ask_index()
+            return
+        work.began = time.monotonic()
+        work.job = self._queue.job(work.deliveries)
+        if work.job is not None:
             work.request = next(work.job)
         else:
-            work.request = Request(first.body, first.idempotency_key, first.study_iuid)
-        work.client = client = self._client()
-        if client.ready:
-            self._send(work)
-        else:
-            self._connect(work)
+            work.request = Request(
+                first.body, first.idempotency_key, first.study_iuid, version=first.study_version
+            )
+        work.client = self._client()
+        self._go_on(work)
 
     def _connect(self, work: Work) -> None:
         client = work.client
@@ -261,11 +202,12 @@ class Senders:
         client, request = work.client, work.request
         assert client is not None
         assert request is not None
-        failpoints.hit("before_post")
+        if work.asking is None:
+            failpoints.hit("before_post")
         work.started = time.monotonic()
         outcome = client.begin(request)
         if outcome is not None:
-            self._finish(work, outcome)
+            self._ended(work, outcome)
             return
         descriptor = client.fileno()
         self._in_flight[descriptor] = work
@@ -283,7 +225,14 @@ class Senders:
             return
         self._poll.unregister(descriptor)
         del self._in_flight[descriptor]
-        self._finish(work, outcome)
+        self._ended(work, outcome)
+
+    def _ended(self, work: Work, outcome: Outcome) -> None:
+        assert work.client is not None
+        if work.client.again:
+            self._connect(work)
+        else:
+            self._finish(work, outcome)
 
     def _expire(self) -> None:
         """Gives up the requests whose time is over; what came in the last moment counts."""
@@ -295,7 +244,7 @@ class Senders:
                 outcome = client.advance() or client.expire()
                 self._poll.unregister(descriptor)
                 del self._in_flight[descriptor]
-                self._finish(work, outcome)
+                self._ended(work, outcome)
         self._expires_at = min(
             (work.client.expires_at for work in self._in_flight.values() if work.client is not None),
             default=math.inf,
@@ -303,12 +252,17 @@ class Senders:
 
     def _finish(self, work: Work, outcome: Outcome) -> None:
         """A request has its outcome: the next one of the same batch follows, or the slot waits for the disk."""
-        failpoints.hit("after_post")
+        if work.asking is None:
+            failpoints.hit("after_post")
         self._finished = True
         seconds = time.monotonic() - work.started if work.started else 0.0
-        client = work.client
-        assert client is not None
-        if work.job is None:
+        if work is self._question:
+            self._has_asked(work)
+            return
+        asked: Outcome | None = None
+        if work.asking is not None:
+            outcomes, asked = work.asking, outcome
+        elif work.job is None:
             outcomes = [outcome]
         else:
             try:
@@ -316,22 +270,43 @@ class Senders:
             except StopIteration as ended:
                 outcomes = ended.value
             else:
-                if client.ready:
-                    self._send(work)
-                else:
-                    self._connect(work)
+                self._go_on(work)
                 return
-        work.client = None
+        if asked is None:
+            self._answer_times.append(seconds)
+            self._on_answer(outcomes, seconds)
+            if self._queue.asks(outcomes):
+                work.asking, work.request = outcomes, Request.question()
+                self._go_on(work)
+                return
+        client, work.client = work.client, None
+        assert client is not None
         self._rest(client)
-        self._answer_times.append(seconds)
-        self._on_answer(outcomes, seconds)
         try:
-            generation = self._queue.judge(work, outcomes)
+            generation = self._queue.judge(work, outcomes, asked)
         except Stopped:
             return  # it couldn't be stored: it stays with us
         if generation is not None:
-            self._undurable.append((generation, work))
+            self._newest = max(self._newest, generation)
             self._unasked = max(self._unasked, generation)
+
+    def _has_asked(self, question: Work) -> None:
+        """The question before the first POST is answered, or can't be; who made it has learned from it what there was."""
+        assert question.client is not None
+        self._rest(question.client)
+        self._question, self._ask_first = None, False
+        works, self._unbegun = self._unbegun, []
+        for work in works:
+            if not self._stopping:  # else it stays with us, unsent
+                self._start(work)
+
+    def _go_on(self, work: Work) -> None:
+        """The next request of the same work."""
+        assert work.client is not None
+        if work.client.ready:
+            self._send(work)
+        else:
+            self._connect(work)
 
     # --- clients -----------------------------------------------------------------------------------------
 
@@ -359,10 +334,3 @@ class Senders:
     def _ask(self) -> None:
         generation, self._unasked = self._unasked, 0
         self._durable.request(generation)
-
-    def _release(self) -> None:
-        undurable, written = self._undurable, self._written
-        works = []
-        while undurable and undurable[0][0] <= written:
-            works.append(undurable.popleft()[1])
-        self._queue.release(works)

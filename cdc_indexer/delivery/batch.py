@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from typing import Protocol
 from uuid import UUID, uuid5
 
-from cdc_indexer.delivery.webservice import MAX_ANSWER_BYTES, Request, classify
-from cdc_indexer.model.outcome import Kind, Outcome
+from cdc_indexer.delivery._meaning import classify
+from cdc_indexer.delivery.webservice import MAX_ANSWER_BYTES, Request
+from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 
 _NAMESPACE = UUID("1f1f0bb7-3a8c-5c0d-9d55-0a6fd4a8c0c9")
 
 #: How much more of an answer is read for each study in the batch.
 _ANSWER_BYTES_EACH = 512
+
+#: What an index that doesn't take arrays may say to one, rather than that a study in it is wrong.
+_NOT_ARRAYS = frozenset({400, 404, 405, 409, 411, 412, 413, 414, 415, 422, 501})
 
 _NO_RESULTS = (
     "The central index answers a batch without one result for each study: "
@@ -23,35 +28,40 @@ _NO_RESULTS = (
 
 
 class Element(Protocol):
-    """One study of a batch: its document and the key that makes it known again."""
+    """One study of a batch: its document, the key that makes it known again, and its version if it has one."""
 
     @property
     def body(self) -> bytes | None: ...
     @property
     def idempotency_key(self) -> str: ...
+    @property
+    def study_version(self) -> int | None: ...
 
 
-def batch(elements: Sequence[Element]) -> Generator[Request, Outcome, list[Outcome]]:
+def batch(elements: Sequence[Element], *, halves: bool = True) -> Generator[Request, Outcome, list[Outcome]]:
     """Sends the studies as one array: yields each request, is sent its outcome, returns one for each study, in order.
 
-    Each element is the study's document and its ``idempotency_key``. The answer is 2xx for all of them, or a list with
-    a status for each, alone or under ``results``. A batch that is rejected as a whole is sent again in halves, so that in
-    the end only the study that is wrong is.
+    Each element is the study's document, its ``idempotency_key``, and its ``study_version`` if it has one. The answer is 2xx
+    for all of them, or a list with a status for each, alone or under ``results``. If the batch is refused as a whole:
+
+    * ``halves``: it is sent again in halves, so that in the end only the study that is wrong is rejected;
+    * without: all of them get one outcome, the same object, of the kind RETRY_STUDY: each is to go alone, as an object.
     """
     keys = [element.idempotency_key for element in elements]
-    documents = [
-        b'%b, "idempotency_key": "%b"}' % ((element.body or b"{}")[:-1], key.encode())
-        for element, key in zip(elements, keys, strict=True)
-    ]
     whole = yield Request(
-        b"[%b]" % b", ".join(documents),
+        b"[%b]" % b", ".join(map(_document, elements)),
         keys[0] if len(keys) == 1 else str(uuid5(_NAMESPACE, ",".join(keys))),
         max_answer_bytes=MAX_ANSWER_BYTES + _ANSWER_BYTES_EACH * len(keys),
     )
     if whole.kind is Kind.ACCEPTED:
-        return _each(whole, len(elements))
+        return _each(whole, elements)
+    if not halves:
+        if whole.status in _NOT_ARRAYS:
+            reason = f"The central index refuses an array (status {whole.status}): each study goes alone."
+            whole = replace(whole, kind=Kind.RETRY_STUDY, reason=reason, refusal=None)
+        return [whole] * len(elements)
     # 409 for a whole batch doesn't say which of them are there already.
-    if len(elements) == 1 or whole.kind not in (Kind.REJECTED, Kind.ALREADY_THERE):
+    if len(elements) == 1 or whole.kind not in (Kind.REJECTED, Kind.ALREADY_THERE, Kind.STALE):
         return [whole] * len(elements)
     half = len(elements) // 2
     outcomes = yield from batch(elements[:half])
@@ -61,8 +71,29 @@ def batch(elements: Sequence[Element]) -> Generator[Request, Outcome, list[Outco
     return outcomes + (yield from batch(elements[half:]))
 
 
-def _each(whole: Outcome, count: int) -> list[Outcome]:
+def refused_as_such(outcomes: Sequence[Outcome]) -> bool:
+    """Whether these are the outcomes of an array that was refused as a whole."""
+    first = outcomes[0]
+    return (
+        len(outcomes) > 1
+        and first.status in _NOT_ARRAYS
+        and first.kind is Kind.RETRY_STUDY
+        and all(one is first for one in outcomes)
+    )
+
+
+def _document(element: Element) -> bytes:
+    version = b"" if element.study_version is None else b', "version": %d' % element.study_version
+    return b'%b, "idempotency_key": "%b"%b}' % (
+        (element.body or b"{}")[:-1],
+        element.idempotency_key.encode(),
+        version,
+    )
+
+
+def _each(whole: Outcome, elements: Sequence[Element]) -> list[Outcome]:
     """The outcomes of a batch that the index has taken."""
+    count = len(elements)
     try:
         said = json.loads(whole.answer)
     except (ValueError, RecursionError):
@@ -74,19 +105,22 @@ def _each(whole: Outcome, count: int) -> list[Outcome]:
         # `[]` for all is what an index says that has nothing to say.
         if results == [] and whole.status != 207:
             return [whole] * count
-        return [Outcome(Kind.HELD, whole.status, reason=_NO_RESULTS)] * count
-    return [_one(result) for result in results]
+        return [Outcome(Kind.HELD, whole.status, reason=_NO_RESULTS, refusal=Refusal.OTHER)] * count
+    return [_one(result, element) for result, element in zip(results, elements, strict=True)]
 
 
-def _one(result: object) -> Outcome:
+def _one(result: object, element: Element) -> Outcome:
     status = result.get("status") if isinstance(result, dict) else result
     try:
         answer = json.dumps(result).encode()
     except RecursionError:  # it nests so deeply that it could just be read
         answer = b""
+    if isinstance(status, str) and status.strip().lower() == "stale":
+        status = 409
     if isinstance(status, int) and not isinstance(status, bool):
         if not 100 <= status <= 999:
-            return Outcome(Kind.HELD, reason=_NO_RESULTS)
-        return classify("POST", status, answer, None, time.time())
+            return Outcome(Kind.HELD, reason=_NO_RESULTS, refusal=Refusal.OTHER)
+        versioned = element.study_version is not None
+        return classify("POST", status, answer, None, time.time(), versioned=versioned)
     # {"status": "Ok"} or {"status": "Error"}, as for one study alone.
     return classify("POST", 200, answer, None, time.time())

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Webservice
-from cdc_indexer.model.finding import Finding, failed, ok, warning
-from cdc_indexer.model.outcome import Kind, Outcome
+from cdc_indexer.model.finding import Finding, Status, failed, ok, warning
+from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import Settings
@@ -30,17 +31,19 @@ def probe(settings: Settings) -> Iterator[Finding]:
     if settings.delivery.client_cert is not None:
         yield from _own_certificate(settings.delivery.client_cert)
     timeout = min(settings.delivery.timeout_seconds, _TIMEOUT_SECONDS)
+    known = Known()
     webservice = Webservice(
         settings.model_copy(
             update={"delivery": settings.delivery.model_copy(update={"timeout_seconds": timeout})}
-        )
+        ),
+        known,
     )
     began = time.monotonic()
     try:
         outcome, ends = webservice.probe()
     finally:
         webservice.close()
-    if outcome.status is None:
+    if outcome.status in (None, 407):  # the latter a proxy says
         message, _, remedy = outcome.reason.partition(": ")
         yield failed(
             "web service",
@@ -55,15 +58,32 @@ def probe(settings: Settings) -> Iterator[Finding]:
         )
     if ends is not None:
         yield _certificate("certificate", "The certificate of the central index", ends, "Let it be renewed.")
-    if outcome.status is not None:
-        yield _key(outcome, outcome.status)
+    if outcome.status not in (None, 407):
+        key = _key(outcome, outcome.status)
+        yield key
+        if webservice.center is not None and webservice.center != settings.center:
+            yield failed(
+                "centre",
+                f"The key is that of centre {webservice.center!r}, and server.json says {settings.center!r}.",
+                "Correct server.json, or put this centre's key into config.json.",
+            )
+        if key.status is Status.OK:
+            yield ok("index features", _features(known))
+
+
+def _features(known: Known) -> str:
+    """What the index can, beside taking studies one by one."""
+    names = [f"batch={count}" if name == "batch" else name for name, count in sorted(known.features.items())]
+    if not names:
+        return "It takes studies one by one, and says nothing of versions, digests or reports."
+    return f"It can: {', '.join(names)}."
 
 
 def _key(outcome: Outcome, status: int) -> Finding:
     """What the answer to a GET with our key says of the key."""
     if outcome.kind is Kind.ACCEPTED and _is_list(outcome.answer):
         return ok("key accepted", "The central index knows the key.")
-    if (outcome.kind is Kind.HELD and 200 <= status < 300) or status in (401, 403):
+    if outcome.refusal is Refusal.KEY:
         return failed(
             "key accepted",
             f"The central index refuses the key (status {status}).",
@@ -80,6 +100,12 @@ def _key(outcome: Outcome, status: int) -> Finding:
             "key accepted",
             f"Not testable now: the central index is busy or failing (status {status}).",
             "Run `check` again later.",
+        )
+    if outcome.refusal is Refusal.STRANGER:
+        return warning(
+            "key accepted",
+            f"Not testable: what answers a GET is a page for people (status {status}), of the index or of a login portal.",
+            "If studies are held as not taken by the index, let the portal, firewall or proxy pass this machine.",
         )
     return warning(
         "key accepted",

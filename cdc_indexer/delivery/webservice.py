@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import select
 import ssl
@@ -16,9 +15,12 @@ import requests
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from cdc_indexer import __version__
+from cdc_indexer.delivery._answer import Answer
 from cdc_indexer.delivery._connection import MAX_ANSWER_BYTES, Connection, Route, UnusableTlsFiles
-from cdc_indexer.delivery.retry import parse_retry_after
-from cdc_indexer.model.outcome import Kind, Outcome
+from cdc_indexer.delivery._meaning import classify, is_json, proxy_refuses
+from cdc_indexer.delivery._urllib3 import ProxyRefuses
+from cdc_indexer.delivery.features import Known
+from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import Settings
@@ -33,13 +35,27 @@ _DEADLINE_TIMEOUTS = 3
 _REMEMBERED_BYTES = 1024
 
 
+#: What only the index itself says.
+_OWN = frozenset({Kind.ACCEPTED, Kind.ALREADY_THERE, Kind.STALE})
+
+
 class Request(NamedTuple):
-    """What is to be sent: a document or an array of them, or with ``body`` None the deletion of a study."""
+    """What is to be sent: a document or an array of them, or with ``body`` None the deletion of a study.
+
+    ``asks``: a GET of the address instead, which leaves nothing in the index. ``version``: that of the one study.
+    """
 
     body: bytes | None
     idempotency_key: str
     study_iuid: str = ""
     max_answer_bytes: int = MAX_ANSWER_BYTES
+    asks: bool = False
+    version: int | None = None
+
+    @classmethod
+    def question(cls) -> Request:
+        """A GET of the address."""
+        return cls(b"", str(uuid4()), asks=True)
 
 
 class Webservice:
@@ -49,7 +65,8 @@ class Webservice:
     calls ``advance`` when something happened, and ``expire`` at ``expires_at``. Nothing raises. Not thread-safe.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, known: Known | None = None) -> None:
+        self._known = known or Known()
         self._url = settings.webservice_url
         self._center = settings.center
         self._headers = {
@@ -67,8 +84,13 @@ class Webservice:
         self._route: Route | None = None
         self._connection: Connection | None = None
         self._method = "POST"
+        self._versioned = False
         self._deadline = 0.0
         self._accepted: tuple[int, bytes, Outcome] | None = None
+        #: Whether the request is to be begun once more, on a new connection: the one at rest had ended in that moment.
+        self.again = False
+        #: Whose key it is, as the last answer said (Index-Center); None where it said nothing.
+        self.center: str | None = None
         #: When the request in flight is given up, by time.monotonic.
         self.expires_at = math.inf
 
@@ -93,6 +115,7 @@ class Webservice:
 
     def connect(self) -> Outcome | None:
         """Connects; what it means if that fails."""
+        self.again = False
         try:
             if self._route is None:
                 self._route = Route(self._url, self._ca, self._client_cert)
@@ -104,6 +127,8 @@ class Webservice:
 
     def begin(self, request: Request) -> Outcome | None:
         """Begins to send a request on a connection that is ready; its outcome if there is one at once."""
+        if request.asks:
+            return self._begin("GET", self._url, b"", request)
         if request.body is None:
             return self._begin("DELETE", self._url_of(request.study_iuid), b"", request)
         return self._begin("POST", self._url, request.body, request)
@@ -113,17 +138,21 @@ class Webservice:
         self._deadline = now + _DEADLINE_TIMEOUTS * self._timeout_seconds
         self.expires_at = now + self._timeout_seconds
         self._method = method
+        self._versioned = request.version is not None
+        self.again = False
         try:
             assert self._connection is not None
             assert self._route is not None
             head = self._post_head if method == "POST" else self._head(method, url, self._route)
-            data = b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (
+            version = b"\r\nStudy-Version: %d" % request.version if request.version is not None else b""
+            data = b"%b%b%b\r\nContent-Length: %d\r\n\r\n%b" % (
                 head,
                 request.idempotency_key.encode(),
+                version,
                 len(body),
                 body,
             )
-            self._connection.begin(method, data, request.max_answer_bytes)
+            self._connection.begin(data, request.max_answer_bytes)
         except Exception as error:
             return self._failed(error)
         return None
@@ -138,25 +167,46 @@ class Webservice:
                 return None
         except Exception as error:
             return self._failed(error)
+        return self._answered(answer)
+
+    def _answered(self, answer: Answer) -> Outcome:
         if not answer.reusable:
             self.close()
+        self.center = answer.center
         # An index usually says the very same again.
         known = self._accepted if self._method == "POST" else None
         if known is not None and known[0] == answer.status and known[1] == answer.body:
+            self._known.taught(answer.features)
             return known[2]
-        outcome = classify(self._method, answer.status, answer.body, answer.retry_after, time.time())
-        if outcome.kind is Kind.ACCEPTED and self._method == "POST" and len(answer.body) < _REMEMBERED_BYTES:
-            self._accepted = answer.status, answer.body, outcome
+        outcome = classify(
+            self._method,
+            answer.status,
+            answer.body,
+            answer.retry_after,
+            time.time(),
+            json_seen=self._known.json_seen,
+            versioned=self._versioned,
+        )
+        if outcome.kind in _OWN and (answer.status < 300 or answer.status == 409):
+            self._known.taught(answer.features)
+        if outcome.kind is Kind.ACCEPTED and self._method == "POST" and is_json(outcome.answer):
+            self._known.answered_json()
+            if len(answer.body) < _REMEMBERED_BYTES:
+                self._accepted = answer.status, answer.body, outcome
         return outcome
 
     def expire(self) -> Outcome:
         """Gives up the request in flight."""
-        return self._failed(TimeoutError())
+        answer = self._connection.give_up() if self._connection is not None else None
+        return self._answered(answer) if answer is not None else self._failed(TimeoutError())
 
     def exchange(self, request: Request) -> Outcome:
         """Sends a request and waits for its outcome."""
         failed = None if self.ready else self.connect()
-        return failed or self._wait(self.begin(request))
+        outcome = failed or self._wait(self.begin(request))
+        if self.again:
+            outcome = self.connect() or self._wait(self.begin(request))
+        return outcome
 
     def _wait(self, outcome: Outcome | None) -> Outcome:
         """The outcome of the request that was begun."""
@@ -179,7 +229,7 @@ class Webservice:
         if failed is not None or self._connection is None:
             return failed or self.expire(), None
         ends = self._connection.certificate_ends
-        return self._wait(self._begin("GET", self._url, b"", Request(b"", str(uuid4())))), ends
+        return self._wait(self.begin(Request.question())), ends
 
     def close(self) -> None:
         """Closes the connection."""
@@ -216,17 +266,23 @@ class Webservice:
     def _failed(self, error: Exception) -> Outcome:
         """What it means that no answer came."""
         where = f"The central index at {self._where}"
+        if isinstance(error, ConnectionError | ssl.SSLEOFError) and self._connection is not None:
+            self.again = self._connection.lapsed
+        via = self._route.via if self._route is not None and self._connection is None else ""
         self.close()
         # TLS files may have been mended: they are read again before the next try.
         self._route = None
         if isinstance(error, ssl.SSLCertVerificationError):
             why = error.verify_message or "no reason given"
             remedy = "renew it, or set delivery.ca to the CA that signed it"
-            return Outcome(
-                Kind.HELD, reason=f"The certificate of {self._where} can't be trusted ({why}): {remedy}."
-            )
+            reason = f"The certificate of {self._where} can't be trusted ({why}): {remedy}."
+            return Outcome(Kind.HELD, reason=reason, refusal=Refusal.CERTIFICATE)
         if isinstance(error, UnusableTlsFiles):
-            return Outcome(Kind.HELD, reason=str(error))
+            return Outcome(Kind.HELD, reason=str(error), refusal=Refusal.CERTIFICATE)
+        if isinstance(error, ProxyRefuses):
+            return proxy_refuses(error.status, via)
+        if via:
+            where = f"The proxy {via}"
         cause = error.__cause__ if isinstance(error, NewConnectionError) and error.__cause__ else error
         # NewConnectionError is a ConnectTimeoutError too, whatever its cause.
         if isinstance(cause, TimeoutError | ConnectTimeoutError):
@@ -236,79 +292,17 @@ class Webservice:
         if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
             why = (error.reason or "no reason given").replace("_", " ").lower()
             remedy = "correct webservice_url, delivery.ca or delivery.client_cert"
-            return Outcome(Kind.HELD, reason=f"{where} can't be talked to by TLS ({why}): {remedy}.")
+            reason = f"{where} can't be talked to by TLS ({why}): {remedy}."
+            return Outcome(Kind.HELD, reason=reason, refusal=Refusal.CERTIFICATE)
         if isinstance(error, NameResolutionError):
-            return Outcome(Kind.RETRY_INDEX, reason=f"The name of {self._where} can't be resolved now.")
+            return Outcome(
+                Kind.RETRY_INDEX, reason=f"The name of {via or self._where} can't be resolved now."
+            )
         if isinstance(error, requests.RequestException | UnicodeError):
             remedy = "correct webservice_url"
-            return Outcome(Kind.HELD, reason=f"{where} has an address that can't be used: {remedy}.")
+            reason = f"{where} has an address that can't be used: {remedy}."
+            return Outcome(Kind.HELD, reason=reason, refusal=Refusal.ADDRESS)
         if isinstance(error, HTTPException) and not isinstance(error, ConnectionError):
             return Outcome(Kind.RETRY_INDEX, reason=f"{where} answers with something that isn't HTTP.")
         why = getattr(cause, "strerror", None) or type(cause).__name__
         return Outcome(Kind.RETRY_INDEX, reason=f"{where} can't be reached ({why}).")
-
-
-# --- what an answer means --------------------------------------------------------------------------------
-
-_REJECTED = frozenset({400, 412, 413, 414, 415, 422})
-_WRONG_KEY = frozenset({401, 403})
-_WRONG_ADDRESS = frozenset({404, 405, 410})
-#: The index is fine, this request isn't now: 408 it came too slowly, 423 and 424 something of it is locked, 425 too early.
-_STUDY_LATER = frozenset({408, 423, 424, 425})
-
-
-def classify(method: str, status: int, body: bytes, retry_after: str | None, now: float) -> Outcome:
-    """What an answer means; ``now`` in seconds since the epoch, for a Retry-After that names a date."""
-    answer = body.decode("utf-8", "replace")
-    if 200 <= status < 300:
-        if _says_error(body):
-            reason = (
-                "The central index answers with status Error: correct key in config.json, or read its log."
-            )
-            return Outcome(Kind.HELD, status, answer, reason=reason)
-        return Outcome(Kind.ACCEPTED, status, answer)
-    if method == "DELETE" and status in (404, 410):
-        return Outcome(Kind.ACCEPTED, status, answer)
-    if status == 409:
-        return Outcome(
-            Kind.ALREADY_THERE,
-            status,
-            answer,
-            reason="The central index holds this study already (status 409).",
-        )
-    if status in _REJECTED:
-        reason = f"The central index rejected this study (status {status}): see its answer."
-        return Outcome(Kind.REJECTED, status, answer, reason=reason)
-    if status == 429 or status >= 500 or status in _STUDY_LATER or status < 200:
-        seconds = parse_retry_after(retry_after, now)
-        # A 5xx alone may be this study's own doing; with a Retry-After the index speaks of itself.
-        busy = status == 429 or status < 200 or (status == 503 and seconds is not None)
-        kind = Kind.RETRY_INDEX if busy else Kind.RETRY_STUDY
-        reason = f"The central index is busy or failing (status {status})."
-        return Outcome(kind, status, answer, seconds, reason)
-    return Outcome(Kind.HELD, status, answer, reason=_why_held(status))
-
-
-def _why_held(status: int) -> str:
-    if status in _WRONG_KEY:
-        return f"The central index refuses the key (status {status}): correct key in config.json."
-    if status in _WRONG_ADDRESS:
-        return f"There is no web service at webservice_url (status {status}): correct it in config.json."
-    if status < 400:
-        return (
-            f"The central index redirects (status {status}), which would carry the key to another address: "
-            "put the final address into webservice_url."
-        )
-    return f"The central index refuses every study (status {status}): ask whoever runs it."
-
-
-def _says_error(body: bytes) -> bool:
-    """Whether a body is a JSON object whose ``status`` is "Error": the index in use says so for a bad key, with 200."""
-    if not body.lstrip().startswith(b"{"):
-        return False
-    try:
-        said = json.loads(body)
-    except (ValueError, RecursionError):
-        return False
-    status = said.get("status") if isinstance(said, dict) else None
-    return isinstance(status, str) and status.strip().lower() == "error"

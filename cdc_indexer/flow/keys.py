@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from hashlib import sha1
-from typing import TYPE_CHECKING
 from uuid import UUID
-
-if TYPE_CHECKING:
-    from cdc_indexer.flow.versions import Waiting
 
 #: Namespace of the Idempotency-Keys; changing it would make every repeated POST look new.
 _NAMESPACE = UUID("5d0c3f5e-9d5b-5f0e-8f0c-2f6a3e7c1b54")
@@ -16,10 +12,10 @@ _VARIANT = {digit: f"{int(digit, 16) & 3 | 8:x}" for digit in "0123456789abcdef"
 
 
 def idempotency_key(center: str, seed: object, read: bytes | None = None) -> str:
-    """The same for the same center and outbox row, whatever restarts or fails over.
+    """The same for the same center, outbox row and document, whatever restarts or fails over.
 
-    ``read`` is the document where its values come from the view: after a kill the view may hold newer ones, and an
-    index that drops a key it knows would never get them.
+    ``read`` is the document: after a kill the view may hold a newer one, and an index that drops a key it knows would
+    never get it.
     """
     name = f"{center}:{seed}".encode()
     content = name if read is None else b"%b:%b" % (name, read)
@@ -27,16 +23,3 @@ def idempotency_key(center: str, seed: object, read: bytes | None = None) -> str
     digest = sha1(_NAMESPACE.bytes + content, usedforsecurity=False).hexdigest()
     variant = _VARIANT[digest[16]]
     return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
-
-
-def seed_of(waiting: Waiting) -> str:
-    """What the Idempotency-Key is made from: the oldest row that the version stands for.
-
-    Not the newest: what was sent and not settled when the program was killed is sent again together with the rows
-    that came meanwhile, and has to keep its key.
-    """
-    if waiting.verify_ids:
-        return f"{min(waiting.verify_ids)}:verified"
-    if waiting.rows:
-        return str(min(waiting.rows)[0])
-    return f"{min(change.row_id for change in waiting.patients)}:{waiting.study_pk}"

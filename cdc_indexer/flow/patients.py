@@ -1,225 +1,153 @@
-"""Changed patients: one row of the outbox that stands for a new version of each of the patient's studies.
+"""Changed patients: one outbox row that stands for a look at each of the patient's studies (passive).
 
-The studies are read page by page, so that a patient with thousands of them needs no more memory than another; how far that
-is goes to the checkpoint, and the row settles after the last of them.
+The studies are read page by page, so that a patient with thousands of them needs no more memory than another. The row
+settles after the last of them. A restart begins with the first page again: what was sent is in the ledger.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Protocol
 
-from cdc_indexer.flow.progress import Progress
-from cdc_indexer.model.errors import Stopped
-from cdc_indexer.model.settled import IntervalSet
-from cdc_indexer.model.study import OutboxRow, names, study_key
+__all__ = ["ChangedPatients", "PatientChange"]
 
 #: How many changes may wait for their studies to be read; who brings more waits.
 MAX_WAITING = 10_000
 
-#: Of so many changes at a time it is asked whether the view shows them.
-_LOOK_BATCH = 200
-
-#: So many changes of one patient are read together; a study keeps a reference to each.
+#: So many changes of one patient are read together.
 _TOGETHER = 100
 
 
-class View(Protocol):
-    """What is read from the PACS."""
-
-    def studies_of_patient(self, patient_pk: int, after_pk: int, limit: int) -> list[Mapping[str, object]]:
-        """A page of a patient's studies with study_pk > ``after_pk``, in order."""
-
-    def unseen(self, ids: Sequence[int]) -> set[int]:
-        """Those outbox rows among ``ids`` whose transaction the view doesn't show yet."""
-
-
 class PatientChange:
-    """A row of operation 'patient' whose studies are being sent; it settles after the last of them.
-
-    ``done`` is how far that is, for who goes on after a restart: all studies up to that study_pk, and these later ones.
+    """A row of operation 'patient' whose studies are looked at.
 
     Attributes:
-        seen: whether what is read from the view now has the change.
+        open: the studies, by key, that wait or are being sent for it.
+        read: whether the last page was read.
     """
 
-    __slots__ = (
-        "after_pk",
-        "ahead",
-        "expanded",
-        "joined",
-        "open",
-        "patient_pk",
-        "recorded_at",
-        "row_id",
-        "seen",
-    )
+    __slots__ = ("open", "patient_pk", "read", "recorded_at", "row_id")
 
-    def __init__(
-        self,
-        row_id: int,
-        recorded_at: datetime,
-        patient_pk: int,
-        done: tuple[int, IntervalSet] | None = None,
-    ) -> None:
+    def __init__(self, row_id: int, recorded_at: datetime, patient_pk: int) -> None:
         self.row_id = row_id
         self.recorded_at = recorded_at
         self.patient_pk = patient_pk
-        self.after_pk, self.ahead = done or (0, IntervalSet())
-        #: The study_pks that wait or are being sent, by key, in order.
-        self.open: dict[str, int] = {}
-        #: And those that came by themselves before it was their turn.
-        self.joined: dict[str, int] = {}
-        self.expanded = False
-        self.seen = False
+        self.open: set[str] = set()
+        self.read = False
+
+
+class PatientPage:
+    """The lease of a page of one patient's studies; ends in ``ChangedPatients.page_read`` or ``give_back``."""
+
+    __slots__ = ("after_pk", "changes", "epoch", "patient_pk")
+
+    def __init__(self, patient_pk: int, after_pk: int, changes: list[PatientChange], epoch: int) -> None:
+        self.patient_pk = patient_pk
+        self.after_pk = after_pk
+        self.changes = changes
+        self.epoch = epoch
 
     @property
-    def ended(self) -> bool:
-        """Whether all of its studies are sent."""
-        return self.expanded and not (self.open or self.joined)
-
-    def begin(self, key: str, study_pk: int) -> bool:
-        """The next of its studies; False when it is sent or on its way, or its UID was stored again meanwhile.
-
-        (That has a row of its own.)
-        """
-        self.after_pk = study_pk
-        if study_pk in self.ahead or key in self.open:
-            return False
-        self.open[key] = study_pk
-        return self.joined.pop(key, None) is None
-
-    def join(self, key: str, study_pk: int) -> bool:
-        """A study that is read from the view for another reason; False when its turn is over."""
-        if self.expanded or study_pk <= self.after_pk or study_pk in self.ahead:
-            return False
-        if key in self.open or key in self.joined:
-            return False
-        self.joined[key] = study_pk
-        return True
-
-    def end(self, key: str) -> None:
-        """That study is sent."""
-        study_pk = self.open.pop(key, None) or self.joined.pop(key, None)
-        if study_pk is not None:
-            self.ahead.add(study_pk)
-
-    @property
-    def done(self) -> tuple[int, IntervalSet]:
-        up_to = next(iter(self.open.values())) - 1 if self.open else self.after_pk
-        self.ahead.remove(0, up_to)
-        return up_to, IntervalSet(self.ahead)
+    def row_ids(self) -> list[int]:
+        """The rows that the reading has to show."""
+        return [change.row_id for change in self.changes]
 
 
-class Patients:
-    """The changes whose studies aren't all sent, in the order in which they came. Thread-safe."""
+class ChangedPatients:
+    """The changes whose studies aren't all done with, in the order in which they came."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self) -> None:
         self._unread: deque[PatientChange] = deque()
-        #: Until they are settled, by patient_pk.
-        self._open: dict[int, list[PatientChange]] = {}
-        self._stopped = False
-        self._changed = threading.Condition()
-
-    @property
-    def waiting(self) -> bool:
-        """Whether studies of changed patients are still to be read."""
-        return bool(self._unread)
-
-    @property
-    def idle(self) -> bool:
-        """Whether all studies of all changed patients are sent."""
-        return not self._open
+        self._reading: PatientPage | None = None
+        #: The page after the one that was read last; its changes are those of that one.
+        self._next: PatientPage | None = None
+        self._again_at = 0.0
+        self.open: dict[int, PatientChange] = {}
 
     @property
     def full(self) -> bool:
-        """Whether ``add`` would wait."""
-        return len(self._unread) >= MAX_WAITING
+        """Whether who brings more has to wait."""
+        return len(self.open) >= MAX_WAITING
 
-    def stop(self) -> None:
-        """Ends every wait with Stopped."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify_all()
+    def add(self, change: PatientChange) -> None:
+        """One more."""
+        self.open[change.row_id] = change
+        self._unread.append(change)
 
-    def add(self, row: OutboxRow) -> None:
-        """Takes a row of operation 'patient'; waits while too many do (Stopped ends that)."""
-        with self._changed:
-            while self.full and not self._stopped:
-                self._changed.wait()
-            if self._stopped:
-                raise Stopped
-            change = PatientChange(row.id, row.recorded_at, row.patient_pk, self._progress.patient(row.id))
-            self._unread.append(change)
-            self._open.setdefault(change.patient_pk, []).append(change)
+    def drop(self) -> list[PatientChange]:
+        """Forgets all, since they belong to another server; gives them."""
+        dropped = list(self.open.values())
+        self.__init__()  # type: ignore[misc]
+        return dropped
 
-    def look(self, view: View) -> None:
-        """Finds out which changes the view shows from now on; raises SourceError."""
-        with self._changed:
-            new = [change for change in self._unread if not change.seen][:_LOOK_BATCH]
-        unseen = view.unseen([change.row_id for change in new])
-        for change in new:
-            change.seen = change.row_id not in unseen
+    def waits(self, now: float) -> bool:
+        """Whether a page is to be read."""
+        return self._reading is None and now >= self._again_at and bool(self._next or self._unread)
 
-    def page(self, view: View, limit: int) -> list[tuple[Mapping[str, object], list[PatientChange]]] | None:
-        """The next of the studies that the oldest change stands for, with that and those that follow it step by step.
-
-        None while the view doesn't show the change. Raises SourceError.
-        """
-        self.look(view)
-        first = self._unread[0]
-        if not first.seen:
+    def seconds(self, now: float) -> float | None:
+        """Until a page is to be read; None when none is."""
+        if self._reading is not None or not (self._next or self._unread):
             return None
-        with self._changed:
+        return max(self._again_at - now, 0.0)
+
+    def take_page(self, epoch: int) -> PatientPage:
+        """The page to be read next; ``waits`` has said that there is one."""
+        if self._next is not None:
+            page, self._next = self._next, None
+            page.epoch = epoch
+        else:
+            first = self._unread[0]
             # A patient that changed again meanwhile is read once for all of its changes.
-            together = [
-                change
-                for change in self._open[first.patient_pk]
-                if change.seen and not change.expanded and change.after_pk == first.after_pk
-            ][:_TOGETHER]
-        studies = view.studies_of_patient(first.patient_pk, first.after_pk, limit)
-        found = []
-        with self._changed:
-            for values in studies:
-                uid, study_pk = names(values)
-                key = study_key(uid, study_pk)
-                if changes := [change for change in together if change.begin(key, study_pk)]:
-                    found.append((values, changes))
-            if len(studies) < limit:
-                for change in together:
-                    change.expanded = True
-                    self._unread.remove(change)
-                self._changed.notify_all()
-                self._keep(together)
-        return found
+            together = [change for change in self._unread if change.patient_pk == first.patient_pk]
+            page = PatientPage(first.patient_pk, 0, together[:_TOGETHER], epoch)
+        self._reading = page
+        return page
 
-    def join(self, key: str, study_pk: int, patient_pk: object) -> tuple[PatientChange, ...]:
-        """The changes that a study stands for which was read from the view just now, before it was its turn."""
-        with self._changed:
-            changes = self._open.get(patient_pk, ())  # type: ignore[call-overload]
-            return tuple(change for change in changes if change.seen and change.join(key, study_pk))
+    def give_back(self, page: PatientPage, again_at: float) -> None:
+        """It couldn't be read, or doesn't show its rows yet."""
+        if self._reading is page:
+            self._reading = None
+            self._again_at = again_at
+            if page.after_pk:
+                self._next = page
+            elif self._unread:
+                # Another patient's turn: the rows don't become visible in the order in which they came.
+                self._unread.rotate(-1)
 
-    def end(self, key: str, changes: Sequence[PatientChange]) -> None:
-        """That study is sent, or needn't be, for these changes."""
-        if changes:
-            with self._changed:
-                for change in changes:
-                    change.end(key)
-                self._keep(changes)
+    def page_read(self, page: PatientPage, keys: Iterable[str], last_pk: int | None) -> list[PatientChange]:
+        """These of its studies are looked at now; ``last_pk`` leads to the next page, None: there is none.
 
-    def _keep(self, changes: Iterable[PatientChange]) -> None:
-        """Hands on how far they are; together, so that after a restart they still follow each other step by step."""
-        ended = [change for change in changes if change.ended]
-        for change in ended:
-            of_patient = self._open[change.patient_pk]
-            of_patient.remove(change)
-            if not of_patient:
-                del self._open[change.patient_pk]
-        if going_on := {change.row_id: change.done for change in changes if not change.ended}:
-            self._progress.set_patients(going_on)
-        if ended:
-            self._progress.settle([(change.row_id, change.recorded_at) for change in ended])
+        Gives the changes that are done with already.
+        """
+        if self._reading is not page:
+            return []
+        self._reading = None
+        for change in page.changes:
+            change.open.update(keys)
+        if not page.after_pk:
+            taken = set(page.row_ids)
+            self._unread = deque(change for change in self._unread if change.row_id not in taken)
+        if last_pk is not None:
+            self._next = PatientPage(page.patient_pk, last_pk, page.changes, page.epoch)
+            return []
+        for change in page.changes:
+            change.read = True
+        return self._done(page.changes)
+
+    def ended(self, key: str, changes: Iterable[PatientChange]) -> list[PatientChange]:
+        """That study was dealt with for these changes; gives those that are done with."""
+        for change in changes:
+            change.open.discard(key)
+        return self._done(changes)
+
+    def _done(self, changes: Iterable[PatientChange]) -> list[PatientChange]:
+        # A study that was stored again between two pages is on both.
+        done = [
+            change
+            for change in dict.fromkeys(changes)
+            if change.read and not change.open and change.row_id in self.open
+        ]
+        for change in done:
+            del self.open[change.row_id]
+        return done

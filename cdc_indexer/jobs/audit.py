@@ -8,14 +8,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-from cdc_indexer.flow.pipeline import Pipeline
-from cdc_indexer.flow.progress import Progress
+import structlog
+
+from cdc_indexer.model.moment import EPOCH
+from cdc_indexer.model.observer import Condition
 from cdc_indexer.model.position import Position
 from cdc_indexer.model.settled import minute_of
 from cdc_indexer.model.study import Operation, OutboxRow
-from cdc_indexer.source.outbox import Mark, Outbox
+from cdc_indexer.source.outbox import Mark, Outbox, open_for_long
+
+if TYPE_CHECKING:
+    from cdc_indexer.jobs.engine import Engine
+
+log = structlog.get_logger("cdc_indexer")
+
+__all__ = ["HOLD_BACK", "Audit", "Audited"]
 
 PAGE = 1000
 
@@ -31,6 +41,9 @@ _LEAVE_OUT = 20
 
 _ID_MAX = 2**64 - 1
 
+#: A clock is said to have gone back when it did so by more than this.
+_CLOCK_SLACK = timedelta(seconds=2)
+
 
 @dataclass(frozen=True, slots=True)
 class Audited:
@@ -43,38 +56,30 @@ class Audited:
 class Audit:
     """Thread-safe: one at a time.
 
-    ``binlog_end`` gives the end of the server's binlog now, None where there is none.
+    ``binlog_end`` gives the end of the server's binlog now, None where there is none. ``clock_went_back`` is told when the
+    server's clock has.
     """
 
     def __init__(
         self,
-        outbox: Outbox,
-        progress: Progress,
-        pipeline: Pipeline,
+        engine: Engine,
         binlog_end: Callable[[], Position | None],
+        clock_went_back: Callable[[], None] = lambda: None,
     ) -> None:
-        self._outbox = outbox
-        self._progress = progress
-        self._pipeline = pipeline
+        self._engine = engine
+        self._outbox = Outbox(engine.source)
         self._binlog_end = binlog_end
+        self._clock_went_back = clock_went_back
         self._lock = threading.Lock()
         self._clock: datetime | None = None
         self._newest: datetime | None = None
-        #: For whoever watches: the database's clock minus ours, the oldest row that wasn't settled when the last full audit
-        #: read it, and the row that is being handed over now (both by recorded_at).
-        self.clock_difference_seconds = 0.0
+        #: For whoever watches: the oldest row that wasn't settled when the last full audit read it, and the row that is
+        #: being handed over now (both by recorded_at).
         self.oldest_unsettled: datetime | None = None
         self.handing_over: datetime | None = None
-
-    def close(self) -> None:
-        """Lets go of its connection."""
-        with self._lock:
-            self._outbox.close()
-
-    def now(self) -> datetime:
-        """The server's clock; raises SourceError."""
-        with self._lock:
-            return self._outbox.now()
+        #: A sentence while a transaction has been open for long.
+        self.open_transaction: str | None = None
+        self._open: Mark | None = None
 
     def full(self, *, first: bool = False, on_page: Callable[[], None] = lambda: None) -> Audited:
         """Hands over every committed row after ``until`` that nobody has, and proposes a later ``until``.
@@ -85,73 +90,111 @@ class Audit:
         Raises SourceError, and Stopped when the program ends meanwhile.
         """
         with self._lock:
-            now = self._outbox.now()
-            ours = datetime.now(timezone.utc).replace(tzinfo=None)
-            self.clock_difference_seconds = (now - ours).total_seconds()
+            engine = self._engine
+            epoch = engine.source.epoch
+            outbox = self._outbox.at(epoch)
+            now = outbox.now()
+            engine.measure_clock(now)
             went_back = self._watch_clock(now)
-            found, oldest_unsettled = self._read_all(first, on_page)
+            newest = outbox.newest(now) or EPOCH
+            found, oldest_unsettled, oldest_open = self._read_all(outbox, epoch, first, on_page)
+            self._watch_open(oldest_open, now)
             self.oldest_unsettled = oldest_unsettled
-            until = minute_of(now - HOLD_BACK)
+            # Not beyond the newest row: a replica whose applier stopped has yet to get what was recorded after it.
+            until = minute_of(min(now - HOLD_BACK, newest))
             if oldest_unsettled is not None:
                 # Just before it, since `until` itself counts as settled.
                 until = min(until, minute_of(oldest_unsettled - timedelta(microseconds=1)))
-            if until > self._progress.until:
+            if until > engine.progress.until:
                 # After the reading: whatever it saw is in the binlog before this place.
-                self._progress.propose_until(until, self._binlog_end())
+                end = self._binlog_end()
+                with engine.inside() as core:
+                    if epoch == engine.source.epoch:
+                        core.propose_until(until, end)
             return Audited(found, went_back)
 
-    def _read_all(self, first: bool, on_page: Callable[[], None]) -> tuple[int, datetime | None]:
-        progress, outbox = self._progress, self._outbox
-        leave_out = progress.widest_settled(_LEAVE_OUT)
-        mark: Mark = (progress.until, _ID_MAX)
+    def _read_all(
+        self, outbox: Outbox, epoch: int, first: bool, on_page: Callable[[], None]
+    ) -> tuple[int, datetime | None, Mark | None]:
+        """How many rows were new, when the oldest unsettled one was recorded, and the oldest that isn't committed."""
+        engine = self._engine
+        with engine.inside() as core:
+            progress = core.parts.progress
+            leave_out = progress.widest_settled(_LEAVE_OUT)
+            mark: Mark = (progress.until, _ID_MAX)
         found = 0
         oldest_unsettled: datetime | None = None
+        oldest_open: Mark | None = None
         while True:
             on_page()
             page = outbox.ids_after(mark, PAGE, leave_out)
-            unknown = []
-            for recorded_at, row_id in page:
-                if progress.is_settled(row_id):
-                    continue
-                if oldest_unsettled is None or recorded_at < oldest_unsettled:
-                    oldest_unsettled = recorded_at
-                if not progress.known(row_id):
-                    unknown.append(row_id)
+            unknown: dict[int, datetime] = {}
+            with engine.inside() as core:
+                progress = core.parts.progress
+                for recorded_at, row_id in page:
+                    if progress.is_settled(row_id):
+                        continue
+                    if oldest_unsettled is None or recorded_at < oldest_unsettled:
+                        oldest_unsettled = recorded_at
+                    if not progress.known(row_id):
+                        unknown[row_id] = recorded_at
             if unknown:
-                found += self._hand_over(outbox.rows(unknown), first)
+                rows = outbox.rows(list(unknown))
+                for row in rows:
+                    del unknown[row.id]
+                if unknown and oldest_open is None:
+                    oldest_open = min((recorded_at, row_id) for row_id, recorded_at in unknown.items())
+                found += self._hand_over(outbox, rows, epoch, first)
             if len(page) < PAGE:
-                return found, oldest_unsettled
+                return found, oldest_unsettled, oldest_open
             mark = page[-1]
 
-    def _hand_over(self, rows: list[OutboxRow], first: bool) -> int:
+    def _hand_over(self, outbox: Outbox, rows: list[OutboxRow], epoch: int, first: bool) -> int:
         newest: dict[int, Mark] = {}
         if first:
             # Only a first version is ever sent as it was recorded. Of the others an archive may record one for each image.
             stored = {row.study_pk for row in rows if row.operation == Operation.STORED}
-            newest = self._outbox.newest_of(sorted(stored))
-        found = 0
+            newest = outbox.newest_of(sorted(stored))
+
+        def superseded(row: OutboxRow) -> bool:
+            self.handing_over = row.recorded_at
+            mark = (row.recorded_at, row.id)
+            return newest.get(row.study_pk, mark) > mark
+
         try:
-            for row in rows:
-                self.handing_over = row.recorded_at
-                mark = (row.recorded_at, row.id)
-                if self._pipeline.take(row, superseded=newest.get(row.study_pk, mark) > mark):
-                    found += 1
+            return self._engine.bring(rows, epoch, superseded=superseded)
         finally:
             self.handing_over = None
-        return found
+
+    def _watch_open(self, oldest: Mark | None, now: datetime) -> None:
+        """Says a transaction that is open for long; twice seen, for a row may be rolled back or pruned between two reads."""
+        again, self._open = oldest is not None and oldest == self._open, oldest
+        before = self.open_transaction
+        if oldest is None or not again:
+            self.open_transaction = None
+        elif said := open_for_long(oldest[0], now):
+            self.open_transaction = said
+        if self.open_transaction != before:
+            self._engine.observer.condition(Condition.OPEN_TRANSACTION, self.open_transaction)
+            if self.open_transaction:
+                log.warning("a transaction stays open", reason=self.open_transaction)
 
     def quick(self) -> int:
         """Hands over what was recorded lately: the binlog has just shown something that can't be decoded."""
         with self._lock:
-            since = self._progress.until
+            engine = self._engine
+            epoch = engine.source.epoch
+            outbox = self._outbox.at(epoch)
+            with engine.inside() as core:
+                since = core.parts.progress.until
+                leave_out = core.parts.progress.widest_settled(_LEAVE_OUT)
             if self._newest is not None:
                 since = max(since, self._newest - QUICK_OVERLAP)
             mark: Mark = (since, _ID_MAX)
-            leave_out = self._progress.widest_settled(_LEAVE_OUT)
             found = 0
             while True:
-                rows = self._outbox.rows_after(mark, PAGE, leave_out)
-                found += self._hand_over(rows, first=False)
+                rows = outbox.rows_after(mark, PAGE, leave_out)
+                found += self._hand_over(outbox, rows, epoch, first=False)
                 if rows:
                     mark = (rows[-1].recorded_at, rows[-1].id)
                     self._newest = max(self._newest or mark[0], mark[0])
@@ -161,13 +204,15 @@ class Audit:
     def _watch_clock(self, now: datetime) -> bool:
         """Takes ``until`` back when the server's clock went back: new rows would be recorded before it.
 
-        Their ids tell those rows that are still remembered apart; older ones are sent again, with their old key.
+        Their ids tell those rows that are still remembered apart; of the older ones the ledger knows what was sent.
         """
         before, self._clock = self._clock, now
-        went_back = now < self._progress.until + HOLD_BACK / 2 or (
-            before is not None and now < before - timedelta(seconds=2)
-        )
-        if went_back and now - HOLD_BACK < self._progress.until:
-            self._progress.take_until_back(minute_of(now - HOLD_BACK))
+        until = self._engine.progress.until
+        went_back = now < until + HOLD_BACK / 2 or (before is not None and now < before - _CLOCK_SLACK)
+        if went_back:
+            self._clock_went_back()
+        if went_back and now - HOLD_BACK < until:
+            with self._engine.inside() as core:
+                core.take_until_back(minute_of(now - HOLD_BACK))
             self._newest = None
         return went_back

@@ -11,7 +11,7 @@ import structlog
 
 from cdc_indexer.jobs.audit import Audit
 from cdc_indexer.jobs.runner import Runner
-from cdc_indexer.model.errors import IndexerError, SourceError, Stopped
+from cdc_indexer.model.errors import IndexerError, SourceError, Stopped, StorageError
 
 log = structlog.get_logger("cdc_indexer")
 
@@ -98,7 +98,7 @@ class Auditor:
                         log.info("audit found rows to send", rows=found)
             except Stopped:
                 return
-            except SourceError as error:
+            except (SourceError, StorageError) as error:
                 # The stream meets the same and says so; the audit after its next connect makes up for this one.
                 log.debug("audit failed", reason=str(error))
                 with self._changed:

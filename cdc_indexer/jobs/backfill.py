@@ -1,26 +1,31 @@
-"""The studies that the PACS already holds, page by page through an engine, resumable at any point."""
+"""The studies that the archive already holds, page by page through an engine, resumable at any point."""
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
+from cdc_indexer.flow.backfill import Backfill
 from cdc_indexer.flow.progress import Columns
+from cdc_indexer.flow.readings import Found, Reading
 from cdc_indexer.jobs.engine import Engine
-from cdc_indexer.model.errors import NoBinlog, Stopped
-from cdc_indexer.model.settled import IntervalSet
+from cdc_indexer.model.errors import InvalidStudy, NoBinlog, SourceChanged, Stopped
 from cdc_indexer.source import catalogue
-from cdc_indexer.source.connection import reading
 from cdc_indexer.source.outbox import Outbox, StudyPage
+
+__all__ = ["ALL", "Counted", "Initial", "InitialOptions", "plain", "study_pk_of", "take_position"]
 
 PAGE = 500
 
-#: How many studies are reserved at a time: a live version of one of them waits until it is sent.
+#: `scope` in the durable state: everything that the view holds is the ledger's business; else what is above a study_pk.
+ALL = "all"
+
+#: How many studies are offered at a time: a live version of one of them waits until it is sent.
 _CHUNK = 50
 
 
@@ -36,22 +41,6 @@ class InitialOptions:
     dry_run: bool = False
     already_sent: bool = False
 
-    def to_json(self) -> dict[str, Any]:
-        """For the request to a running `run`."""
-        return {**self.selection, "rate": self.rate, "restart": self.restart}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> InitialOptions:
-        """What ``to_json`` wrote."""
-        return cls(
-            since=date.fromisoformat(content["since"]) if content["since"] else None,
-            until=date.fromisoformat(content["until"]) if content["until"] else None,
-            study_iuids=tuple(content["study_iuids"]),
-            rate=content["rate"],
-            restart=bool(content["restart"]),
-            already_sent=bool(content["already_sent"]),
-        )
-
     @property
     def selection(self) -> dict[str, Any]:
         """What tells one run of `initial` from another when it is taken up again."""
@@ -61,6 +50,11 @@ class InitialOptions:
             "study_iuids": list(self.study_iuids),
             "already_sent": self.already_sent,
         }
+
+    @property
+    def whole(self) -> bool:
+        """Whether it goes through the whole archive."""
+        return self.since is None and self.until is None and not self.study_iuids
 
     def wants(self, values: Mapping[str, object]) -> bool:
         """Whether a study lies within the dates."""
@@ -84,172 +78,151 @@ class Counted:
     last_pk: int
 
 
-class Held:
-    """One run of `initial`: feeds the pages to an engine and keeps in its checkpoint how far it came.
+class Initial:
+    """One run of `initial`: feeds the pages to an engine, and keeps in its state how far it came.
 
-    ``behind``: live studies go first, and a study of which a live version is under way is left to that. ``begun`` is called
-    once the beginning is durable: what is interrupted after that can be resumed.
+    ``begun`` is called once the beginning is durable: what is interrupted after that can be resumed.
     """
+
+    NAME = "initial"
 
     def __init__(
         self,
         engine: Engine,
-        outbox: Outbox,
         options: InitialOptions,
         *,
-        behind: bool,
         cancelled: Callable[[], bool] = lambda: False,
         begun: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = engine
-        self._outbox = outbox
+        self._outbox = Outbox(engine.source)
         self._options = options
-        self._behind = behind
         self._cancelled = cancelled
         self._begun = begun
-        self._lock = threading.Lock()
-        self._open: dict[int, None] = {}
-        self._ahead = IntervalSet()
-        self._read_pk = 0
-        self._sent = self._parked = self._skipped = 0
         self._last_pk = 0
-        state = engine.progress.initial
-        self.resumed = bool(state and state["selection"] == options.selection and not options.restart)
-        if state and self.resumed:
-            self._run = state["run"]
-            self._read_pk = state["after_pk"]
-            self._ahead = IntervalSet(state["ahead"])
-            self._sent, self._parked = state["sent"], state["parked"]
-        else:
-            self._run = str(uuid.uuid4())
-            if options.restart:
-                engine.progress.forget_sent()
+        state = engine.jobs.get(self.NAME)
+        self.resumed = bool(state and state.get("selection") == options.selection and not options.restart)
+        self._backfill = Backfill(
+            self.NAME, str(uuid.uuid4()), options.selection, state if self.resumed else None
+        )
 
     @property
     def counted(self) -> Counted:
         """How far it came."""
-        with self._lock:
-            return Counted(self._sent, self._parked, self._skipped, self._after_pk(), self._last_pk)
+        with self._engine.inside():
+            backfill = self._backfill
+            return Counted(backfill.sent, backfill.parked, backfill.skipped, backfill.after_pk, self._last_pk)
+
+    def state(self) -> dict[str, Any]:
+        """For who takes it up again."""
+        with self._engine.inside():
+            return self._backfill.state()
 
     def feed(self) -> None:
         """Sends everything; returns when all is settled and durable. Stopped ends it, SourceError as well."""
         engine = self._engine
         self._last_pk = self._outbox.last_study_pk()
-        engine.writer.wait(engine.progress.follow_initial(self._state))
+        with engine.inside() as core:
+            core.parts.results.follow(self._backfill)
+        engine.flush()
         self._begun()
         pace = _Pace(self._options.rate)
-        for page in self._pages():
-            with self._lock:
-                wanted = {
-                    study_pk_of(values): values
-                    for values in page.studies
-                    if study_pk_of(values) not in self._ahead and self._options.wants(values)
-                }
-            if self._options.already_sent:
-                self._settle_page(wanted, page)
-                continue
-            pks = list(wanted)
-            for start in range(0, len(pks), _CHUNK):
-                chunk = {pk: wanted[pk] for pk in pks[start : start + _CHUNK]}
-                self._send_chunk(chunk, page, pace)
-        while self._open:
+        after_pk = self._backfill.after_pk
+        for uids in self._parts():
+            while True:
+                with self._page(after_pk, uids) as (page, version, epoch):
+                    if self._options.already_sent:
+                        self._adopt(page, version)
+                    else:
+                        self._offer(page, version, epoch, pace)
+                if uids or len(page.studies) < PAGE:
+                    break
+                after_pk = study_pk_of(page.studies[-1])
+        while self._backfill.open:
             if self._cancelled() or engine.stopping.wait(0.01):
                 raise Stopped
-        engine.writer.wait(engine.progress.follow_initial(None))
+        with engine.inside() as core:
+            core.parts.results.forget(self.NAME)
+        if self._options.whole:
+            engine.remember("scope", ALL)
+        engine.flush()
 
-    def _settle_page(self, wanted: Mapping[int, Mapping[str, object]], page: StudyPage) -> None:
+    def _parts(self) -> Iterator[tuple[str, ...]]:
+        """The named UIDs, some at a time; one empty part for all studies."""
+        uids = self._options.study_iuids
+        for start in range(0, max(len(uids), 1), PAGE):
+            yield uids[start : start + PAGE]
+
+    @contextmanager
+    def _page(self, after_pk: int, uids: tuple[str, ...]) -> Iterator[tuple[StudyPage, int, int]]:
+        """The next page, the version of its values, and the epoch in which it was read."""
         engine = self._engine
-        for pk, values in wanted.items():
-            engine.pipeline.settle_unsent(values, page.rows.get(pk, []))
-            with self._lock:
-                self._sent += 1
-                self._read_pk = pk
-        engine.writer.wait(engine.progress.initial_moved())
+        epoch = engine.source.epoch
+        version = self._draw()
+        outbox = self._outbox.at(epoch)
+        yield (outbox.page_of(uids) if uids else outbox.page_after(after_pk, PAGE)), version, epoch
 
-    def _send_chunk(self, chunk: Mapping[int, Mapping[str, object]], page: StudyPage, pace: _Pace) -> None:
-        """Sends some studies of a page.
+    def _draw(self) -> int:
+        """A version, before the reading begins."""
+        engine = self._engine
+        while True:
+            with engine.inside() as core:
+                core.parts.enter(engine.source.epoch)
+                version = core.looks.draw(engine.now())
+                if version is not None:
+                    return version
+                generation = core.parts.results.generation
+            engine.writer.wait(generation)
 
-        Beside live studies they are read once more after they have been reserved: from then on a live version waits for
-        ours, and none that was sent before is newer than what we send.
-        """
-        pipeline = self._engine.pipeline
-        reserved = []
-        for pk, values in chunk.items():
+    def _adopt(self, page: StudyPage, version: int) -> None:
+        engine = self._engine
+        with engine.inside() as core:
+            for values in page.studies:
+                if not self._options.wants(values):
+                    continue
+                rows = page.rows.get(study_pk_of(values), ())
+                try:
+                    core.backfills.adopt(values, rows, version, self._backfill)
+                except InvalidStudy:
+                    self._backfill.skipped += 1
+        engine.flush()
+
+    def _offer(self, page: StudyPage, version: int, epoch: int, pace: _Pace) -> None:
+        wanted = [values for values in page.studies if self._options.wants(values)]
+        for start in range(0, len(wanted), _CHUNK):
             if self._cancelled():
                 raise Stopped
-            with self._lock:
-                self._read_pk = pk
-                sent = not pipeline.policy.updates and self._engine.progress.was_sent(pk)
-                if not sent and pipeline.reserve(values):
-                    self._open[pk] = None
-                    reserved.append(pk)
-                else:  # it was sent for good, or a live version of it is on its way, which will do
-                    self._ahead.add(pk)
-                    self._skipped += 1
-        if self._behind and reserved:
-            page = self._outbox.page_of_pks(reserved)
-            fresh = {study_pk_of(values): values for values in page.studies}
-        else:
-            fresh = dict(chunk)
-        for pk in reserved:
-            if pk not in fresh:  # deleted meanwhile
-                pipeline.unreserve(chunk[pk])
-                self._finished(pk, accepted=None)
-                continue
-            pace.wait()
-            pipeline.send_held(
-                fresh[pk],
-                page.rows.get(pk, []),
-                f"initial:{self._run}:{pk}",
-                lambda accepted, pk=pk: self._finished(pk, accepted),  # type: ignore[misc]
-                behind=self._behind,
-            )
+            self._engine.wait_for_room_behind()
+            chunk = wanted[start : start + _CHUNK]
+            pace.wait(len(chunk))
+            self._offer_chunk(chunk, page, version, epoch)
+        if page.studies and not self._options.study_iuids:
+            with self._engine.inside():
+                self._backfill.passed(study_pk_of(page.studies[-1]))
 
-    def _finished(self, pk: int, accepted: bool | None) -> int:
-        with self._lock:
-            del self._open[pk]
-            self._ahead.add(pk)
-            if accepted is None:
-                self._skipped += 1
-            elif accepted:
-                self._sent += 1
-            else:
-                self._parked += 1
-        return self._engine.progress.initial_moved()
+    def _offer_chunk(
+        self, chunk: list[Mapping[str, object]], page: StudyPage, version: int, epoch: int
+    ) -> None:
+        engine = self._engine
+        with engine.inside() as core:
+            reading = core.backfills.offer(self._backfill, chunk, page.rows, version, epoch, engine.now())
+        if reading is None:
+            raise SourceChanged("The database is another one than before: the page is read again.")
+        decide(engine, reading)
 
-    def _after_pk(self) -> int:
-        return next(iter(self._open)) - 1 if self._open else self._read_pk
 
-    def _state(self) -> dict[str, Any]:
-        """For the checkpoint, asked for when that is written."""
-        with self._lock:
-            after_pk = self._after_pk()
-            self._ahead.remove(0, after_pk)
-            return {
-                "run": self._run,
-                "selection": self._options.selection,
-                "after_pk": after_pk,
-                "ahead": [list(pair) for pair in self._ahead],
-                "sent": self._sent,
-                "parked": self._parked,
-            }
-
-    def _pages(self) -> Iterator[StudyPage]:
-        if self._options.study_iuids:
-            uids = self._options.study_iuids
-            for start in range(0, len(uids), PAGE):
-                yield self._outbox.page_of(uids[start : start + PAGE])
-            return
-        after_pk = self._read_pk
-        while True:
-            page = self._outbox.page_after(after_pk, PAGE)
-            if page.studies:
-                yield page
-                after_pk = study_pk_of(page.studies[-1])
-                with self._lock:
-                    self._read_pk = max(self._read_pk, after_pk)
-            if len(page.studies) < PAGE:
-                return
+def decide(engine: Engine, reading: Reading) -> None:
+    """What the ledger says of the studies of a page, and what follows."""
+    try:
+        entries = engine.store.lookup(reading.keys)
+        with engine.inside() as core:
+            core.looks.end(reading, Found(reading.epoch, entries=entries), engine.now())
+            generation = core.parts.results.generation
+    finally:
+        with engine.inside() as core:
+            core.looks.give_back(reading, engine.now())
+    engine.writer.request(generation)
+    engine.sending.wake()
 
 
 class _Pace:
@@ -259,14 +232,14 @@ class _Pace:
         self._interval = 1 / rate if rate else 0.0
         self._next = time.monotonic()
 
-    def wait(self) -> None:
+    def wait(self, count: int) -> None:
         if not self._interval:
             return
         pause = self._next - time.monotonic()
         if pause > 0:
             time.sleep(pause)
         # A pause that the index made isn't caught up with.
-        self._next = max(self._next + self._interval, time.monotonic() - self._interval)
+        self._next = max(self._next, time.monotonic() - self._interval) + self._interval * count
 
 
 def study_pk_of(values: Mapping[str, object]) -> int:
@@ -278,19 +251,23 @@ def study_pk_of(values: Mapping[str, object]) -> int:
 
 def take_position(engine: Engine, *, anew: bool = False) -> None:
     """Before the table is read: `run` will stream from here, and nothing lies between. ``anew``: also if there is one."""
-    database = engine.settings.database.name
-    with reading(engine.settings.database) as connection:
-        identity = catalogue.identity(connection, database)
-        if anew or engine.progress.position is None:
-            try:
-                position, columns = catalogue.fresh_position(connection, database, identity.table)
-            except NoBinlog:
-                position, columns = None, None
-            engine.progress.restart_stream(position, identity, plain(columns))
+    outbox = Outbox(engine.source)
+    engine.measure_clock(outbox.now())
+    if not anew and engine.progress.position is not None:
+        return
+    with engine.source.session() as session:
+        try:
+            position, columns = catalogue.fresh_position(session)
+        except NoBinlog:
+            position, columns = None, None
+        identity, epoch = session.identity, session.epoch
+    with engine.inside() as core:
+        core.intake.restart_stream(position, identity, plain(columns), epoch=epoch)
+    engine.begin_scope()
 
 
 def plain(columns: tuple[catalogue.Column, ...] | None) -> Columns | None:
-    """Columns as the checkpoint keeps them."""
+    """Columns as the state keeps them."""
     if columns is None:
         return None
     return tuple((column.name, column.data_type, column.unsigned) for column in columns)

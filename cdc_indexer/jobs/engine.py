@@ -1,58 +1,62 @@
-"""The part of the house that `run` and `initial` share: progress, checkpoint, versions, dispatcher, verifier.
+"""What drives the core: one lock around it, the disk, the index and the archive's database beside it.
 
-Whoever owns an Engine brings rows to its ``pipeline``; the engine sends them, verifies later versions, makes results
-durable, and says when nothing is left.
+Whoever owns an Engine brings rows and pages; the engine hands them to the core, lets what comes back be sent, read and
+written, and says when nothing is left. The threads: whoever brings rows, the sender, the writer, the verifier.
 """
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import structlog
 
-from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
-from cdc_indexer.delivery.webservice import Webservice
-from cdc_indexer.flow.gate import Gate
-from cdc_indexer.flow.pipeline import VERIFY_BATCH, Pipeline, Policy
+from cdc_indexer.delivery.features import Known
+from cdc_indexer.delivery.index_client import IndexClient
+from cdc_indexer.flow.core import Core
+from cdc_indexer.flow.gate import Gate, Gatekeeper
+from cdc_indexer.flow.order import Order
 from cdc_indexer.flow.progress import Progress
-from cdc_indexer.flow.versions import Versions, Waiting
-from cdc_indexer.jobs.runner import Runner
-from cdc_indexer.model.errors import ConfigError, FatalError, SourceError, Stopped, StorageError
+from cdc_indexer.flow.settlement import Result
+from cdc_indexer.jobs.pausing import Pausing
+from cdc_indexer.jobs.policies import policy_of
+from cdc_indexer.jobs.recall import OTHER_INDEX, recall
+from cdc_indexer.jobs.retries import Retries
+from cdc_indexer.jobs.sending import Sending
+from cdc_indexer.jobs.triggers import FIRST_PK
+from cdc_indexer.jobs.verifier import Verifier
+from cdc_indexer.jobs.way import Way
+from cdc_indexer.model.changes import Changes
+from cdc_indexer.model.errors import (
+    ConfigError,
+    SourceChanged,
+    Stopped,
+    StorageError,
+)
+from cdc_indexer.model.moment import Now, microseconds
 from cdc_indexer.model.observer import Observer
-from cdc_indexer.model.outcome import Outcome
-from cdc_indexer.model.settled import IntervalSet
-from cdc_indexer.source.connection import impatient
 from cdc_indexer.source.outbox import Outbox
-from cdc_indexer.state.checkpoint import Checkpoint, CheckpointFile, CheckpointWriter
-from cdc_indexer.state.parked import Parked
+from cdc_indexer.source.source import Source
+from cdc_indexer.state.checkpoint_copy import CheckpointCopy
+from cdc_indexer.state.store import Store
+from cdc_indexer.state.writer import Writer
 
 if TYPE_CHECKING:
+    from cdc_indexer.jobs.runner import Runner
     from cdc_indexer.model.settings import Settings
+    from cdc_indexer.model.study import OutboxRow
 
 log = structlog.get_logger("cdc_indexer")
 
-#: How long the verifier sleeps when nothing is due, and between tries when the database is away.
-_VERIFIER_PAUSE_SECONDS = 5.0
+#: So many rows are handed over under one hold of the lock.
+_TOGETHER = 64
 
-#: And how long after a look at the view, for more studies to become due.
-_GATHER_SECONDS = 0.05
-
-#: With so many studies whose rows the view doesn't show yet no more are looked at.
-_MAX_RETRYING = 10 * VERIFY_BATCH
-
-#: How long the central index may be away before a job that somebody waits for fails.
-PATIENCE_SECONDS = 10.0
-
-#: How long the end may take to find out which of the waiting studies are as they were sent.
-_LAST_LOOK_SECONDS = 3.0
-
-#: How many parked studies are sent again at a time.
-_RETRY_PAGE = 50
-
-#: How many unverified rows are read back at a time after a restart.
+#: So many first versions are read back at a time after a restart.
 _RESTORE_PAGE = 500
 
 
@@ -60,10 +64,11 @@ class Engine:
     """See the module. ``start`` and ``stop`` once each.
 
     ``reload`` reads the settings again. ``patience_seconds``: a job that somebody waits for fails when the central index
-    is away for so long, and at once when it refuses us; None waits for ever. ``new_center``: everything is going to be
-    sent again, so the centre may be another one than before. ``observer`` is told what happens.
+    is away for so long, and soon when it refuses us; None waits for ever. ``anew``: everything is going to be sent again, so
+    that centre and index may be others than before. ``ask_first``: the index is asked by GET what it can
+    before the first POST. ``observer`` is told what happens.
 
-    Raises CheckpointError, and FatalError when the centre has changed.
+    Raises StateError, and FatalError when the centre or the index has changed.
     """
 
     def __init__(
@@ -73,129 +78,283 @@ class Engine:
         *,
         reload: Callable[[], Settings | None],
         patience_seconds: float | None = None,
-        new_center: bool = False,
+        anew: bool = False,
+        same_index: bool = False,
+        ask_first: bool = False,
         observer: Observer | None = None,
     ) -> None:
         self.settings = settings
         self.observer = observer or Observer()
         self._runner = runner
         self._reload = reload
-        self._patience_seconds = patience_seconds
-        self._impatience: threading.Timer | None = None
-        self.stopping = self._stopping = runner.stopping
-        self.file = CheckpointFile(settings.state_dir)
-        checkpoint, warning = self.file.load()
-        if warning:
-            log.warning("checkpoint fell back", reason=warning)
-            self.observer.fell_back(warning)
-        if checkpoint is None:
-            checkpoint = Checkpoint(identity=None, center=settings.center)
-        elif checkpoint.center != settings.center and new_center:
-            checkpoint.center = settings.center
-            checkpoint.sent_pks = IntervalSet()
-        elif checkpoint.center != settings.center:
-            raise FatalError(
-                f"server.json says centre {settings.center!r}, but the studies sent so far went out as "
-                f"{checkpoint.center!r}: put {checkpoint.center!r} back, or send everything under "
-                "the new one with `initial --restart`."
-            )
-        self.progress = Progress(checkpoint)
-        self.writer = CheckpointWriter(self.file, self.progress.render, self.storage_trouble)
-        self.writer.written_at = checkpoint.time.timestamp() if checkpoint.time is not None else None
-        self.parked_store = Parked(settings.state_dir)
-        self.versions = Versions(settings.delivery.settle_seconds)
-        self.dispatcher = Dispatcher(
-            self._make_webservice,
-            durable=self.writer,
-            concurrency=settings.delivery.concurrency,
-            give_up_seconds=settings.delivery.give_up_seconds,
-            batch_size=settings.delivery.batch_size,
-            on_gate=self._gate_changed,
-            before_probe=self.reload,
-            on_answer=self.observer.answered,
+        self.way = Way(self, patience_seconds)
+        self.stopping = runner.stopping
+        self.store = Store(settings.state_dir)
+        recalled = recall(self.store, settings, anew=anew, same_index=same_index)
+        rng = random.Random()  # noqa: S311 - jitter, not a secret
+        keeper = Gatekeeper(settings.delivery.give_up_seconds, settings.delivery.concurrency, rng)
+        order = Order(keeper, settings.delivery.concurrency)
+        self.core = Core(
+            policy_of(settings),
+            Progress(recalled.settled, recalled.identity, recalled.position, recalled.columns),
+            recalled.clock,
+            order,
         )
+        for name, value in recalled.news.items():
+            self.core.parts.results.set(name, value)
+        if anew:
+            self.core.backfills.begin_ledger()
+        self.jobs = dict(recalled.jobs)
+        self.meta = {**recalled.meta, **recalled.news}
+        self._lock = threading.Lock()
+        #: Told when something ended: there may be room, and something may be at rest.
+        self._room = threading.Condition(self._lock)
+        #: Told when something may be due.
+        self.due = threading.Condition(self._lock)
+        self.clock_difference_seconds = 0.0
+        self.source = Source(settings.database, known=recalled.identity, read_again=self.reload)
+        self.writer = Writer(
+            self.store,
+            self._take_changes,
+            self.storage_trouble,
+            on_fatal=runner.fail,
+            copy=CheckpointCopy(settings.state_dir, recalled.meta),
+        )
+        self.writer.written_at = recalled.written_at
+        self.writer.listen(self._written)
+        kept = recalled.meta.get("index")
+        same = isinstance(kept, dict) and kept.get("url") == settings.webservice_url
+        self.sending = Sending(self, Known.of(kept) if same else Known(), ask_first)
+        self.verifier = Verifier(self)
+        self.retries = Retries(self)
+        self.pausing = Pausing(self)
         #: Whether the state directory can't be written now: everything waits for that.
         self.storage_failing = False
+        self._durable = 0
         self.delivered_count = 0
         self.parked_count = 0
-        self.pipeline = Pipeline(
-            policy_of(settings),
-            self.progress,
-            self.versions,
-            self.dispatcher,
-            self.parked_store,
-            self,
-        )
-        self._outbox = Outbox(settings.database)
-        self._verifier = threading.Thread(target=self._verify_all, name="verifier", daemon=True)
-        #: Due already, but the view couldn't be read, or doesn't show their rows yet.
-        self._retrying: list[Waiting] = []
 
     # --- life --------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Starts the threads."""
+        self.pausing.look()
         self.writer.start()
-        self.dispatcher.start()
-        self._verifier.start()
+        self.sending.start()
+        self.verifier.start()
 
     def stop(self) -> None:
-        """Lets what is in flight finish, writes the checkpoint, ends the threads."""
-        if self._impatience is not None:
-            self._impatience.cancel()
+        """Lets what is in flight finish, writes what is left, ends the threads; ``stopping`` is set."""
+        self.way.stop()
         self.writer.give_up()
-        self.pipeline.stop()
-        self.dispatcher.stop()
-        if self._verifier.ident is not None:
-            with impatient():
-                self._verifier.join()
-                with suppress(SourceError, FatalError):
-                    self.pipeline.settle_unchanged(self._outbox, _LAST_LOOK_SECONDS)
-        self._outbox.close()
-        if self.progress.identity is not None:
-            self.writer.request(self.progress.generation)
+        with self._lock:
+            self._room.notify_all()
+            self.due.notify_all()
+        self.sending.stop()
+        with self.source.impatient():
+            self.verifier.join()
+        self.writer.request(self.core.parts.results.generation)
         if not self.writer.close():
             log.error("the last results couldn't be written; they will be sent once more")
-        self.parked_store.close()
+        self.store.close()
+        self.source.close()
 
-    @property
-    def idle(self) -> bool:
-        """Whether every row taken is settled and every first version verified."""
-        return self.pipeline.idle
+    # --- the core ----------------------------------------------------------------------------------------
+
+    def now(self) -> Now:
+        """The present; the database's clock is known as well as it was last asked for."""
+        clock = time.time() + self.clock_difference_seconds
+        return Now(time.monotonic(), int(clock * 1_000_000))
+
+    def measure_clock(self, theirs: datetime) -> None:
+        """The database's clock, asked for just now."""
+        self.clock_difference_seconds = microseconds(theirs) / 1_000_000 - time.time()
+
+    @contextmanager
+    def inside(self) -> Iterator[Core]:
+        """The core, for as long as the block takes, which must be microseconds."""
+        with self._lock:
+            yield self.core
+            if self.core.parts.cases.quiet.sooner:
+                self.due.notify_all()
+
+    def bring(
+        self,
+        rows: Sequence[OutboxRow],
+        epoch: int,
+        *,
+        streamed: bool = False,
+        superseded: Callable[[OutboxRow], bool] = lambda row: False,
+    ) -> int:
+        """Hands rows over as soon as there is room for them; how many were new.
+
+        Raises SourceChanged when they were read in another epoch, Stopped at the end.
+        """
+        found = 0
+        for start in range(0, len(rows), _TOGETHER):
+            with self.inside() as core:
+                now = self.now()
+                for row in rows[start : start + _TOGETHER]:
+                    if not core.room():
+                        self._wait_for_room(core)
+                        now = self.now()
+                    core.parts.enter(self.source.epoch)
+                    if epoch != core.parts.epoch:
+                        raise SourceChanged("The database is another one than before.")
+                    found += core.intake.take(row, now, streamed=streamed, superseded=superseded(row))
+                look_up = core.intake.looking_up
+            if look_up:
+                self.look_up()
+        return found
+
+    def _wait_for_room(self, core: Core) -> None:
+        """The lock is held. What was brought already must be on its way, or room would never come."""
+        while not core.room():
+            if core.intake.looking_up:
+                self._lock.release()
+                try:
+                    self.look_up()
+                finally:
+                    self._lock.acquire()
+            self.due.notify_all()
+            if self.stopping.is_set():
+                raise Stopped
+            self._room.wait(1.0)
+
+    def wait_for_room_behind(self) -> None:
+        """Until a backfill may bring more; Stopped at the end."""
+        with self._lock:
+            while not self.core.backfills.room():
+                if self.stopping.is_set():
+                    raise Stopped
+                self._room.wait(1.0)
+
+    def look_up(self) -> None:
+        """Asks the ledger whether it knows studies whose first version has come."""
+        with self._lock:
+            epoch, keys = self.core.intake.to_look_up()
+        if not keys:
+            return
+        try:
+            entries = self.store.lookup(keys)
+        except StorageError as error:  # the tick tries again
+            self.storage_trouble(error)
+            return
+        with self.inside() as core:
+            core.intake.looked_up(epoch, keys, entries, self.now())
+        self.sending.wake()
+
+    def restore_unverified(self) -> None:
+        """First versions that were sent before a restart are compared with the view; raises StorageError, Stopped."""
+        after_pk = 0
+        while entries := self.store.unverified(after_pk, _RESTORE_PAGE):
+            with self.inside() as core:
+                while core.parts.cases.full:
+                    self._wait_for_room(core)
+                core.intake.restore(entries, self.now())
+            after_pk = entries[-1].study_pk
+
+    def index_client(self) -> IndexClient | None:
+        """Asks the index for digests; None where it has none."""
+        return IndexClient(self.settings) if "digests" in self.sending.known.features else None
+
+    # --- what is asked of it -----------------------------------------------------------------------------
+
+    def at_rest(self) -> bool:
+        """Whether nothing is left to do; see Core."""
+        with self._lock:
+            return self.core.at_rest(self.now())
 
     @property
     def waits_for_others(self) -> bool:
         """Whether what doesn't move waits for the index, for quiet or for the disk: starting again wouldn't help."""
-        return self.pipeline.full or self.storage_failing or self.dispatcher.gate is not Gate.OPEN
+        order = self.core.parts.order
+        return not self.core.room() or self.storage_failing or order.paused or order.gate is not Gate.OPEN
 
-    def restore_unverified(self) -> None:
-        """Lets the first versions that were sent before a restart be verified now; raises SourceError."""
-        for first_id, last_id in self.progress.unverified():
-            next_id = first_id
-            while next_id <= last_id:
-                rows = self._outbox.rows_between(next_id, last_id, _RESTORE_PAGE)
-                self.pipeline.restore_unverified(rows)
-                found = {row.id for row in rows}
-                end = rows[-1].id if len(rows) == _RESTORE_PAGE else last_id
-                if len(found) < end - next_id + 1:
-                    # Pruned since; the study's later rows, if any, speak for it.
-                    self.progress.verified(
-                        row_id for row_id in range(next_id, end + 1) if row_id not in found
-                    )
-                next_id = end + 1
-        self._outbox.close()
+    @property
+    def progress(self) -> Progress:
+        """How far it is; to be read, never changed, from outside."""
+        return self.core.parts.progress
 
-    def retry_parked(self) -> None:
-        """Sends the parked studies that somebody has marked for it; called again and again by the main thread's tick."""
-        try:
-            marked = self.parked_store.requested(limit=_RETRY_PAGE)
-        except StorageError as error:
-            self.storage_trouble(error)
+    # --- the disk ----------------------------------------------------------------------------------------
+
+    def _take_changes(self) -> tuple[int, Changes]:
+        with self._lock:
+            return self.core.take_changes(self.now())
+
+    def _written(self, generation: int) -> None:
+        """In the writer's thread: turns and slots are free."""
+        self._durable = max(self._durable, generation)
+        with self.inside() as core:
+            results = core.durable(generation, self.now())
+            self._room.notify_all()
+        self.sending.wake()
+        for result in results:
+            self._tell(result)
+
+    def durable_already(self, generation: int) -> None:
+        """A result that changed nothing needn't wait for the disk."""
+        if generation <= self._durable:
+            self._written(self._durable)
+
+    def _tell(self, result: Result) -> None:
+        delivery, outcome = result.delivery, result.outcome
+        if result.accepted:
+            self.delivered_count += 1
+            self.observer.delivered(delivery, outcome)
+            policy = self.core.parts.policy
+            # It was the only version that goes: with `updates` the counts would follow.
+            if policy.stable and not policy.updates and delivery.rows and delivery.entry.instances == 0:
+                log.warning(
+                    "a study goes out as it is",
+                    study_pk=delivery.study_pk,
+                    reason="the archive hasn't counted its images within a day: see whether it has stored them",
+                )
+        else:
+            self.parked_count += 1
+            self.observer.parked(delivery, outcome)
+            log.warning("parked", study_pk=delivery.study_pk, status=outcome.status, reason=outcome.reason)
+
+    def remember(self, name: str, value: object) -> None:
+        """A value of the durable state by name."""
+        with self.inside() as core:
+            core.parts.results.set(name, value)
+            self.meta[name] = value
+
+    def begin_scope(self) -> None:
+        """The ledger begins with what is stored from now on, until `initial` has gone through the archive."""
+        if "scope" not in self.meta or FIRST_PK not in self.meta:
+            last_pk = Outbox(self.source).last_study_pk()
+            for name in (FIRST_PK, "scope"):
+                self.remember(name, self.meta.get(name, last_pk))
+
+    def correct(self, key: str, study_pk: int, digest: bytes | None) -> None:
+        """The index was seen to hold that of a study, None: nothing; the ledger says so from now on."""
+        entries = self.store.lookup([key])
+        with self.inside() as core:
+            core.backfills.correct(key, study_pk, digest, entries.get(key))
+
+    def adopt(self, studies: Iterable[tuple[str, int, bytes]]) -> None:
+        """The index was seen to hold these documents (key, study_pk, digest) that the ledger didn't know."""
+        with self.inside() as core:
+            for key, study_pk, digest in studies:
+                core.backfills.correct(key, study_pk, digest, None)
+        self.writer.request(self.core.parts.results.generation)
+
+    def flush(self) -> None:
+        """Waits until everything of this moment is durable; Stopped when it can't be before the end."""
+        self.writer.wait(self.core.parts.results.generation)
+
+    def storage_trouble(self, error: StorageError | None) -> None:
+        """The state directory can't be written or read; None: it can again."""
+        if (error is not None) == self.storage_failing:
             return
-        for entry in marked:
-            # One that is on its way already isn't taken twice: its study is busy.
-            if self.dispatcher.pending < _RETRY_PAGE:
-                self.pipeline.retry_parked(entry)
+        self.storage_failing = error is not None
+        self.observer.storage(error)
+        if error is None:
+            log.info("the state directory can be written again")
+        else:
+            log.error("nothing is sent", reason=str(error))
 
     # --- settings ----------------------------------------------------------------------------------------
 
@@ -208,110 +367,33 @@ class Engine:
             return
         if settings is None or settings == self.settings:
             return
-        if settings.center != self.settings.center or settings.state_dir != self.settings.state_dir:
+        kept = {name: getattr(self.settings, name) for name in ("center", "state_dir")}
+        if any(getattr(settings, name) != value for name, value in kept.items()):
             log.error("center and state_dir can't change while running: restart the service")
-            settings = settings.model_copy(
-                update={"center": self.settings.center, "state_dir": self.settings.state_dir}
-            )
+            settings = settings.model_copy(update=kept)
+        other_address = settings.webservice_url != self.settings.webservice_url
+        if other_address and self.store.count and settings.webservice_url != self.meta.get("webservice_url"):
+            log.warning(OTHER_INDEX)
         self.settings = settings
-        self.pipeline.policy = policy_of(settings)
-        self.dispatcher.reconfigure(
-            self._make_webservice,
-            concurrency=settings.delivery.concurrency,
-            give_up_seconds=settings.delivery.give_up_seconds,
-            batch_size=settings.delivery.batch_size,
-        )
+        delivery = settings.delivery
+        with self.inside() as core:
+            core.use(policy_of(settings))
+            order = core.parts.order
+            order.concurrency = order.keeper.concurrency = delivery.concurrency
+            order.keeper.give_up_seconds = delivery.give_up_seconds
+            order.keeper.mended()
+        if self.source.reload(settings.database):
+            log.info("the archive's database is connected to anew")
+        self.sending.reconfigure(other_address=other_address)
         self.observer.reconfigured(settings)
         log.info("settings read again")
 
-    def _make_webservice(self) -> Webservice:
-        return Webservice(self.settings)
+    def fail(self, error: BaseException) -> None:
+        """Ends the program with that error; from any thread."""
+        self._runner.fail(error)
 
-    # --- verification ------------------------------------------------------------------------------------
-
-    def _verify_all(self) -> None:
-        outbox = Outbox(self.settings.database)
-        failing = False
-        try:
-            while not self._stopping.is_set():
-                due = self._retrying
-                if len(due) < _MAX_RETRYING:
-                    due = [*due, *self.pipeline.due()]
-                try:
-                    if due:
-                        self._retrying = due
-                        self._retrying = self.pipeline.verify(due, outbox)
-                    more = len(due) - len(self._retrying) >= VERIFY_BATCH
-                    if self.pipeline.patients_waiting and not self.versions.full:
-                        more = self.pipeline.expand_patient(outbox) or more
-                    elif not due:
-                        self.versions.wait(_VERIFIER_PAUSE_SECONDS)
-                        continue
-                    if not more:
-                        # Under load one becomes due every millisecond: the view is read for some together.
-                        self._stopping.wait(_GATHER_SECONDS)
-                    if failing:
-                        failing = False
-                        self.observer.verification(None)
-                except SourceError as error:
-                    failing = True
-                    log.warning("studies wait for their verification", reason=str(error))
-                    self.observer.verification(str(error))
-                    self._stopping.wait(_VERIFIER_PAUSE_SECONDS)
-        except Stopped:
-            pass
-        except FatalError as error:
-            self._runner.fail(error)
-        finally:
-            outbox.close()
-
-    # --- what happens (called by other threads) ----------------------------------------------------------
-
-    def delivered(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Observer: a delivery was accepted."""
-        self.delivered_count += 1
-        self.observer.delivered(delivery, outcome)
-
-    def parked(self, delivery: Delivery, outcome: Outcome) -> None:
-        """Observer: a delivery was rejected."""
-        self.parked_count += 1
-        self.observer.parked(delivery, outcome)
-        log.warning("parked", study_pk=delivery.study_pk, status=outcome.status, reason=outcome.reason)
-
-    def _gate_changed(self, gate: Gate, reason: str) -> None:
-        self.observer.gate(gate, reason)
-        if gate is Gate.OPEN:
-            log.info("the central index accepts studies again")
-        elif gate is Gate.HELD:
-            log.error("held: nothing is sent until this is mended", reason=reason)
-        else:
-            log.warning("the central index is away; studies wait", reason=reason)
-        if self._impatience is not None:
-            self._impatience.cancel()
-            self._impatience = None
-        if self._patience_seconds is not None and gate is not Gate.OPEN:
-            seconds = 0.0 if gate is Gate.HELD else self._patience_seconds
-            self._impatience = threading.Timer(seconds, self._runner.fail, [FatalError(reason)])
-            self._impatience.daemon = True
-            self._impatience.start()
-
-    def storage_trouble(self, error: StorageError | None) -> None:
-        """Observer: the state directory can't be written; None: it can again."""
-        self.storage_failing = error is not None
-        self.observer.storage(error)
-        if error is None:
-            log.info("the state directory can be written again")
-        else:
-            log.error("nothing is sent", reason=str(error))
-
-
-def policy_of(settings: Settings) -> Policy:
-    """The part of the settings that says what is sent."""
-    delivery = settings.delivery
-    return Policy(
-        center=settings.center,
-        fields=settings.fields,
-        stable=delivery.send == "stable",
-        updates=delivery.updates,
-        deletes=delivery.deletes == "delete",
-    )
+    def tick(self) -> None:
+        """Now and then, by the main thread: what somebody asks for, and what couldn't be done before."""
+        self.pausing.look()
+        self.look_up()
+        self.retries.look()

@@ -1,54 +1,50 @@
 """`initial`: sends the studies that the PACS already holds, page by page, resumable at any point.
 
 Alone it has its own engine and takes the position before its first page, so that `run` goes on without a gap. Beside a
-running `run` it leaves a request (see handover.py), and `run` feeds the pages behind its live studies: one process, one
-dispatcher, one order.
+running `run` it leaves a request (state/requests.py), and `run` feeds the pages behind its live studies (feeder.py): one
+process, one order.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, replace
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
-from cdc_indexer.jobs.backfill import PAGE, Counted, Held, InitialOptions, study_pk_of, take_position
-from cdc_indexer.jobs.engine import PATIENCE_SECONDS, Engine
+from cdc_indexer.delivery.index_client import IndexUnavailable
+from cdc_indexer.jobs import backfill
+from cdc_indexer.jobs.backfill import PAGE, Counted, InitialOptions, study_pk_of, take_position
+from cdc_indexer.jobs.engine import Engine
+from cdc_indexer.jobs.feeder import request_of
 from cdc_indexer.jobs.runner import Runner
-from cdc_indexer.model.errors import (
-    AlreadyRunning,
-    FatalError,
-    IndexerError,
-    SourceError,
-    Stopped,
-    StorageError,
-)
+from cdc_indexer.jobs.sweep import Sweep
+from cdc_indexer.jobs.way import PATIENCE_SECONDS
+from cdc_indexer.model.errors import AlreadyRunning, FatalError
 from cdc_indexer.model.study import study_json
 from cdc_indexer.source.outbox import Outbox
-from cdc_indexer.state import requests as handover
+from cdc_indexer.source.source import Source
+from cdc_indexer.state import requests
 from cdc_indexer.state.lock import StateLock
 
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import Settings
 
-__all__ = ["Counted", "Feeder", "InitialOptions", "initial"]
+__all__ = ["Counted", "InitialOptions", "initial"]
 
 log = structlog.get_logger("cdc_indexer")
 
-#: How long the feeder in `run` waits for a database that is away.
-_AWAY_PAUSE_SECONDS = 5.0
+#: How many studies a second are compared with the index before the first page, at the most.
+_PER_SECOND = 100_000.0
 
 
 def dry_run(settings: Settings, options: InitialOptions) -> None:
     """Prints the JSON of every study that would be sent, one a line; sends and settles nothing."""
-    outbox = Outbox(settings.database)
+    source = Source(settings.database)
+    outbox = Outbox(source)
     try:
         after_pk = 0
         while True:
@@ -62,10 +58,10 @@ def dry_run(settings: Settings, options: InitialOptions) -> None:
             after_pk = study_pk_of(page.studies[-1])
         sys.stdout.buffer.flush()
     finally:
-        outbox.close()
+        source.close()
 
 
-class Initial:
+class Alone:
     """The command alone: its own engine, in this process."""
 
     def __init__(
@@ -77,31 +73,48 @@ class Initial:
             self._runner,
             reload=lambda: None,
             patience_seconds=PATIENCE_SECONDS,
-            new_center=options.restart,
+            anew=options.restart,
         )
-        self._outbox = Outbox(settings.database)
-        self._held = Held(self._engine, self._outbox, options, behind=False)
+        self._initial = backfill.Initial(self._engine, options)
+        self._options = options
         self._show = show
         self._done = False
 
     def run(self) -> bool:
         """Sends everything; False when a signal ended it before."""
-        if self._held.resumed:
-            log.info("going on where the last initial stopped", after_study_pk=self._held.counted.at_pk)
+        if self._initial.resumed:
+            log.info("going on where the last initial stopped", after_study_pk=self._initial.counted.at_pk)
         self._engine.start()
         self._runner.run(
             self._work,
-            tick=lambda: self._show(self._held.counted, self._done),
+            tick=self._tick,
             tick_seconds=0.25,
             hang_up=lambda: None,
             clean_up=self._engine.stop,
+            impatient=self._engine.source.impatient,
         )
-        self._outbox.close()
         return self._done
+
+    def _learn_from_index(self) -> None:
+        """What the index has already is left out, where it says what it has."""
+        engine = self._engine
+        engine.sending.ask()
+        client = engine.index_client()
+        if client is None or engine.store.count:
+            return
+        with suppress(IndexUnavailable):
+            Sweep(engine, studies_per_second=_PER_SECOND, rest=0.0, client=client, report_only=True).feed()
+
+    def _tick(self) -> None:
+        if not self._runner.stopping.is_set():
+            self._engine.tick()
+        self._show(self._initial.counted, self._done)
 
     def _work(self) -> None:
         take_position(self._engine)
-        self._held.feed()
+        if not self._options.restart and not self._options.already_sent:
+            self._learn_from_index()
+        self._initial.feed()
         self._done = True
 
 
@@ -133,16 +146,16 @@ class Beside:
     def _wait(self) -> None:
         state_dir = self._settings.state_dir
         number = str(uuid.uuid4())
-        if handover.read(state_dir, handover.REQUEST) is not None:
+        if requests.read(state_dir, requests.REQUEST) is not None:
             raise FatalError(
                 "Another `initial` waits for the running `run` already: let it end, or stop it first."
             )
-        _ask(state_dir, number, self._options)
+        requests.ask(state_dir, request_of(self._options, number))
         try:
             while not self._runner.stopping.wait(0.2):
-                answer = handover.read(state_dir, handover.PROGRESS)
-                request = handover.read(state_dir, handover.REQUEST)
-                if request is not None and request.get("number") != number:
+                answer = requests.read(state_dir, requests.PROGRESS)
+                request = requests.read(state_dir, requests.REQUEST)
+                if request is not None and request.get("id") != number:
                     raise FatalError("The running `run` sends every study anew: this `initial` isn't needed.")
                 if answer and answer["number"] == number:
                     self._counted = Counted(**answer["counted"])
@@ -153,9 +166,9 @@ class Beside:
                         return
                 self._still_running()
         finally:
-            request = handover.read(state_dir, handover.REQUEST)
-            if request is not None and request.get("number") == number:
-                handover.remove(state_dir, handover.REQUEST)
+            request = requests.read(state_dir, requests.REQUEST)
+            if request is not None and request.get("id") == number:
+                requests.remove(state_dir, requests.REQUEST)
 
     def _still_running(self) -> None:
         try:
@@ -166,111 +179,6 @@ class Beside:
         raise FatalError(
             "The `run` that was sending the studies has ended: start `initial` again, it goes on from there."
         )
-
-
-class Feeder:
-    """In `run`: feeds what an `initial` beside it has asked for. ``look`` is called every second by the main thread."""
-
-    def __init__(self, engine: Engine, runner: Runner) -> None:
-        self._engine = engine
-        self._runner = runner
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._number = ""
-        self._held: Held | None = None
-
-    def request(self, options: InitialOptions) -> None:
-        """Asks for one of our own, which a restart doesn't forget; raises StorageError."""
-        _ask(self._engine.settings.state_dir, str(uuid.uuid4()), options)
-
-    @property
-    def busy(self) -> bool:
-        """Whether something is asked for and not done."""
-        return handover.read(self._engine.settings.state_dir, handover.REQUEST) is not None
-
-    def look(self) -> None:
-        """Begins with a new request, and says how far the present one is."""
-        state_dir = self._engine.settings.state_dir
-        if self._thread is not None and self._thread.is_alive():
-            self._answer()
-            return
-        self._thread = None
-        request = handover.read(state_dir, handover.REQUEST)
-        if request is not None:
-            self._number = str(request.get("number"))
-            # Not always looked for by the thread that joins it: only one that has begun can be joined.
-            with self._lock:
-                if self._runner.stopping.is_set():
-                    return
-                self._thread = threading.Thread(
-                    target=self._feed, args=[request], name="initial", daemon=True
-                )
-                self._thread.start()
-
-    def join(self) -> None:
-        """Waits for the thread; ``stopping`` is set."""
-        with self._lock:
-            thread = self._thread
-        if thread is not None:
-            thread.join()
-
-    def _cancelled(self) -> bool:
-        request = handover.read(self._engine.settings.state_dir, handover.REQUEST)
-        return request is None or request.get("number") != self._number
-
-    def _feed(self, request: dict[str, Any]) -> None:
-        engine = self._engine
-        outbox = Outbox(engine.settings.database)
-        try:
-            options = InitialOptions.from_json(request)
-            log.info("an initial is fed behind the live studies")
-            while True:
-                self._held = Held(
-                    engine,
-                    outbox,
-                    options,
-                    behind=True,
-                    cancelled=self._cancelled,
-                    begun=partial(self._begun, options),
-                )
-                try:
-                    self._held.feed()
-                    break
-                except SourceError as error:
-                    log.warning("the initial waits for the database", reason=str(error))
-                    options = replace(options, restart=False)
-                    if self._runner.stopping.wait(_AWAY_PAUSE_SECONDS):
-                        raise Stopped from None
-            self._answer(done=True)
-            handover.remove(engine.settings.state_dir, handover.REQUEST)
-            log.info("the initial is done", sent=self._held.counted.sent, parked=self._held.counted.parked)
-        except Stopped:
-            log.info("the initial was stopped; the next one goes on from there")
-        except IndexerError as error:
-            log.error("the initial failed", reason=str(error))
-            self._answer(error=str(error))
-            handover.remove(engine.settings.state_dir, handover.REQUEST)
-        finally:
-            outbox.close()
-
-    def _begun(self, options: InitialOptions) -> None:
-        """After a kill it goes on, instead of beginning once more."""
-        if options.restart and not self._cancelled():
-            _ask(self._engine.settings.state_dir, self._number, replace(options, restart=False))
-
-    def _answer(self, *, done: bool = False, error: str = "") -> None:
-        counted = self._held.counted if self._held is not None else Counted(0, 0, 0, 0, 0)
-        with suppress(StorageError):
-            handover.write(
-                self._engine.settings.state_dir,
-                handover.PROGRESS,
-                {"number": self._number, "counted": asdict(counted), "done": done, "error": error},
-            )
-
-
-def _ask(state_dir: Path, number: str, options: InitialOptions) -> None:
-    """Leaves a request for the running `run`; raises StorageError."""
-    handover.write(state_dir, handover.REQUEST, {"number": number, **options.to_json()})
 
 
 def initial(settings: Settings, options: InitialOptions, show: Callable[[Counted, bool], None]) -> bool:
@@ -289,6 +197,6 @@ def initial(settings: Settings, options: InitialOptions, show: Callable[[Counted
             raise
         return Beside(settings, options, show).run()
     try:
-        return Initial(settings, options, show).run()
+        return Alone(settings, options, show).run()
     finally:
         lock.release()

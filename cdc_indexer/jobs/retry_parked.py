@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cdc_indexer.jobs.engine import PATIENCE_SECONDS, Engine
+from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.runner import Runner
+from cdc_indexer.jobs.way import PATIENCE_SECONDS
 from cdc_indexer.model.errors import AlreadyRunning, Stopped
+from cdc_indexer.source.outbox import Outbox
 from cdc_indexer.state.lock import StateLock
 
 if TYPE_CHECKING:
@@ -30,13 +32,24 @@ def retry_parked(settings: Settings) -> bool:
         engine = Engine(settings, runner, reload=lambda: None, patience_seconds=PATIENCE_SECONDS)
 
         def work() -> None:
-            while engine.parked_store.requested(limit=1) or not engine.idle:
-                engine.retry_parked()
+            engine.measure_clock(Outbox(engine.source).now())
+            with engine.inside() as core:
+                core.hurry()
+            while engine.retries.pending or not engine.at_rest():
+                engine.tick()
+                engine.writer.request(engine.core.parts.results.generation)
                 if runner.stopping.wait(0.05):
                     raise Stopped
 
         engine.start()
-        runner.run(work, tick=lambda: None, tick_seconds=1.0, hang_up=lambda: None, clean_up=engine.stop)
+        runner.run(
+            work,
+            tick=lambda: None,
+            tick_seconds=1.0,
+            hang_up=lambda: None,
+            clean_up=engine.stop,
+            impatient=engine.source.impatient,
+        )
     finally:
         lock.release()
     return True

@@ -1,47 +1,41 @@
-"""`run`: follows the binlog, audits the table, and decides what to do when one of them fails."""
+"""`run`: follows the binlog, audits the table, and goes on whatever fails (recovery.py says how)."""
 
 from __future__ import annotations
 
 import random
-import threading
 import time
-from collections.abc import Callable
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from cdc_indexer.delivery.retry import Backoff
-from cdc_indexer.flow.progress import Columns
+from cdc_indexer.delivery.index_client import IndexUnavailable, TooMany
+from cdc_indexer.flow.retry import Backoff
 from cdc_indexer.jobs.audit import Audit
 from cdc_indexer.jobs.auditor import Auditor
-from cdc_indexer.jobs.backfill import plain, take_position
-from cdc_indexer.jobs.engine import PATIENCE_SECONDS, Engine
-from cdc_indexer.jobs.initial import Feeder, InitialOptions
+from cdc_indexer.jobs.backfill import take_position
+from cdc_indexer.jobs.engine import Engine
+from cdc_indexer.jobs.feeder import Feeder
+from cdc_indexer.jobs.follow import Follow
 from cdc_indexer.jobs.notify import Notifier
+from cdc_indexer.jobs.reading_table import TableReading
+from cdc_indexer.jobs.recovery import Recovery, Then, recovery
+from cdc_indexer.jobs.reporter import Reporter
 from cdc_indexer.jobs.runner import Runner
 from cdc_indexer.jobs.sampling import Sampler
-from cdc_indexer.model import failpoints
-from cdc_indexer.model.errors import (
-    AlreadyRunning,
-    NoBinlog,
-    PositionLost,
-    SchemaError,
-    ServerIdClash,
-    SourceError,
-    Stopped,
-)
+from cdc_indexer.jobs.sweep import Sweep
+from cdc_indexer.jobs.sweeper import Sweeper
+from cdc_indexer.jobs.way import PATIENCE_SECONDS
+from cdc_indexer.model.errors import AlreadyRunning, IndexerError, NoBinlog, SourceError, Stopped
 from cdc_indexer.model.observer import Observer, Source
 from cdc_indexer.model.position import Position
-from cdc_indexer.model.settled import EPOCH
 from cdc_indexer.source import catalogue
-from cdc_indexer.source.binlog import BinlogReader, Heartbeat, Rows, TableChanged, TableRead, TransactionEnd
-from cdc_indexer.source.connection import impatient, reading
-from cdc_indexer.source.outbox import Outbox
 from cdc_indexer.state.lock import StateLock
 
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import Settings
+
+__all__ = ["run"]
 
 log = structlog.get_logger("cdc_indexer")
 
@@ -49,20 +43,20 @@ log = structlog.get_logger("cdc_indexer")
 _CHECKPOINT_SECONDS = 5.0
 
 #: Without a binlog the table is read this often, and the binlog asked for again that often.
-_DEGRADED_AUDIT_SECONDS = 5.0
-_DEGRADED_RETRY_SECONDS = 60.0
-
-#: Older rows of the outbox are deleted every night (indexer_prune in extras/add_indexer.sql).
-_RETENTION = timedelta(days=400)
-
-#: Who was thrown out by a namesake waits: two that fight would only throw each other out in turn.
-_CLASH_PAUSE_SECONDS = 60.0
+_TABLE_ONLY_SECONDS = 5.0
+_BINLOG_AGAIN_SECONDS = 60.0
 
 _TICK_SECONDS = 1.0
+
+#: The pass before the first stream holds up live studies: it is quicker than the others.
+_FIRST_PASS_PER_SECOND = 20_000.0
 
 #: The worker comes round at least so often, whatever the database does: the longest is a query that is given up, the
 #: pause after another replica came. If it doesn't, systemd's watchdog is no longer fed.
 _PATIENCE_SECONDS = 180.0
+
+#: The wait for the end of `--until-caught-up`.
+_REST_SECONDS = 0.02
 
 
 class Service:
@@ -73,40 +67,50 @@ class Service:
         settings: Settings,
         *,
         until_caught_up: bool,
+        same_index: bool,
         reload: Callable[[], Settings | None],
         observer: Observer | None = None,
+        summary: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         self._once = until_caught_up
         self._runner = Runner()
         self._stopping = self._runner.stopping
-        self._reader: BinlogReader | None = None
-        self._reader_lock = threading.Lock()
-        self._first_audit = True
         self._source: Source | None = None
-        self._position_lost = False
-        #: Nothing but the table tells what was recorded since the last time.
-        self._fresh_position = True
-        self._columns: tuple[object, Columns | None] = (None, None)
-        self._caught_up = False
+        self._source_reason = ""
         self._notifier = Notifier()
-        #: As it was when the stream began.
-        self._end_of_log: Position
         self.engine = Engine(
             settings,
             self._runner,
             reload=reload,
             patience_seconds=PATIENCE_SECONDS if until_caught_up else None,
+            same_index=same_index,
+            ask_first=True,
             observer=observer,
         )
         engine = self.engine
         self._observer = engine.observer
-        self._audit = Audit(Outbox(settings.database), engine.progress, engine.pipeline, self._binlog_end)
+        self._sweeper = Sweeper(engine, self._runner)
+        self._audit = Audit(
+            engine, self._binlog_end, lambda: self._sweeper.want("the database's clock went back")
+        )
         self._auditor = Auditor(
             self._audit, settings.stream.audit_seconds, self._runner, self._observer.audited
         )
         self._sampler = Sampler(engine, self._audit, self._stopping)
         self._feeder = Feeder(engine, self._runner)
-        self._written = engine.progress.generation
+        self._reporter = Reporter(engine, self._sweeper, summary) if summary is not None else None
+        self._table = TableReading(engine, self._audit, self._sampler)
+        self._follow = Follow(
+            engine,
+            self._table,
+            self._auditor,
+            self._sampler,
+            connected=self._connected,
+            streaming=lambda: self._tell_source(Source.UP),
+            fresh=self._fresh,
+            caught_up=self._sweeper.ready,
+        )
+        self._written = 0
         self._next_write = 0.0
 
     # --- life --------------------------------------------------------------------------------------------
@@ -118,46 +122,49 @@ class Service:
         self._notifier.ready()
         if not self._once:
             self._sampler.start()
+            if self._reporter is not None:
+                self._reporter.start()
         self._runner.run(
-            self._catch_up if self._once else self._follow,
+            self._catch_up if self._once else self._go_on,
             tick=self._tick,
             tick_seconds=_TICK_SECONDS,
             hang_up=self.engine.reload,
             clean_up=self._clean_up,
+            impatient=self.engine.source.impatient,
         )
-        self._audit.close()
+        self.engine.source.close()
         log.info("stopped", delivered=self.engine.delivered_count, parked=self.engine.parked_count)
 
     def _clean_up(self) -> None:
         self._notifier.stopping()
-        self.engine.pipeline.stop()
-        with self._reader_lock:
-            if self._reader is not None:
-                self._reader.interrupt()
+        self._follow.interrupt()
+        impatient = self.engine.source.impatient
         with impatient():
             self._auditor.stop()
             self._sampler.stop()
-        self.engine.stop()
         with impatient():
             self._feeder.join()
+            self._sweeper.join()
+        if self._reporter is not None:
+            self._reporter.join()
+        self.engine.stop()
 
     def _tick(self) -> None:
         """Writes a position that moved without any row of ours, and looks for what other commands ask for."""
         if self._moves:
             self._notifier.alive()
-        if not self._once and not self._stopping.is_set():
-            self._feeder.look()
-            self.engine.retry_parked()
+        engine = self.engine
+        if not self._stopping.is_set():
+            engine.tick()
+            if not self._once:
+                self._feeder.look()
+                self._sweeper.look()
         self._sampler.tell()
-        progress = self.engine.progress
-        if (
-            progress.generation != self._written
-            and progress.identity
-            and time.monotonic() >= self._next_write
-        ):
-            self._written = progress.generation
+        generation = engine.core.parts.results.generation
+        if generation != self._written and engine.progress.identity and time.monotonic() >= self._next_write:
+            self._written = generation
             self._next_write = time.monotonic() + _CHECKPOINT_SECONDS
-            self.engine.writer.request(self._written)
+            engine.writer.request(generation)
 
     @property
     def _moves(self) -> bool:
@@ -170,226 +177,139 @@ class Service:
     def _catch_up(self) -> None:
         engine = self.engine
         # The position first: what is committed after it is left to the next run, what was before is in the table.
+        new = engine.progress.identity is None
         take_position(engine, anew=True)
-        if self._heal_pruned():
-            while self._feeder.busy:
-                self._feeder.look()
-                if self._stopping.wait(0.1):
-                    raise Stopped
-        engine.restore_unverified()
+        if new:
+            self._learn_from_index()
+        with engine.inside() as core:
+            core.hurry()
         first = True
-        while self._audit.full(first=first).found or first:
-            if first:
-                engine.versions.release_restored()
-                engine.versions.hurry()
+        while self._table.full() or first:
             first = False
-            while not engine.idle:
-                if self._stopping.wait(0.02):
-                    raise Stopped
-        engine.writer.wait(engine.progress.generation)
+            self._rest()
+        while engine.retries.pending:
+            engine.tick()
+            self._rest()
+        engine.flush()
+
+    def _rest(self) -> None:
+        """Until nothing is left."""
+        engine = self.engine
+        while not engine.at_rest():
+            engine.writer.request(engine.core.parts.results.generation)
+            if self._stopping.wait(_REST_SECONDS):
+                raise Stopped
 
     def _binlog_end(self) -> Position | None:
         """The end of the binlog now; None where there is none that we may read."""
         try:
-            with reading(self.engine.settings.database) as connection:
-                return catalogue.binlog_end(connection)
+            with self.engine.source.session(database=False) as session:
+                return catalogue.binlog_end(session)
         except NoBinlog:
             return None
 
     # --- the stream --------------------------------------------------------------------------------------
 
-    def _follow(self) -> None:
+    def _go_on(self) -> None:
         backoff = Backoff()
         rng = random.Random()  # noqa: S311 - jitter
+        then = Then.GO_ON
         while not self._stopping.is_set():
             began = time.monotonic()
             self._sampler.moved()
             try:
                 try:
-                    self._stream()
+                    if then is Then.TABLE_ONLY:
+                        self._table_only()
+                        then = Then.GO_ON
+                    self._follow.once(fresh_position=then is Then.FRESH_POSITION)
                 finally:
                     self._sampler.lost()
-            except NoBinlog as error:
-                self._degraded(error)
-                continue
-            except PositionLost as error:
-                log.warning("position lost", reason=str(error))
-                self._tell_source(Source.POSITION, error)
-                self._position_lost = True
-                pause = backoff.delay(rng)
-            except ServerIdClash as error:
-                log.error("another replica has our server_id", reason=str(error))
-                self._tell_source(Source.CLASH, error)
-                pause = _CLASH_PAUSE_SECONDS
-            except SourceError as error:
+            except IndexerError as error:
+                what = recovery(error)
+                if what.then is Then.END:
+                    raise
+                self._say(what, error)
+                then = what.then
+                if then is Then.FRESH_POSITION:
+                    # The same server by name, but perhaps restored: what was read before may be another one's.
+                    self.engine.source.renew()
+                if what.sweep:
+                    self._sweeper.want(what.said)
                 if time.monotonic() - began > backoff.cap_seconds:
                     backoff = Backoff()
-                pause = backoff.delay(rng)
-                schema = isinstance(error, SchemaError)
-                said = "the database isn't as it should be" if schema else "the database is away"
-                log.warning(said, reason=str(error), again_in_seconds=round(pause, 1))
-                self._tell_source(Source.SCHEMA if schema else Source.AWAY, error)
-            backoff = backoff.next()
-            self._stopping.wait(pause)
+                pause = what.pause_seconds if what.pause_seconds is not None else backoff.delay(rng)
+                if what.pause_seconds == 0.0 and backoff.attempt:
+                    # The same again and again: it isn't asked without a pause.
+                    pause = backoff.delay(rng) if then is not Then.TABLE_ONLY else 0.0
+                backoff = backoff.next()
+                self._stopping.wait(pause)
 
-    def _stream(self) -> None:
-        """Connects, audits, and reads the binlog until something fails."""
-        engine, settings = self.engine, self.engine.settings
-        self._begin_at()
-        self._full_audit()
-        assert engine.progress.position is not None
-        columns = engine.progress.columns
-        reader = BinlogReader(
-            settings.database,
-            settings.stream,
-            settings.server_id,
-            engine.progress.position,
-            tuple(catalogue.Column(name, unsigned, kind) for name, kind, unsigned in columns)
-            if columns
-            else None,
-        )
-        with self._reader_lock:
-            if self._stopping.is_set():
-                raise Stopped
-            self._reader = reader
-        self._auditor.start()
-        told = False
-        try:
-            for event in reader:
-                if not told:
-                    told = True
-                    self._tell_source(Source.UP)
-                self._sampler.moved()
-                self._handle(event)
-        finally:
-            with self._reader_lock:
-                self._reader = None
-            reader.close()
-
-    def _begin_at(self) -> None:
-        """Decides where the stream begins: at the position if the server still has it, else at its end now."""
-        engine, settings = self.engine, self.engine.settings
-        progress = engine.progress
-        with reading(settings.database) as connection:
-            identity = catalogue.identity(connection, settings.database.name)
-            position = progress.position
-            if position is not None and progress.identity != identity:
-                log.warning("another server or a restored one", was=progress.identity, now=identity)
-                position = None
-            elif position is not None and self._position_lost:
-                position = None
-            elif position is not None:
-                try:
-                    catalogue.holds(connection, position)
-                except PositionLost as error:
-                    log.warning("position lost", reason=str(error))
-                    position = None
-            columns = None
-            self._fresh_position = position is None
-            if position is None:
-                position, columns = catalogue.fresh_position(
-                    connection, settings.database.name, identity.table
-                )
-                log.info("fresh position", position=str(position))
-                self._end_of_log = position
-            else:
-                self._end_of_log = catalogue.binlog_end(connection)
-        self._position_lost = False
-        progress.restart_stream(position, identity, plain(columns))
-        self._sampler.connected(position)
-        if self._source is not Source.DEGRADED:  # whether there is a stream again, its first event tells
-            self._tell_source(Source.UP)
-        log.info("connected", server=identity.server, position=str(position))
-
-    def _full_audit(self) -> None:
-        first, self._first_audit = self._first_audit, False
-        if first:
-            self.engine.restore_unverified()
-        try:
-            if self._fresh_position:
-                self._heal_pruned()
-            audited = self._audit.full(first=first, on_page=self._sampler.moved)
-            self._sampler.moved()
-            self._observer.audited(audited.found)
-        except SourceError:
-            self._first_audit = first
-            raise
-        if first:
-            self.engine.versions.release_restored()
-        if audited.found:
-            log.info("audit found rows to send", rows=audited.found)
-
-    def _heal_pruned(self) -> bool:
-        """Asks for an `initial` when rows may have been deleted before they were sent; whether it did."""
-        until = self.engine.progress.until
-        if until == EPOCH or until > self._audit.now() - _RETENTION:
-            return False
-        log.error(
-            "rows may have been pruned before they were sent, since the service was away for longer than they are kept: "
-            "every study is sent once more",
-            away_since=f"{until:%Y-%m-%d}",
-        )
-        self._feeder.request(InitialOptions(restart=True))
-        return True
-
-    def _handle(self, event: object) -> None:
-        progress = self.engine.progress
-        self._sampler.moved()
-        if type(event) is Rows:
-            failpoints.hit("after_read")
-            self._sampler.rows(event.rows)
-            take = self.engine.pipeline.take
-            for row in event.rows:
-                take(row, streamed=True)
-        elif type(event) is TransactionEnd:
-            if event.columns is not self._columns[0]:
-                self._columns = (event.columns, plain(event.columns))
-            self._sampler.end(event)
-            progress.end_transaction(event.position, self._columns[1])
-            # A busy server is never quiet enough for a heartbeat.
-            if not self._caught_up and event.position.order >= self._end_of_log.order:
-                self._say_caught_up(event.position)
-        elif type(event) is Heartbeat:
-            self._sampler.quiet()
-            if not self._caught_up:
-                self._say_caught_up(progress.position)
-        elif type(event) is TableRead:
-            self._auditor.request_quick()
-        elif type(event) is TableChanged:
-            self._auditor.request_full()
-
-    def _tell_source(self, source: Source, error: SourceError | None = None) -> None:
-        self._source = source
-        self._observer.source(source, str(error) if error is not None else "")
-
-    def _say_caught_up(self, position: Position | None) -> None:
-        self._caught_up = True
-        self._observer.caught_up()
-        log.info("caught up", position=str(position))
-
-    def _degraded(self, error: NoBinlog) -> None:
-        """No binlog: goes on from the table alone until there is one."""
-        log.error(
-            "degraded: the table is read every few seconds instead of the binary log", reason=str(error)
-        )
-        self._tell_source(Source.DEGRADED, error)
-        engine = self.engine
-        self._fresh_position = True
-        again_at = time.monotonic() + _DEGRADED_RETRY_SECONDS
+    def _table_only(self) -> None:
+        """No binlog: goes on from the table alone for a while; returns when it is time to ask for the log again."""
+        why = self._source_reason
+        again_at = time.monotonic() + _BINLOG_AGAIN_SECONDS
         while not self._stopping.is_set() and time.monotonic() < again_at:
             self._sampler.moved()
             try:
-                with reading(engine.settings.database) as connection:
-                    identity = catalogue.identity(connection, engine.settings.database.name)
-                engine.progress.restart_stream(None, identity)
-                self._full_audit()
-                self._sampler.connected(None)
-                self._tell_source(Source.DEGRADED, error)
-            except SourceError as away:
-                log.warning("the database is away", reason=str(away))
+                self._read_table_only()
+                self._tell_source(Source.DEGRADED, why)
+            except SourceError as error:
                 self._sampler.lost()
-                self._tell_source(Source.SCHEMA if isinstance(away, SchemaError) else Source.AWAY, away)
-            self._stopping.wait(_DEGRADED_AUDIT_SECONDS)
+                self._say(recovery(error), error)
+            self._stopping.wait(_TABLE_ONLY_SECONDS)
+
+    def _read_table_only(self) -> None:
+        engine = self.engine
+        with engine.source.session() as session:
+            identity, epoch = session.identity, session.epoch
+        with engine.inside() as core:
+            core.intake.restart_stream(None, identity, epoch=epoch)
+        self._table.full()
+        self._sweeper.table_only()
+        self._sampler.connected(None)
+
+    def _fresh(self, *, first: bool, other_server: bool) -> None:
+        """A position was taken anew: what lies between it and the last one, only the table and the view tell."""
+        if first:
+            self.engine.begin_scope()
+            self._learn_from_index()
+        else:
+            self._sweeper.want("a position was taken anew", suspicious=other_server)
+
+    def _learn_from_index(self) -> None:
+        """A start without a state costs little where the index says what it has: only what differs is sent."""
+        engine = self.engine
+        engine.sending.ask()
+        client = engine.index_client()
+        if client is None:
+            return
+        log.info("the state is new: archive and index are compared before the outbox is read")
+        try:
+            Sweep(
+                engine,
+                studies_per_second=_FIRST_PASS_PER_SECOND,
+                rest=1.0,
+                client=client,
+                on_page=self._sampler.moved,
+            ).feed()
+        except (IndexUnavailable, TooMany) as error:
+            log.warning("the index can't be compared now", reason=str(error))
+
+    def _connected(self) -> None:
+        # Whether there is a stream again after one that couldn't be had, its first event tells.
+        if self._source is not Source.DEGRADED:
+            self._tell_source(Source.UP)
+
+    def _say(self, what: Recovery, error: IndexerError) -> None:
+        if what.said:
+            getattr(log, what.level)(what.said, reason=str(error))
+        if what.source is not None:
+            self._tell_source(what.source, str(error))
+
+    def _tell_source(self, source: Source, reason: str = "") -> None:
+        self._source, self._source_reason = source, reason
+        self._observer.source(source, reason)
 
 
 def run(
@@ -398,8 +318,13 @@ def run(
     until_caught_up: bool,
     reload: Callable[[], Settings | None],
     observer: Observer | None = None,
+    same_index: bool = False,
+    summary: Callable[[], Mapping[str, Any]] | None = None,
 ) -> None:
-    """The command `run`. Raises FatalError with what a person has to do, SourceError with ``until_caught_up``."""
+    """The command `run`; ``summary`` says how it stands, for the central index.
+
+    Raises FatalError with what a person has to do, SourceError with ``until_caught_up``.
+    """
     observer = observer or Observer()
     try:
         lock = StateLock(settings.state_dir, "run")
@@ -411,7 +336,14 @@ def run(
     failed: BaseException | None = None
     try:
         observer.started(settings)
-        Service(settings, until_caught_up=until_caught_up, reload=reload, observer=observer).run()
+        Service(
+            settings,
+            until_caught_up=until_caught_up,
+            same_index=same_index,
+            reload=reload,
+            observer=observer,
+            summary=summary,
+        ).run()
     except BaseException as error:
         failed = error
         raise

@@ -7,9 +7,9 @@ import queue
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from cdc_indexer.model.errors import IndexerError, Stopped
-from cdc_indexer.source.connection import impatient
 
 #: What ends the program (status 0), and what makes it read its files again.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -52,8 +52,11 @@ class Runner:
         tick_seconds: float,
         hang_up: Callable[[], None],
         clean_up: Callable[[], None],
+        impatient: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         """Runs ``work`` in a thread until it returns, something fails, or a signal comes; then ``clean_up``.
+
+        The thread is waited for inside ``impatient``, which may let fail what it waits for.
 
         Raises what failed. An error in any other thread ends the job as well.
         """

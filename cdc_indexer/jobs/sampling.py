@@ -7,20 +7,18 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
-from typing import Any
 
-import pymysql
-
+from cdc_indexer.flow.gate import Gate
 from cdc_indexer.jobs.audit import Audit
 from cdc_indexer.jobs.engine import Engine
+from cdc_indexer.jobs.lag import Lag
+from cdc_indexer.jobs.triggers import TriggersWatch
 from cdc_indexer.model.errors import IndexerError
 from cdc_indexer.model.observer import Sample
 from cdc_indexer.model.position import Position
 from cdc_indexer.model.study import OutboxRow
-from cdc_indexer.monitor.lag import Lag
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.binlog import TransactionEnd
-from cdc_indexer.source.connection import connect
 
 #: The server is asked how long its binary log is, and the parked store what it holds, this often.
 _ASK_SECONDS = 5.0
@@ -54,7 +52,7 @@ class Sampler:
         self._parked_seen = 0
         self._parked = 0
         self._parked_reasons: tuple[tuple[str, int], ...] = ()
-        self._session: Any = None
+        self._triggers = TriggersWatch(engine)
         self._thread = threading.Thread(target=self._ask_all, name="sampler", daemon=True)
 
     def start(self) -> None:
@@ -137,14 +135,14 @@ class Sampler:
                 settled_until=progress.until,
                 lag_seconds=self._lag_seconds(position),
                 lag_bytes=self._lag_bytes,
-                queued=engine.dispatcher.pending,
-                waiting=len(engine.versions),
+                queued=engine.core.parts.order.pending,
+                waiting=len(engine.core.parts.cases),
                 parked=self._parked,
                 parked_reasons=self._parked_reasons,
                 checkpoint_at=engine.writer.written_at,
                 rows_read=self._rows_read,
                 bytes_read=self._bytes_read,
-                clock_difference_seconds=self._audit.clock_difference_seconds,
+                clock_difference_seconds=self._engine.clock_difference_seconds,
                 idle_seconds=self.idle_seconds,
                 blocked=engine.waits_for_others,
             )
@@ -153,13 +151,19 @@ class Sampler:
     def _lag_seconds(self, position: Position | None) -> float:
         clock = time.time()
         now = datetime.fromtimestamp(clock, timezone.utc).replace(tzinfo=None)
-        now += timedelta(seconds=self._audit.clock_difference_seconds)
-        lag = self._lag.seconds(position, now, self.idle_seconds)
+        now += timedelta(seconds=self._engine.clock_difference_seconds)
+        engine = self._engine
+        # With an index that takes what it is sent, what isn't settled waits for quiet or for its images to be counted.
+        order = engine.core.parts.order
+        on_purpose = (
+            engine.core.parts.policy.stable and order.gate is Gate.OPEN and not order.full(behind=False)
+        )
+        lag = self._lag.seconds(position, now, self.idle_seconds, on_purpose=on_purpose)
         if self._lost_at is not None:
             # What was committed since then nobody has read.
             lag = max(lag, clock - self._lost_at)
         handed_over = self._audit.handing_over
-        if handed_over is None and position is None and self._engine.progress.claimed_count:
+        if handed_over is None and position is None and engine.progress.claimed_count and not on_purpose:
             handed_over = self._audit.oldest_unsettled
         if handed_over is not None:
             lag = max(lag, (now - handed_over).total_seconds())
@@ -168,19 +172,17 @@ class Sampler:
     # --- what takes time to find out ---------------------------------------------------------------------
 
     def _ask_all(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                self._ask_parked()
-                self._lag_bytes = self._ask_bytes()
-                self._ask_now.wait(_ASK_SECONDS)
-                self._ask_now.clear()
-        finally:
-            self._close()
+        while not self._stopping.is_set():
+            self._ask_parked()
+            self._lag_bytes = self._ask_bytes()
+            self._triggers.look()
+            self._ask_now.wait(_ASK_SECONDS)
+            self._ask_now.clear()
 
     def _ask_parked(self) -> None:
         # While the store can't be read the last answer stands; that it can't is said by who writes it.
         with suppress(IndexerError):
-            store = self._engine.parked_store
+            store = self._engine.retries.studies
             self._parked = store.count
             self._parked_reasons = store.reasons(_REASONS) if self._parked else ()
 
@@ -192,16 +194,8 @@ class Sampler:
             # It has said so itself; an idle service asks nothing.
             return 0
         try:
-            if self._session is None:
-                self._session = connect(self._engine.settings.database, select_database=False)
-            return catalogue.bytes_behind(self._session, position)
-        except (IndexerError, pymysql.Error, OSError):
+            with self._engine.source.session(database=False) as session:
+                return catalogue.bytes_behind(session, position)
+        except IndexerError:
             # The stream meets the same and says so.
-            self._close()
             return None
-
-    def _close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            with suppress(pymysql.Error, OSError):
-                session.close()

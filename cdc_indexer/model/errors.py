@@ -4,8 +4,14 @@
     ├── ConfigError           a setting is missing or wrong            -> exit status 2
     ├── FatalError            a person has to choose or to mend        -> exit status 1
     │   ├── AlreadyRunning    another process holds the state directory
-    │   └── CheckpointError   no generation of the checkpoint can be trusted
+    │   ├── CheckpointError   no generation of the checkpoint can be trusted
+    │   ├── StateError        what the state directory holds can't be used: damaged, foreign, of another version
+    │   │   └── LedgerDamaged     its ledger only: the next start begins a new one and keeps the rest
+    │   └── SyncFailed        the disk lost what it had taken: only a new start knows what is on it
     ├── SourceError           the database can't be read just now      -> wait, connect again
+    │   ├── SourceRefused     it refuses us, or a file for it is wrong -> the same; the files are read again before each try
+    │   ├── SourceFull        it has no room for one more session      -> do with those that there are, else wait
+    │   ├── SourceChanged     it is another one than before            -> begin again at once; nothing read before settles
     │   ├── SchemaError       the outbox or the view isn't as the SQL in extras/ makes it
     │   ├── PositionLost      the position is purged, reset or another server's -> fresh position, audit
     │   ├── NoBinlog          log_bin is off or the right is missing   -> go on from the table alone
@@ -41,8 +47,32 @@ class CheckpointError(FatalError):
     """The checkpoint exists, but no generation of it can be trusted."""
 
 
+class StateError(FatalError):
+    """What the state directory holds can't be used; to begin anew by itself would send everything again."""
+
+
+class LedgerDamaged(StateError):
+    """The state's ledger is damaged; the next start begins a new one and keeps position, settled rows and parked studies."""
+
+
+class SyncFailed(FatalError):
+    """A failed fsync: what the kernel says of the file from now on isn't what is on the disk."""
+
+
 class SourceError(IndexerError):
     """The database is away, refuses us, or closed the connection; waiting can heal it."""
+
+
+class SourceRefused(SourceError):
+    """The login, a right or TLS is refused, or a file that the settings name can't be read; a person mends that."""
+
+
+class SourceFull(SourceError):
+    """The server gives this account, or anybody, no further session."""
+
+
+class SourceChanged(SourceError):
+    """Settings, server or address are others than when the session was borrowed: a new epoch of the source."""
 
 
 class SchemaError(SourceError):

@@ -17,6 +17,11 @@ _left = int(_count) if _count.isdigit() else 1
 _lock = threading.Lock()
 
 
+def seconds(name: str, usual: float) -> float:
+    """How long a wait is that a test can't wait for: CDC_INDEXER_TEST_NAME_SECONDS, where that is set."""
+    return float(os.environ.get(f"CDC_INDEXER_TEST_{name.upper()}_SECONDS", usual))
+
+
 def hit(name: str) -> None:
     """Says that the program has come to the place ``name``."""
     if name == _name:

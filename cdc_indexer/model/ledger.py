@@ -12,12 +12,12 @@ class Entry:
     """The last that is known of one study; never changed, each result makes a new one.
 
     Attributes:
-        study_iuid: the key (``study_key`` of a study without one).
+        study_iuid: the key: the UID, or what ``study_key`` makes for a study without one.
         study_pk: the primary key under which the archive had it then. The archive may give it to another study later.
-        version: of the document or deletion that was last accepted, in microseconds since 1970; 0: none was.
-        digest: 16 bytes, of the document that was last accepted; None: none was, or the study is deleted.
-        deleted: the archive doesn't hold it any more, and the index was told so, or isn't to be told.
-        rejected: the digest of the document that the index rejected last; None once another one was accepted.
+        version: of what was last accepted, a document or a deletion, in microseconds since 1970; 0: nothing was.
+        digest: 16 bytes, of the document that the index holds; None: it holds none that we know of.
+        deleted: the archive doesn't hold the study any more. With a ``digest`` the index still does, on purpose.
+        rejected: the digest of the document that the index rejected last; None once something else was accepted.
         unverified: what was accepted is what a trigger recorded; the view is still to be read.
         series, instances: the last counts known, for an archive that forgets them; None: none were.
     """

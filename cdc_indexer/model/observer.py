@@ -9,13 +9,13 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cdc_indexer.delivery.dispatcher import Delivery
     from cdc_indexer.flow.gate import Gate
+    from cdc_indexer.flow.order import Delivery
     from cdc_indexer.model.errors import StorageError
-    from cdc_indexer.model.outcome import Outcome
+    from cdc_indexer.model.outcome import Outcome, Refusal
     from cdc_indexer.model.settings import Settings
 
-__all__ = ["Observer", "Sample", "Source"]
+__all__ = ["Condition", "Observer", "Sample", "Source"]
 
 
 class Source(str, Enum):
@@ -32,6 +32,21 @@ class Source(str, Enum):
     CLASH = "clash"
     #: Without a binary log: the table is read every few seconds.
     DEGRADED = "degraded"
+
+
+class Condition(str, Enum):
+    """What may be the matter beside database, index and disk; docs/operations.md has a row for each."""
+
+    #: A transaction of the archive's has been open for so long that it seems to be forgotten.
+    OPEN_TRANSACTION = "open_transaction"
+    #: Somebody has asked for a pause.
+    PAUSED = "paused"
+    #: A pass would change or delete so much that somebody has to say that it is right.
+    CHANGES_HELD = "changes_held"
+    #: Another process sends studies of this centre.
+    OTHER_WRITER = "other_writer"
+    #: The archive has studies that the triggers didn't record.
+    NOT_RECORDED = "not_recorded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +108,7 @@ class Observer:
     def answered(self, outcomes: Sequence[Outcome], seconds: float) -> None:
         """One request to the central index took ``seconds``; an outcome for each study in it."""
 
-    def gate(self, gate: Gate, reason: str) -> None:
+    def gate(self, gate: Gate, reason: str, refusal: Refusal | None = None) -> None:
         """The central index takes what we send, is away, or refuses us."""
 
     def storage(self, error: StorageError | None) -> None:
@@ -102,8 +117,8 @@ class Observer:
     def verification(self, reason: str | None) -> None:
         """The view can't be read, so that later versions wait; None: it can again."""
 
+    def condition(self, condition: Condition, reason: str | None) -> None:
+        """Something is the matter, in one sentence with the remedy; None: it is over."""
+
     def audited(self, found: int) -> None:
         """The table was read; so many rows were found that the binary log hadn't brought."""
-
-    def fell_back(self, reason: str) -> None:
-        """The newest checkpoint can't be used, the one before it is."""

@@ -25,13 +25,12 @@ class Position:
 
     ``offset`` is in bytes and may exceed 32 bits (a binlog over 4 GiB). ``file_created`` is the time in the file's
     own first event (seconds since 1970): after RESET, a failover or a restore the same name and offset lead into
-    another file, and this tells. ``gtid_set`` is what the server has, as it writes it; for people and for other tools.
+    another file, and this tells.
     """
 
     file: str
     offset: int
     file_created: int | None = None
-    gtid_set: str | None = None
 
     @property
     def order(self) -> tuple[int, int]:

@@ -8,11 +8,13 @@ never repeats a value: it might be a secret.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
 import zlib
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -46,7 +48,7 @@ __all__ = [
 ]
 
 #: Keys that a study's JSON has already, or has in a batch.
-_RESERVED_FIELDS = frozenset({*KEYS, "idempotency_key"})
+_RESERVED_FIELDS = frozenset({*KEYS, "idempotency_key", "version"})
 
 #: What Settings has but config.json hasn't.
 _NOT_IN_FILE = ("center", "config_path")
@@ -74,6 +76,44 @@ def _existing_file(path: Path) -> Path:
     if not path.is_file():
         raise _wrong("names a file that isn't there")
     return path
+
+
+def _host(value: str) -> str:
+    """A host as the driver wants it: an IPv6 address without the brackets that it has in a URL."""
+    value = value.strip()
+    if value.startswith("[") and value.endswith("]"):
+        value = value[1:-1]
+    address = value.partition("%")[0]
+    try:
+        ascii_host = value.encode("idna").decode()
+    except UnicodeError:
+        ascii_host = ""
+    if not _HOST.fullmatch(ascii_host) and not (":" in address and _is_address(address)):
+        raise _wrong("holds a host name that can't exist")
+    return value
+
+
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+
+
+def _is_address(value: str) -> bool:
+    try:
+        ip_address(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise _wrong("must not be blank")
+    return value
+
+
+def _verify(value: object) -> object:
+    if value != "ca" and not isinstance(value, bool):
+        raise _wrong('must be true, false or "ca"')
+    return value
 
 
 def _port(value: object) -> object:
@@ -115,7 +155,7 @@ def _url(value: str) -> str:
         ascii_host = host.encode("idna").decode()
     except UnicodeError:
         ascii_host = ""
-    if ":" not in host and not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?", ascii_host):
+    if ":" not in host and not _HOST.fullmatch(ascii_host):
         raise _wrong("holds a host name that can't exist")
     return value
 
@@ -147,11 +187,27 @@ def _field_names(value: dict[str, str]) -> dict[str, str]:
     return value
 
 
+def _batch_size(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1000):
+        return value
+    raise _wrong('must be "auto" or a whole number from 1 to 1000')
+
+
 _Text = Annotated[str, Field(min_length=1), AfterValidator(_printable)]
 _Port = Annotated[int, BeforeValidator(_port), Field(ge=1, le=65535)]
 _Path = Annotated[Path, BeforeValidator(_path)]
 _Socket = Annotated[str, BeforeValidator(_socket)]
 _File = Annotated[Path, BeforeValidator(_path), AfterValidator(_existing_file)]
+
+
+#: How long a study must be quiet where it is sent once and never corrected. DCM4CHEE 2.18 looks every minute for series
+#: whose last image came at least a minute ago, and counts them: up to two minutes after that image (its
+#: conf/xmdesc/dcm4chee-storescp-xmbean.xml: CheckPendingSeriesStoredInterval and SeriesStoredNotificationDelay, 1m each).
+#: Half a minute more for an archive that is busy.
+STABLE_SETTLE_SECONDS = 150.0
+
+#: What grows for longer than this is sent although it isn't quiet, where it may be sent once more.
+MAX_WAIT_SECONDS = 60.0
 
 
 class _Section(BaseModel):
@@ -161,24 +217,29 @@ class _Section(BaseModel):
 
 
 class TlsSettings(_Section):
-    """TLS to the database, verified unless ``verify`` is false. ``cert`` may hold its ``key`` as well."""
+    """TLS to the database, verified unless ``verify`` is false. ``cert`` may hold its ``key`` as well.
+
+    ``verify`` "ca": the certificate must be signed by the CA, and may name another host or none.
+    """
 
     ca: _File | None = None
     cert: _File | None = None
     key: _File | None = None
-    verify: bool = True
+    verify: Annotated[bool | Literal["ca"], BeforeValidator(_verify)] = True
 
     @model_validator(mode="after")
     def _key_belongs_to_a_certificate(self) -> TlsSettings:
         if self.key is not None and self.cert is None:
             raise _wrong("has a key without its cert")
+        if self.verify == "ca" and self.ca is None:
+            raise _wrong('has verify "ca" without a ca: name the file of the CA that signs for the server')
         return self
 
 
 class DatabaseSettings(_Section):
     """Where the PACS's database is. With ``unix_socket`` host and port aren't used."""
 
-    host: _Text
+    host: Annotated[_Text, AfterValidator(_host)]
     port: _Port = 3306
     user: _Text
     password: SecretStr
@@ -203,7 +264,10 @@ class StreamSettings(_Section):
 
 
 class DeliverySettings(_Section):
-    """How studies are sent. ``client_cert`` is one PEM file with the certificate and its key."""
+    """How studies are sent. ``client_cert`` is one PEM file with the certificate and its key.
+
+    ``batch_size``: "auto" sends arrays to an index that says it takes them; a number, of up to so many, whatever it says.
+    """
 
     concurrency: int = Field(default=8, ge=1, le=256)
     timeout_seconds: float = Field(default=10.0, ge=0.1, le=600)
@@ -211,10 +275,31 @@ class DeliverySettings(_Section):
     updates: bool = True
     deletes: Literal["ignore", "delete"] = "ignore"
     settle_seconds: float = Field(default=5.0, ge=0, le=3600)
-    batch_size: int = Field(default=1, ge=1, le=1000)
+    batch_size: Annotated[Literal["auto"] | int, BeforeValidator(_batch_size)] = "auto"
     ca: _File | None = None
     client_cert: _File | None = None
     give_up_seconds: float = Field(default=3600.0, gt=0, le=2_592_000)
+
+    @property
+    def quiet_seconds(self) -> float:
+        """``settle_seconds`` as set, or as long as what is sent needs."""
+        if self.send == "stable" and not self.updates and "settle_seconds" not in self.model_fields_set:
+            return STABLE_SETTLE_SECONDS
+        return self.settle_seconds
+
+    @property
+    def max_wait_seconds(self) -> float:
+        """A study that never is quiet is sent so long after the first of its rows that wait, if it may be sent once more."""
+        if self.send == "stable" and not self.updates:
+            return math.inf
+        return max(self.quiet_seconds, MAX_WAIT_SECONDS)
+
+
+class ReconcileSettings(_Section):
+    """How often archive and ledger (and index) are compared, and how quickly; ``every_hours`` 0: only when asked."""
+
+    every_hours: float = Field(default=24.0, ge=0, le=8760)
+    studies_per_second: float = Field(default=2000.0, ge=1, le=100_000)
 
 
 class MonitorSettings(_Section):
@@ -244,10 +329,11 @@ class Settings(_Section):
     database: DatabaseSettings
     key: Annotated[SecretStr, AfterValidator(_header)]
     webservice_url: Annotated[str, AfterValidator(_url)]
-    center: _Text
+    center: Annotated[_Text, AfterValidator(_not_blank)]
     state_dir: _Path
     stream: StreamSettings = StreamSettings()
     delivery: DeliverySettings = DeliverySettings()
+    reconcile: ReconcileSettings = ReconcileSettings()
     fields: Annotated[dict[str, Annotated[str, AfterValidator(_column)]], AfterValidator(_field_names)] = {}
     monitor: MonitorSettings = MonitorSettings()
     log: LogSettings = LogSettings()

@@ -7,8 +7,9 @@ a minute is settled, ``until`` moves past it.
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -132,13 +133,22 @@ def minute_of(moment: datetime) -> datetime:
 class _Bucket:
     """The settled ids of the rows recorded in one span of time, usually a minute."""
 
-    __slots__ = ("end", "ids", "rendered", "start")
+    __slots__ = ("changed", "end", "ids", "rendered", "start")
 
-    def __init__(self, start: datetime, end: datetime, ids: IntervalSet) -> None:
+    def __init__(self, start: datetime, end: datetime, ids: IntervalSet, *, changed: bool = True) -> None:
         self.start = start
         self.end = end
         self.ids = ids
         self.rendered: str | None = None
+        #: Since ``render_changed`` rendered it.
+        self.changed = changed
+
+    @classmethod
+    def load(cls, name: str, ids: IntervalSet) -> _Bucket:
+        """The one that has this name; ValueError when none has."""
+        first, _, last = name.partition("/")
+        start = datetime.fromisoformat(first)
+        return cls(start, datetime.fromisoformat(last) if last else start + _MINUTE, ids, changed=False)
 
     @property
     def name(self) -> str:
@@ -163,6 +173,8 @@ class Settled:
         self._buckets: list[_Bucket] = []
         #: The bucket of the row settled last, if it still is one.
         self._latest: _Bucket | None = None
+        #: The names of those that are gone since ``render_changed``.
+        self._gone: list[str] = []
 
     def add(self, row_id: int, recorded_at: datetime) -> None:
         """Settles one row."""
@@ -172,6 +184,7 @@ class Settled:
             bucket = self._latest = self._bucket(minute_of(recorded_at))
         bucket.ids.add(row_id)
         bucket.rendered = None
+        bucket.changed = True
         self._ids.add(row_id)
 
     def _bucket(self, minute: datetime) -> _Bucket:
@@ -195,6 +208,7 @@ class Settled:
         for first, second in zip(self._buckets[:old:2], self._buckets[1:old:2], strict=True):
             for start, end in second.ids:
                 first.ids.add(start, end)
+            self._gone += first.name, second.name
             merged.append(_Bucket(first.start, second.end, first.ids))
         self._buckets[:old] = merged
         self._latest = None
@@ -224,6 +238,7 @@ class Settled:
         while gone < len(self._buckets) and self._buckets[gone].end <= until:
             for start, end in self._buckets[gone].ids:
                 self._ids.remove(start, end)
+            self._gone.append(self._buckets[gone].name)
             gone += 1
         if gone:
             self._latest = None
@@ -245,21 +260,39 @@ class Settled:
         minutes = f"{{\n      {inner}\n    }}" if lines else "{}"
         return f'{{\n    "until": "{self.until.isoformat()}",\n    "minutes": {minutes}\n  }}'
 
+    def render_changed(self) -> dict[str, str | None]:
+        """What changed since the last call, by the name of a span of time: its ids as JSON; None: they are forgotten.
+
+        ``until`` isn't in it.
+        """
+        changed: dict[str, str | None] = dict.fromkeys(self._gone)
+        self._gone.clear()
+        for bucket in self._buckets:
+            if bucket.changed:
+                changed[bucket.name] = bucket.ids.render()
+                bucket.changed = False
+        return changed
+
+    @classmethod
+    def load(cls, until: datetime, buckets: Mapping[str, str]) -> Settled:
+        """The set of which ``render_changed`` told all; ValueError or TypeError when that can't be."""
+        settled = cls(until)
+        settled._take(_Bucket.load(name, IntervalSet.parse(json.loads(ids))) for name, ids in buckets.items())
+        return settled
+
+    def _take(self, buckets: Iterable[_Bucket]) -> None:
+        self._buckets = sorted(buckets, key=lambda bucket: bucket.start)
+        self._starts = [bucket.start for bucket in self._buckets]
+        for bucket in self._buckets:
+            for start, end in bucket.ids:
+                self._ids.add(start, end)
+
     @classmethod
     def parse(cls, document: object) -> Settled:
         """The set that ``render`` wrote; ValueError, TypeError or KeyError when it isn't one."""
         if not isinstance(document, dict):
             raise TypeError("settled is not an object")
         settled = cls(datetime.fromisoformat(document["until"]))
-        buckets = []
-        for name, intervals in document["minutes"].items():
-            first, _, last = name.partition("/")
-            start = datetime.fromisoformat(first)
-            end = datetime.fromisoformat(last) if last else start + _MINUTE
-            buckets.append(_Bucket(start, end, IntervalSet.parse(intervals)))
-        settled._buckets = sorted(buckets, key=lambda bucket: bucket.start)
-        settled._starts = [bucket.start for bucket in settled._buckets]
-        for bucket in settled._buckets:
-            for first_id, last_id in bucket.ids:
-                settled._ids.add(first_id, last_id)
+        minutes = document["minutes"].items()
+        settled._take(_Bucket.load(name, IntervalSet.parse(intervals)) for name, intervals in minutes)
         return settled

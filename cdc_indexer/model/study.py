@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import Enum
+from hashlib import blake2b
 from json.encoder import encode_basestring
+from typing import NamedTuple
 
 from cdc_indexer.model.errors import InvalidStudy
 
@@ -24,6 +26,9 @@ COLUMNS = (
     "study_series",
     "study_instances",
 )
+
+#: How long a digest is.
+DIGEST_BYTES = 16
 
 #: The keys of the JSON without ``fields``: the contract with the central index.
 KEYS = (*COLUMNS, "center")
@@ -85,8 +90,20 @@ def names(values: Mapping[str, object]) -> tuple[str, int]:
     return _as_text(values.get("study_iuid")), _as_int(values.get("study_pk"))
 
 
-def study_json(values: Mapping[str, object], center: str, fields: Mapping[str, str] | None = None) -> bytes:
-    """The JSON document of one study, UTF-8, keys in the order of the contract.
+class Document(NamedTuple):
+    """A study as the central index gets it, and what that comes to.
+
+    ``body`` is the JSON, UTF-8; ``digest`` the 16 bytes of docs/index-api.md, by which two documents are told apart.
+    """
+
+    body: bytes
+    digest: bytes
+
+
+def study_document(
+    values: Mapping[str, object], center: str, fields: Mapping[str, str] | None = None
+) -> Document:
+    """The document of one study, keys in the order of the contract.
 
     ``fields`` adds columns of the view after the eleven: name in the JSON -> column.
 
@@ -99,27 +116,46 @@ def study_json(values: Mapping[str, object], center: str, fields: Mapping[str, s
     if study_iuid in ("null", '""'):
         raise InvalidStudy("study_iuid is missing")
     # The text that json.dumps(..., ensure_ascii=False) would write, in a third of its time: this is done for each study.
-    document = (
-        f'{{"patient_pk": {_number("patient_pk", get("patient_pk"))}, '
-        f'"patient_id": {_text("patient_id", get("patient_id"))}, '
-        f'"patient_name": {_text("patient_name", get("patient_name"))}, '
-        f'"study_pk": {study_pk}, '
-        f'"study_iuid": {study_iuid}, '
-        f'"study_datetime": {_json_moment(get("study_datetime"))}, '
-        f'"study_description": {_text("study_description", get("study_description"))}, '
-        f'"study_modality": {_text("study_modality", get("study_modality"))}, '
-        f'"study_series": {_number("study_series", get("study_series"))}, '
-        f'"study_instances": {_number("study_instances", get("study_instances"))}, '
-        f'"center": {encode_basestring(center)}'
+    patient_pk = _number("patient_pk", get("patient_pk"))
+    patient_id = _text("patient_id", get("patient_id"))
+    patient_name = _text("patient_name", get("patient_name"))
+    moment = _json_moment(get("study_datetime"))
+    description = _text("study_description", get("study_description"))
+    modality = _text("study_modality", get("study_modality"))
+    series = _number("study_series", get("study_series"))
+    instances = _number("study_instances", get("study_instances"))
+    center = encode_basestring(center)
+    body = (
+        f'{{"patient_pk": {patient_pk}, "patient_id": {patient_id}, "patient_name": {patient_name}, '
+        f'"study_pk": {study_pk}, "study_iuid": {study_iuid}, "study_datetime": {moment}, '
+        f'"study_description": {description}, "study_modality": {modality}, "study_series": {series}, '
+        f'"study_instances": {instances}, "center": {center}'
     )
-    for name, column in (fields or {}).items():
-        document += (
-            f", {encode_basestring(name)}: {json.dumps(_extra(column, get(column)), ensure_ascii=False)}"
-        )
+    # The array of docs/index-api.md: its numbers, texts and escapes are those of the document.
+    canonical = (
+        f"[{patient_pk},{patient_id},{patient_name},{study_pk},{study_iuid},{moment},{description},{modality},"
+        f"{series},{instances},{center}"
+    )
+    if fields:
+        more = {
+            name: (encode_basestring(name), json.dumps(_extra(column, get(column)), ensure_ascii=False))
+            for name, column in fields.items()
+        }
+        body += "".join(f", {name}: {value}" for name, value in more.values())
+        # The order of RFC 8785: by UTF-16 units, of the name as it is.
+        ordered = sorted(more, key=lambda name: name.encode("utf-16-be"))
+        canonical += ",{" + ",".join("{}:{}".format(*more[name]) for name in ordered) + "}"
     try:
-        return f"{document}}}".encode()
+        return Document(
+            f"{body}}}".encode(), blake2b(f"{canonical}]".encode(), digest_size=DIGEST_BYTES).digest()
+        )
     except UnicodeEncodeError:
         raise InvalidStudy("a text column holds characters that UTF-8 can't carry") from None
+
+
+def study_json(values: Mapping[str, object], center: str, fields: Mapping[str, str] | None = None) -> bytes:
+    """The body of ``study_document``."""
+    return study_document(values, center, fields).body
 
 
 def _number(column: str, value: object) -> str:
@@ -177,8 +213,8 @@ def _moment(value: object) -> str | None:
     raise InvalidStudy("study_datetime is not a date and time")
 
 
-def _extra(column: str, value: object) -> str | int | float | None:
-    if value is None or isinstance(value, (str, int, float)):
+def _extra(column: str, value: object) -> str | int | None:
+    if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, (datetime, date)):
         return _moment(value)

@@ -28,15 +28,22 @@ class Cause(str, Enum):
     WRONG_ADDRESS = "wrong_address"
     REDIRECT = "redirect"
     CERTIFICATE = "certificate"
+    NOT_THE_INDEX = "not_the_index"
+    REJECTS_ALL = "rejects_all"
     REFUSED = "refused"
     SERVER_ID = "server_id"
     SCHEMA = "schema"
     DATABASE_AWAY = "database_away"
     INDEX_AWAY = "index_away"
     DEGRADED = "degraded"
+    NOT_RECORDED = "not_recorded"
+    CHANGES_HELD = "changes_held"
+    OTHER_WRITER = "other_writer"
     VERIFICATION = "verification"
     STARTING = "starting"
     POSITION_LOST = "position_lost"
+    PAUSED = "paused"
+    OPEN_TRANSACTION = "open_transaction"
     PARKED = "parked"
 
     @property
@@ -52,10 +59,21 @@ class Cause(str, Enum):
     @property
     def level(self) -> Level:
         """A warning doesn't make the service unhealthy."""
-        return Level.WARNING if self in (Cause.PARKED, Cause.POSITION_LOST) else Level.FAILED
+        return Level.WARNING if self in _WARNINGS else Level.FAILED
 
 
-_HELD = frozenset({Cause.KEY_REFUSED, Cause.WRONG_ADDRESS, Cause.REDIRECT, Cause.CERTIFICATE, Cause.REFUSED})
+_WARNINGS = frozenset({Cause.PARKED, Cause.POSITION_LOST, Cause.OPEN_TRANSACTION, Cause.PAUSED})
+_HELD = frozenset(
+    {
+        Cause.KEY_REFUSED,
+        Cause.WRONG_ADDRESS,
+        Cause.REDIRECT,
+        Cause.CERTIFICATE,
+        Cause.NOT_THE_INDEX,
+        Cause.REJECTS_ALL,
+        Cause.REFUSED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

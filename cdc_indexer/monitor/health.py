@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cdc_indexer.flow.gate import Gate
-from cdc_indexer.model.observer import Source
-from cdc_indexer.model.outcome import Kind, Outcome
+from cdc_indexer.model.observer import Condition, Source
+from cdc_indexer.model.outcome import Refusal
 from cdc_indexer.monitor.causes import Cause, Level, Problem, as_sentence, parked_problem, worst_first
 
 if TYPE_CHECKING:
@@ -35,16 +35,19 @@ _SOURCES = {
 _CONNECTED = frozenset({Source.UP, Source.DEGRADED})
 
 
-def held_cause(status: int | None, reason: str) -> Cause:
-    """Why the central index refuses everything, by its answer."""
-    if status is None:
-        low = reason.lower()
-        return Cause.CERTIFICATE if "certificate" in low or "tls" in low else Cause.WRONG_ADDRESS
-    if status in (401, 403) or 200 <= status < 300:
-        return Cause.KEY_REFUSED
-    if status in (404, 405, 410):
-        return Cause.WRONG_ADDRESS
-    return Cause.REDIRECT if 300 <= status < 400 else Cause.REFUSED
+_HELD = {
+    Refusal.KEY: Cause.KEY_REFUSED,
+    Refusal.ADDRESS: Cause.WRONG_ADDRESS,
+    Refusal.REDIRECT: Cause.REDIRECT,
+    Refusal.CERTIFICATE: Cause.CERTIFICATE,
+    Refusal.STRANGER: Cause.NOT_THE_INDEX,
+    Refusal.REJECTS_ALL: Cause.REJECTS_ALL,
+}
+
+
+def held_cause(refusal: Refusal | None) -> Cause:
+    """Why the central index refuses everything."""
+    return Cause.REFUSED if refusal is None else _HELD.get(refusal, Cause.REFUSED)
 
 
 class Health:
@@ -65,7 +68,6 @@ class Health:
         self._sample: Sample | None = None
         self._told_at = monotonic()
         self._parked_since = clock()
-        self._held_status: int | None = None
         self.caught_up = False
         self.last_error: tuple[float, str] | None = None
         self.changes = 0
@@ -80,19 +82,13 @@ class Health:
             self.changes += 1
         return source is not before
 
-    def answered(self, outcomes: Sequence[Outcome]) -> None:
-        """What came of a request."""
-        for outcome in outcomes:
-            if outcome.kind is Kind.HELD:
-                self._held_status = outcome.status
-
-    def gate(self, gate: Gate, reason: str) -> None:
+    def gate(self, gate: Gate, reason: str, refusal: Refusal | None = None) -> None:
         """How it stands with the central index."""
         cause = None
         if gate is Gate.AWAY:
             cause = Cause.INDEX_AWAY
         elif gate is Gate.HELD:
-            cause = held_cause(self._held_status, reason)
+            cause = held_cause(refusal)
         self._set("index", cause, reason)
 
     def storage(self, error: StorageError | None) -> None:
@@ -102,6 +98,10 @@ class Health:
     def verification(self, reason: str | None) -> None:
         """Whether the view can be read."""
         self._set("verification", Cause.VERIFICATION if reason else None, reason or "")
+
+    def condition(self, condition: Condition, reason: str | None) -> None:
+        """Whether something else is the matter."""
+        self._set(condition.value, Cause(condition.value) if reason else None, reason or "")
 
     def failed(self, reason: str) -> None:
         """Something failed that isn't the matter any more, or only of one study."""

@@ -20,7 +20,7 @@ from cdc_indexer.monitor.causes import Cause
 from cdc_indexer.monitor.health import Health
 
 if TYPE_CHECKING:
-    from cdc_indexer.delivery.dispatcher import Delivery
+    from cdc_indexer.flow.order import Delivery
     from cdc_indexer.model.observer import Sample
 
 __all__ = ["Metrics"]
@@ -56,6 +56,8 @@ _EPOCH = datetime(1970, 1, 1)
 _OUTCOMES = {
     Kind.ACCEPTED: "accepted",
     Kind.ALREADY_THERE: "already_there",
+    Kind.ABSENT: "absent",
+    Kind.STALE: "stale",
     Kind.REJECTED: "rejected",
     Kind.HELD: "held",
     Kind.RETRY_INDEX: "index_away",
@@ -102,7 +104,6 @@ class Metrics:
         self.last_delivery_at: float | None = None
         self._audits = 0
         self._audit_rows = 0
-        self._fallbacks = 0
         self._connections = 0
         self._registry: Any = None
 
@@ -145,10 +146,6 @@ class Metrics:
         with self._lock:
             self._audits += 1
             self._audit_rows += found
-
-    def fell_back(self) -> None:
-        """The checkpoint before the newest is used."""
-        self._fallbacks += 1
 
     def connected(self) -> None:
         """A connection to the binary log began."""
@@ -229,9 +226,6 @@ class Metrics:
         yield counter("audits", "Times that the table was compared with what was sent.", self._audits)
         yield counter("audit_rows", "Rows that the binary log had not brought.", self._audit_rows)
         yield counter("connections", "Connections to the binary log.", self._connections)
-        yield counter(
-            "checkpoint_fallbacks", "Times that the newest checkpoint was unusable.", self._fallbacks
-        )
         yield gauge(
             "last_delivery_timestamp_seconds",
             "When the central index last accepted a study; 0: not since the start.",

@@ -1,23 +1,22 @@
-"""How it stands where no service says so: from the checkpoint, the parked store and the database."""
+"""How it stands where no service says so: from the state and the database."""
 
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-import pymysql
-
 from cdc_indexer import __version__
-from cdc_indexer.model.errors import CheckpointError, IndexerError, NoBinlog, SchemaError, StorageError
+from cdc_indexer.model.errors import IndexerError, NoBinlog, SchemaError, StateError, StorageError
 from cdc_indexer.monitor.causes import Cause, Problem, as_sentence, parked_problem, worst_first
 from cdc_indexer.monitor.report import Report, iso, judged, moment
 from cdc_indexer.monitor.texts import span
+from cdc_indexer.monitor.unquiet import Unquiet
 from cdc_indexer.source import catalogue
-from cdc_indexer.source.connection import connect
-from cdc_indexer.source.errors import translate
-from cdc_indexer.source.outbox import Mark, Outbox
-from cdc_indexer.state.checkpoint import Checkpoint, CheckpointFile
-from cdc_indexer.state.parked import Parked
+from cdc_indexer.source.outbox import Mark, Outbox, open_for_long
+from cdc_indexer.source.source import Source
+from cdc_indexer.state.glance import Glance, glance
+from cdc_indexer.state.parked_studies import ParkedStudies
 
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import Settings
@@ -42,6 +41,9 @@ class Offline:
         self._last = last
         self._holder = holder
         self._problems: list[Problem] = []
+        #: With `send: stable`, studies that aren't quiet yet; and since when the oldest row waits for something else.
+        self._unquiet_studies = 0
+        self._late_seconds = 0.0
         self._known: dict[str, Any] = {}
 
     def report(self) -> Report:
@@ -67,7 +69,7 @@ class Offline:
             service=service,
             **judged(
                 worst_first(self._problems),
-                f"{active}; everything that was recorded is with the central index.",
+                f"{active}; {self._unquiet()} that was recorded is with the central index.",
             ),
             **kept,
             **self._known,
@@ -76,31 +78,37 @@ class Offline:
     def _wrong(self, cause: Cause, message: str, since: float | None = None) -> None:
         self._problems.append(Problem(cause, since, as_sentence(message)))
 
-    def _read_checkpoint(self) -> Checkpoint | None:
+    def _read_checkpoint(self) -> Glance | None:
         try:
-            checkpoint, _ = CheckpointFile(self._settings.state_dir).load()
-        except CheckpointError as error:
+            checkpoint = glance(self._settings.state_dir)
+        except StateError as error:
             self._wrong(Cause.CHECKPOINT, str(error))
+            return None
+        except StorageError as error:
+            self._wrong(Cause.STORAGE, str(error))
             return None
         if checkpoint is not None:
             self._known |= {
                 "position": str(checkpoint.position) if checkpoint.position else None,
                 "server": checkpoint.identity.server if checkpoint.identity else None,
                 "settled_until": checkpoint.settled.until.isoformat() + "Z",
-                "checkpoint_at": iso(checkpoint.time.timestamp()) if checkpoint.time else None,
+                "checkpoint_at": iso(checkpoint.written.timestamp()) if checkpoint.written else None,
             }
         return checkpoint
 
     def _read_parked(self) -> None:
         self._known["parked"] = 0
-        if not Parked.exists(self._settings.state_dir):
+        if not ParkedStudies.exists(self._settings.state_dir):
             return
         try:
-            store = Parked(self._settings.state_dir, create=False)
+            store = ParkedStudies(self._settings.state_dir)
             try:
                 count, reasons = store.count, store.reasons(5)
             finally:
                 store.close()
+        except StateError:  # said already
+            self._known["parked"] = None
+            return
         except StorageError as error:
             self._known["parked"] = None
             self._wrong(Cause.STORAGE, str(error))
@@ -114,57 +122,68 @@ class Offline:
         if count:
             self._problems.append(parked_problem(count, None))
 
-    def _ask_database(self, checkpoint: Checkpoint) -> None:
+    def _ask_database(self, checkpoint: Glance) -> None:
         settings = self._settings
         try:
-            connection = connect(settings.database)
-            try:
-                self._known["bytes_behind"] = self._bytes_behind(connection, checkpoint)
-            finally:
-                connection.close()
-            outbox = Outbox(settings.database)
-            try:
-                self._look_for_rows(outbox, checkpoint)
-            finally:
-                outbox.close()
+            with closing(Source(settings.database)) as source:
+                self._known["bytes_behind"] = self._bytes_behind(source, checkpoint)
+                self._look_for_rows(Outbox(source), checkpoint)
         except SchemaError as error:
             self._wrong(Cause.SCHEMA, str(error))
         except IndexerError as error:
             self._wrong(Cause.DATABASE_AWAY, str(error))
 
-    def _bytes_behind(self, connection: Any, checkpoint: Checkpoint) -> int | None:
+    def _bytes_behind(self, source: Source, checkpoint: Glance) -> int | None:
         if checkpoint.position is None or checkpoint.identity is None:
             return None
         try:
-            if catalogue.identity(connection, self._settings.database.name) != checkpoint.identity:
-                return None
-            return catalogue.bytes_behind(connection, checkpoint.position)
-        except (pymysql.Error, OSError) as error:
+            with source.session() as session:
+                if session.identity != checkpoint.identity:
+                    return None
+                return catalogue.bytes_behind(session, checkpoint.position)
+        except NoBinlog:
             # Without the right to see the log, or without a log, the table still tells.
-            if isinstance(translate(error, self._settings.database), NoBinlog):
-                return None
-            raise translate(error, self._settings.database) from None
+            return None
 
-    def _look_for_rows(self, outbox: Outbox, checkpoint: Checkpoint) -> None:
+    def _look_for_rows(self, outbox: Outbox, checkpoint: Glance) -> None:
         settled = checkpoint.settled
         now = outbox.now()
         mark: Mark = (settled.until, _ID_MAX)
-        waiting, oldest = 0, None
+        waiting, oldest, late, oldest_open = 0, None, None, None
+        unquiet = Unquiet(self._settings, outbox, now)
         for _ in range(_PAGES):
             page = outbox.ids_after(mark, _PAGE, settled.largest(_PAGES))
-            for recorded_at, row_id in page:
-                if row_id not in settled:
-                    waiting += 1
-                    oldest = oldest or recorded_at
+            unsettled = [mark for mark in page if mark[1] not in settled]
+            uncommitted = outbox.unseen([row_id for _, row_id in unsettled])
+            committed = [mark for mark in unsettled if mark[1] not in uncommitted]
+            oldest_open = oldest_open or min(
+                (recorded_at for recorded_at, row_id in unsettled if row_id in uncommitted), default=None
+            )
+            waiting += len(committed)
+            if committed:
+                oldest = oldest or committed[0][0]
+                late = late or unquiet.first_late(committed)
             if len(page) < _PAGE:
                 break
             mark = page[-1]
+        if oldest_open is not None and (said := open_for_long(oldest_open, now)):
+            self._wrong(Cause.OPEN_TRANSACTION, said)
         self._known |= {
             "waiting": waiting,
             "seconds_behind": max(0.0, round((now - oldest).total_seconds(), 1)) if oldest else 0.0,
         }
+        self._late_seconds = (now - late).total_seconds() if late else 0.0
+        self._unquiet_studies = len(unquiet.study_pks)
 
-    def _judge(self, service: bool, checkpoint: Checkpoint | None) -> None:
+    def _unquiet(self) -> str:
+        """What waits for quiet, for a sentence that goes on."""
+        count = self._unquiet_studies
+        if not count:
+            return "everything"
+        studies = "1 study waits until it is" if count == 1 else f"{count:,} studies wait until they are"
+        return f"{studies} quiet, for a later run (`send: stable`), and everything else"
+
+    def _judge(self, service: bool, checkpoint: Glance | None) -> None:
         """Whether it is a fault that no `run` is active: not for who lets cron do it and has nothing that waits long."""
         if self._holder is not None:
             return
@@ -176,6 +195,6 @@ class Offline:
         since = stopped.timestamp() if stopped is not None else None
         if checkpoint is None and not self._problems:
             self._wrong(Cause.NOT_RUNNING, "Nothing was sent from here yet: start `run`")
-        elif service or (seconds or 0.0) > LATE_SECONDS:
+        elif service or self._late_seconds > LATE_SECONDS:
             remedy = "start the service" if service else "see why cron doesn't start it"
             self._wrong(Cause.NOT_RUNNING, f"No `run` is active{rows}: {remedy}", since)

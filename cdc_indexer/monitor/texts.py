@@ -139,6 +139,14 @@ CAUSES: Mapping[Cause, str] = {
         "No se puede confiar en el certificado del índice central: renuévelo o indique su CA en "
         "`delivery.ca`."
     ),
+    Cause.NOT_THE_INDEX: (
+        "En esa dirección no responde el índice central, sino otro: un portal, un cortafuegos o un proxy. Permita que "
+        "deje pasar a este equipo, o corrija `webservice_url`."
+    ),
+    Cause.REJECTS_ALL: (
+        "El índice central rechaza todo lo que recibe: consulte a quien lo administra. Lo que se apartó en ese minuto "
+        "se vuelve a enviar solo."
+    ),
     Cause.REFUSED: "El índice central rechaza todos los estudios: consulte a quien lo administra.",
     Cause.SERVER_ID: (
         "Otra réplica usa el mismo server_id: detenga el otro indexador o asigne a cada uno su "
@@ -160,6 +168,22 @@ CAUSES: Mapping[Cause, str] = {
         "No se puede leer la vista indexer_study: las versiones posteriores de los estudios esperan."
     ),
     Cause.STARTING: "Acaba de iniciarse y se está conectando a la base de datos.",
+    Cause.NOT_RECORDED: (
+        "El archivo tiene estudios que los disparadores no anotaron (se envían de todos modos): ejecute de nuevo el "
+        "script SQL de extras/."
+    ),
+    Cause.CHANGES_HELD: (
+        "Una comparación cambiaría o borraría demasiados estudios, por lo que no se envía nada de eso: revise si el archivo "
+        "está completo y, si es así, ejecute «cdc-indexer reconcile --accept»."
+    ),
+    Cause.OTHER_WRITER: (
+        "Otro proceso envía estudios de este centro al índice central: deténgalo o asígnele el suyo."
+    ),
+    Cause.PAUSED: "Alguien pidió una pausa: los estudios esperan. «cdc-indexer resume» la termina.",
+    Cause.OPEN_TRANSACTION: (
+        "Una transacción del archivo lleva más de 15 minutos abierta: si nadie la termina, XA RECOVER la "
+        "muestra y XA ROLLBACK o XA COMMIT la cierra."
+    ),
     Cause.POSITION_LOST: (
         "Se perdió la posición en el log binario: se toma una nueva y se revisa la tabla. No hay que "
         "hacer nada."

@@ -13,7 +13,7 @@ import structlog
 
 from cdc_indexer import __version__
 from cdc_indexer.model.errors import StorageError
-from cdc_indexer.model.observer import Observer, Source
+from cdc_indexer.model.observer import Condition, Observer, Source
 from cdc_indexer.monitor.causes import as_sentence
 from cdc_indexer.monitor.health import Health
 from cdc_indexer.monitor.logs import describe
@@ -22,10 +22,10 @@ from cdc_indexer.monitor.report import FILE_NAME, MINUTES, Report, iso, judged
 from cdc_indexer.state import requests as handover
 
 if TYPE_CHECKING:
-    from cdc_indexer.delivery.dispatcher import Delivery
     from cdc_indexer.flow.gate import Gate
+    from cdc_indexer.flow.order import Delivery
     from cdc_indexer.model.observer import Sample
-    from cdc_indexer.model.outcome import Outcome
+    from cdc_indexer.model.outcome import Outcome, Refusal
     from cdc_indexer.model.settings import Settings
     from cdc_indexer.monitor.page import Page
 
@@ -157,11 +157,10 @@ class Watch(Observer):
     def answered(self, outcomes: Sequence[Outcome], seconds: float) -> None:
         """Observer: one request."""
         self.metrics.answered(outcomes, seconds)
-        self.health.answered(outcomes)
 
-    def gate(self, gate: Gate, reason: str) -> None:
+    def gate(self, gate: Gate, reason: str, refusal: Refusal | None = None) -> None:
         """Observer: how it stands with the central index."""
-        self.health.gate(gate, reason)
+        self.health.gate(gate, reason, refusal)
 
     def storage(self, error: StorageError | None) -> None:
         """Observer: whether the state directory can be written."""
@@ -171,14 +170,13 @@ class Watch(Observer):
         """Observer: whether the view can be read."""
         self.health.verification(reason)
 
+    def condition(self, condition: Condition, reason: str | None) -> None:
+        """Observer: something else is the matter, or is over."""
+        self.health.condition(condition, reason)
+
     def audited(self, found: int) -> None:
         """Observer: the table was read."""
         self.metrics.audited(found)
-
-    def fell_back(self, reason: str) -> None:
-        """Observer: the checkpoint before the newest is used."""
-        self.metrics.fell_back()
-        self.health.failed(reason)
 
     # --- telling -----------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
-"""The events of the binary log as bytes, and what we need to know of them (private to mysql/).
+"""The events of the binary log as bytes, and what we need to know of them (private to source/).
 
-Tables, and rows that are out of the ordinary, are decoded by mysql-replication; the usual rows in _images.py. Headers,
-queries and GTIDs are read here: a few fixed bytes, and its classes raise on the status variables that newer servers add.
+Tables, and rows that are out of the ordinary, are decoded by mysql-replication; the usual rows in _images.py. Headers
+and queries are read here: a few fixed bytes, and its classes raise on the status variables that newer servers add.
 """
 
 from __future__ import annotations
@@ -12,11 +12,7 @@ import zlib
 from enum import Enum
 from typing import Any
 
-from pymysql.protocol import MysqlPacket
-from pymysqlreplication.packet import BinLogPacketWrapper
-from pymysqlreplication.row_event import TableMapEvent, WriteRowsEvent
-
-from cdc_indexer.source import _images
+from cdc_indexer.source import _driver, _images
 
 QUERY = 2
 ROTATE = 4
@@ -109,19 +105,12 @@ class Statement(Enum):
     XA_START = "xa start"
     XA_COMMIT = "xa commit"
     XA_ROLLBACK = "xa rollback"
-    OUTBOX_CHANGED = "outbox changed"
     HARMLESS = "harmless"
     WRITES = "writes"
 
 
-_SKIPPED = re.compile(rb"\s+|/\*(?!!|M!).*?\*/|--[ \t].*?(?:\n|$)|#.*?(?:\n|$)|/\*M?!\d*", re.DOTALL)
-_TABLE_DDL = re.compile(
-    rb"TRUNCATE\b|(?:CREATE|ALTER|DROP|RENAME)"
-    rb"(?:\s|/\*M?!\d*|\*/|OR\s+REPLACE\b|TEMPORARY\b|ONLINE\b|OFFLINE\b|IGNORE\b)+TABLES?\b",
-    re.IGNORECASE,
-)
-_DATABASE_DDL = re.compile(rb"DROP\s+(?:DATABASE|SCHEMA)\b", re.IGNORECASE)
-_WORDS = re.compile(rb"[A-Z]+(?:\s+[A-Z]+)?", re.IGNORECASE)
+_SKIPPED = re.compile(rb"\s+|/\*(?!!|M!).*?\*/|--[ \t\r\n].*?(?:\n|$)|#.*?(?:\n|$)|/\*M?!\d*|\*/", re.DOTALL)
+_WORD = re.compile(rb"[A-Z]+", re.IGNORECASE)
 
 _BY_TWO_WORDS = {
     b"XA START": Statement.XA_START,
@@ -129,7 +118,10 @@ _BY_TWO_WORDS = {
     b"XA COMMIT": Statement.XA_COMMIT,
     b"XA ROLLBACK": Statement.XA_ROLLBACK,
     b"ROLLBACK TO": Statement.ROLLBACK_TO,
+    b"SET PASSWORD": Statement.HARMLESS,
+    b"SET DEFAULT": Statement.HARMLESS,
 }
+#: Not SET: MariaDB has SET STATEMENT ... FOR any other statement.
 _BY_WORD = {
     b"BEGIN": Statement.BEGIN,
     b"COMMIT": Statement.COMMIT,
@@ -147,19 +139,21 @@ _BY_WORD = {
                 b"INSTALL",
                 b"OPTIMIZE",
             ),
-            *(b"RELEASE", b"RENAME", b"REPAIR", b"RESET", b"REVOKE", b"SAVEPOINT", b"SET", b"TRUNCATE"),
+            *(b"RELEASE", b"RENAME", b"REPAIR", b"RESET", b"REVOKE", b"SAVEPOINT", b"TRUNCATE"),
             *(b"UNINSTALL", b"XA"),
         ),
         Statement.HARMLESS,
     ),
 }
 
+#: What begins so changes rows and no table's definition, whatever it names.
+_ROWS_ONLY = frozenset({b"INSERT", b"UPDATE", b"DELETE", b"REPLACE", b"LOAD"})
 
 #: How much of a compressed statement is looked at.
 _STATEMENT_BYTES = 64 * 1024
 
 
-def classify(query: bytes, database: bytes, table: bytes) -> Statement:
+def classify(query: bytes) -> Statement:
     """What a statement of the binary log means; whatever isn't known to be harmless counts as a write.
 
     Any write in statement format counts, whatever its table: a trigger may have filled the outbox with it.
@@ -167,62 +161,55 @@ def classify(query: bytes, database: bytes, table: bytes) -> Statement:
     known = _BY_WORD.get(query)  # as servers write BEGIN and COMMIT
     if known is not None:
         return known
-    start = 0
-    while (skipped := _SKIPPED.match(query, start)) is not None:
-        start = skipped.end()
-    words = _WORDS.match(query, start)
-    if words is None:
-        return Statement.WRITES
-    two = b" ".join(words.group().upper().split())
-    kind = _BY_TWO_WORDS.get(two) or _BY_WORD.get(two.split()[0], Statement.WRITES)
-    if kind is Statement.HARMLESS:
-        low = query.lower()
-        # The name anywhere, quoted or not, of whichever database: reading the columns too often is cheap.
-        if (table in low and _TABLE_DDL.match(query, start)) or (
-            database.lower() in low and _DATABASE_DDL.match(query, start)
-        ):
-            return Statement.OUTBOX_CHANGED
-    return kind
+    first, second, _ = _words(query)
+    return _BY_TWO_WORDS.get(first + b" " + second) or _BY_WORD.get(first, Statement.WRITES)
 
 
-def query_of(packet: bytes, end: int) -> bytes:
-    """The statement of a QUERY event; its status variables are skipped unread."""
+def may_alter(query: bytes, whole: bool, database: bytes, table: bytes) -> bool:
+    """Whether a statement may change the definition of a table, in whatever disguise.
+
+    For that it has to name the table, or drop the database; perhaps in that part of it which isn't here, unless this is the
+    ``whole``. Nothing more is asked: reading the columns too often is cheap.
+    """
+    low = query.lower()
+    if whole and table not in low and not (b"drop" in low and database.lower() in low):
+        return False
+    first, _, conditional = _words(query)
+    # A comment that a server may execute hides which statement it is.
+    return conditional or first not in _ROWS_ONLY
+
+
+def _words(query: bytes) -> tuple[bytes, bytes, bool]:
+    """The first two words in upper case, whatever comments stand around them, and whether one of those is conditional."""
+    found = []
+    start, conditional = 0, False
+    for _ in range(2):
+        while (skipped := _SKIPPED.match(query, start)) is not None:
+            conditional = conditional or skipped.group().startswith((b"/*!", b"/*M!"))
+            start = skipped.end()
+        word = _WORD.match(query, start)
+        if word is None:
+            break
+        found.append(word.group().upper())
+        start = word.end()
+    return (*found, b"", b"")[0], (*found, b"", b"")[1], conditional
+
+
+def query_of(packet: bytes, end: int) -> tuple[bytes, bool]:
+    """The statement of a QUERY event, and whether that is the whole of it; its status variables are skipped unread."""
     body = HEADER_BYTES
     skipped = int.from_bytes(packet[body + 11 : body + 13], "little") + packet[body + 8]
     query = packet[body + 13 + skipped + 1 : end]
-    return _inflated(query, _STATEMENT_BYTES) if packet[5] == MARIADB_QUERY_COMPRESSED else query
+    whole = len(packet) > int.from_bytes(packet[10:14], "little")  # of a large one only the head is kept
+    if packet[5] != MARIADB_QUERY_COMPRESSED:
+        return query, whole
+    length = int.from_bytes(query[1 : 1 + (query[0] & 0x07)], "big")
+    return _inflated(query, _STATEMENT_BYTES), whole and length <= _STATEMENT_BYTES
 
 
 def _inflated(data: bytes, limit: int = 0) -> bytes:
     """MariaDB's log_bin_compress: one byte (how many bytes the length takes), the length, zlib."""
     return zlib.decompressobj().decompress(data[1 + (data[0] & 0x07) :], limit)
-
-
-def gtid_of(packet: bytes) -> tuple[bytes, str, int]:
-    """(uuid, tag, number) of MySQL's GTID and GTID_TAGGED events."""
-    if packet[5] == GTID:
-        return packet[21:37], "", int.from_bytes(packet[37:45], "little")
-    # mysql::serialization (MySQL 8.3): version, size, last field; then numbered fields (0 flags, 1 uuid,
-    # 2 number, 3 tag) of integers, whose first byte tells by its trailing ones how many bytes follow.
-    at = HEADER_BYTES
-
-    def integer() -> int:
-        nonlocal at
-        zeros = ~packet[at] & 0xFF
-        more = (zeros & -zeros).bit_length() - 1 if zeros else 8
-        value = int.from_bytes(packet[at : at + 1 + more], "little") >> min(more + 1, 8)
-        at += 1 + more
-        return value
-
-    for _ in range(6):  # version, size, last field, field 0, flags, field 1
-        integer()
-    uuid = bytes(integer() for _ in range(16))
-    integer()  # field 2
-    number = integer()
-    number = -(number >> 1) - 1 if number & 1 else number >> 1
-    integer()  # field 3
-    length = integer()
-    return uuid, packet[at : at + length].decode(), number
 
 
 def xid_of(query: bytes) -> str:
@@ -247,23 +234,11 @@ def _columns_at(packet: bytes, kind: int) -> int:
     return at
 
 
-class _Server:
-    """What mysql-replication wants to know from its control connection: we have none, it would idle out."""
-
-    charset = "utf8mb4"
-
-    def __init__(self, flavour: str) -> None:
-        self._flavour = flavour
-
-    def _get_dbms(self) -> str:
-        return self._flavour
-
-
 class Decoder:
     """Tables and rows, decoded by mysql-replication."""
 
     def __init__(self, *, mariadb: bool, checksum: bool) -> None:
-        self._server = _Server("mariadb" if mariadb else "mysql")
+        self._mariadb = mariadb
         self._checksum = checksum
 
     @classmethod
@@ -304,23 +279,7 @@ class Decoder:
         return rows, present == (1 << count) - 1 and count == len(table.columns)
 
     def _event(self, packet: bytes, tables: dict[int, Any], checksum: bool) -> Any:
-        return BinLogPacketWrapper(  # type: ignore[no-untyped-call]
-            MysqlPacket(packet, "utf8"),
-            tables,
-            self._server,
-            mysql_version=(0, 0, 0),
-            use_checksum=checksum,
-            allowed_events=_DECODED,
-            only_tables=None,
-            ignored_tables=None,
-            only_schemas=None,
-            ignored_schemas=None,
-            freeze_schema=False,
-            ignore_decode_errors=False,
-            verify_checksum=False,
-            optional_meta_data=True,
-            enable_logging=False,
-        ).event
+        return _driver.decode(packet, tables, mariadb=self._mariadb, checksum=checksum)
 
     def _plain(self, packet: bytes) -> bytes:
         """A compressed rows event of MariaDB as the plain one that the library knows."""
@@ -333,6 +292,3 @@ class Decoder:
         return (
             struct.pack("<xIBIIIH", time, kind, server, HEADER_BYTES - 1 + len(body), position, flags) + body
         )
-
-
-_DECODED = frozenset({TableMapEvent, WriteRowsEvent})

@@ -1,4 +1,4 @@
-"""Rows of the usual column types, read from the bytes of a WRITE_ROWS event (private to mysql/).
+"""Rows of the usual column types, read from the bytes of a WRITE_ROWS event (private to source/).
 
 mysql-replication reads every type there is, in 60 us a row; the outbox's own columns are numbers, texts and times, and
 reading these takes a tenth. What has any other column is left to the library.

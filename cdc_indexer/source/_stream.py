@@ -1,4 +1,4 @@
-"""One connection on which the server sends its binary log, event by event, as bytes (private to mysql/).
+"""One connection on which the server sends its binary log, event by event, as bytes (private to source/).
 
 mysql-replication's own reading loop is not used: it reconnects by itself inside a transaction with the tables
 of before (FACTS 1.3), needs a second connection that idles out, and makes Python objects of every event of
@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING
 import pymysql
 from pymysql.constants import COMMAND
 
-from cdc_indexer.model.errors import PositionLost, SourceError, Stopped
-from cdc_indexer.source.connection import connect, hang_up
+from cdc_indexer.model.errors import PositionLost, SourceChanged, SourceError, Stopped
+from cdc_indexer.source import _driver
 from cdc_indexer.source.errors import translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cdc_indexer.model.position import Position
-    from cdc_indexer.model.settings import DatabaseSettings
+    from cdc_indexer.source.session import Session
 
 #: How many heartbeats may be missing before the server is taken for dead.
 MISSED_HEARTBEATS = 3
@@ -45,19 +45,14 @@ class Stream:
     """Raises SourceError and its kinds; never connects again by itself."""
 
     def __init__(
-        self,
-        database: DatabaseSettings,
-        *,
-        server_id: int,
-        heartbeat_seconds: float,
-        unwanted: Callable[[bytes], bool],
+        self, *, server_id: int, heartbeat_seconds: float, unwanted: Callable[[bytes], bool]
     ) -> None:
-        self._database = database
         self._server_id = server_id
         self._heartbeat_seconds = heartbeat_seconds
-        self._timeout_seconds = max(MISSED_HEARTBEATS * heartbeat_seconds, MIN_TIMEOUT_SECONDS)
+        #: How long the server may be silent.
+        self.timeout_seconds = max(MISSED_HEARTBEATS * heartbeat_seconds, MIN_TIMEOUT_SECONDS)
         self._unwanted = unwanted
-        self._connection: pymysql.connections.Connection[pymysql.cursors.Cursor] | None = None
+        self._session: Session | None = None
         self._sock: socket.socket | None = None
         self._data = b""
         self._next = 0
@@ -66,54 +61,45 @@ class Stream:
         #: Whether the server compares the names of tables without regard to case.
         self.names_ignore_case = False
 
-    def open(self, position: Position) -> None:
-        """Asks for everything from ``position`` on; the server refuses it, if so, with the first packet."""
+    def open(self, session: Session, position: Position) -> None:
+        """Asks for everything from ``position`` on; the server refuses it, if so, with the first packet.
+
+        The session is its caller's, who ends it.
+        """
         if position.offset > _MAX_DUMP_OFFSET:
             # The dump command has 32 bits for the offset; a wrong place must never be read from.
             raise PositionLost(
                 f"The position {position} is beyond 4 GiB, where no replica can start to read."
             )
-        connection = connect(
-            self._database,
-            read_timeout_seconds=self._timeout_seconds,
-            select_database=False,
-        )
+        self._prepare(session)
+        sock = _driver.socket_of(session.connection)
+        with self._lock:
+            if self._interrupted:
+                raise Stopped("The program is asked to end.")
+            self._session, self._sock = session, sock
+        flags = 0  # at the end of the log, wait for more
+        command = struct.pack("<IHI", position.offset, flags, self._server_id) + position.file.encode()
         try:
-            self._prepare(connection)
-            with self._lock:
-                if self._interrupted:
-                    raise Stopped("The program is asked to end.")
-                self._connection = connection
-                self._sock = connection._sock  # type: ignore[attr-defined]
-            flags = 0  # at the end of the log, wait for more
-            command = struct.pack("<IHI", position.offset, flags, self._server_id) + position.file.encode()
-            connection._execute_command(COMMAND.COM_BINLOG_DUMP, command)  # type: ignore[attr-defined]
-            self._sock.settimeout(self._timeout_seconds)
+            _driver.send_command(session.connection, COMMAND.COM_BINLOG_DUMP, command)
+            if sock is not None:
+                sock.settimeout(self.timeout_seconds)
         except (pymysql.Error, OSError) as error:
-            connection.close()
             raise self._failed(error) from None
-        except BaseException:
-            connection.close()
-            raise
 
-    def _prepare(self, connection: pymysql.connections.Connection[pymysql.cursors.Cursor]) -> None:
+    def _prepare(self, session: Session) -> None:
+        rows = session.rows("SELECT @@GLOBAL.lower_case_table_names")
+        self.names_ignore_case = bool(rows and int(rows[0][0]))
         nanoseconds = int(self._heartbeat_seconds * 1_000_000_000)
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT @@GLOBAL.lower_case_table_names")
-            row = cursor.fetchone()
-            self.names_ignore_case = bool(row and int(row[0]))
-            # Capability 4 makes MariaDB send its GTID events as they are.
-            cursor.execute(
-                "SET @master_heartbeat_period = %s, @source_heartbeat_period = %s, "
-                "@mariadb_slave_capability = 4",
-                (nanoseconds, nanoseconds),
+        # Capability 4 makes MariaDB send its GTID events as they are.
+        session.rows(
+            "SET @master_heartbeat_period = %s, @source_heartbeat_period = %s, @mariadb_slave_capability = 4",
+            (nanoseconds, nanoseconds),
+        )
+        if session.rows("SHOW GLOBAL VARIABLES LIKE 'binlog_checksum'"):  # 5.5 has none
+            session.rows(
+                "SET @master_binlog_checksum = @@GLOBAL.binlog_checksum, "
+                "@source_binlog_checksum = @@GLOBAL.binlog_checksum"
             )
-            cursor.execute("SHOW GLOBAL VARIABLES LIKE 'binlog_checksum'")
-            if cursor.fetchone():  # 5.5 has none
-                cursor.execute(
-                    "SET @master_binlog_checksum = @@GLOBAL.binlog_checksum, "
-                    "@source_binlog_checksum = @@GLOBAL.binlog_checksum"
-                )
 
     def buffered(self) -> bytes | None:
         """The next packet, if the whole of it is here already: never waits."""
@@ -177,14 +163,16 @@ class Stream:
         return int.from_bytes(self._data[self._next : self._next + 3], "little")
 
     def _receive(self) -> None:
-        sock = self._sock
-        if sock is None or self._interrupted:
+        sock, session = self._sock, self._session
+        if sock is None or session is None or self._interrupted:
             raise Stopped("The program is asked to end.")
+        if session.is_over:
+            raise self._failed(OSError())
         try:
             chunk = sock.recv(_CHUNK_BYTES)
         except TimeoutError:
             raise SourceError(
-                f"The database sent no heartbeat for {self._timeout_seconds:g} s: it's connected to again."
+                f"The database sent no heartbeat for {self.timeout_seconds:g} s: it's connected to again."
             ) from None
         except (OSError, ValueError) as error:
             raise self._failed(error) from None
@@ -197,26 +185,32 @@ class Stream:
         """Raises for a packet that isn't an event."""
         if packet[:1] == b"\xff":
             code = int.from_bytes(packet[1:3], "little")
-            raise translate(
-                pymysql.OperationalError(code, packet[3:].decode("utf-8", "replace")), self._database
-            )
+            text = packet[3:].decode("utf-8", "replace")
+            raise self._failed(pymysql.OperationalError(code, text))
         raise SourceError("The database server ended the stream (it is shutting down): it's tried again.")
 
     def _failed(self, error: BaseException) -> Exception:
         with self._lock:
             if self._interrupted:
                 return Stopped("The program is asked to end.")
-        return translate(error, self._database)
+            session = self._session
+        if session is None:
+            return translate(error)
+        if session.is_over:
+            # Its line was cut because of that.
+            return SourceChanged(
+                "The database is another one than before, or its settings are: it's connected to anew."
+            )
+        return translate(error, session.database)
 
     def interrupt(self) -> None:
         """Makes a blocked :meth:`wait` raise Stopped; from any thread, at any time."""
         with self._lock:
             self._interrupted = True
-            hang_up(self._sock)
+            if self._session is not None:
+                self._session.hang_up()
 
     def close(self) -> None:
+        """Reads no more; the session's owner ends it."""
         with self._lock:
-            connection, self._connection, self._sock = self._connection, None, None
-        if connection is not None:
-            # Not close(), which would first say COM_QUIT to a server that doesn't listen while it sends.
-            connection._force_close()  # type: ignore[attr-defined]
+            self._session = self._sock = None

@@ -1,26 +1,31 @@
-"""The outbox in the binary log: which events are its rows, and what its columns are (private to mysql/).
+"""The outbox in the binary log: which events are its rows, and what its columns are (private to source/).
 
 By default a server logs rows without the names of their columns (FACTS 1.1), so that names are a matter of
-*when*: an event written before an ALTER has the columns of before. Rows whose columns aren't known for
-certain are never guessed; the table itself tells.
+*when*: an event written before an ALTER has the columns of before. No statement is trusted to say so: an ALTER may come
+in any disguise, or not be logged at all, and columns of one type may change places. A server gives a table another
+number whenever it has opened its definition anew, and that is seen here. Rows whose columns aren't known for certain
+are never guessed; the table itself tells.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from cdc_indexer.model.errors import IndexerError, SchemaError
+from cdc_indexer.model.errors import IndexerError, SchemaError, SourceChanged, SourceFull
 from cdc_indexer.model.study import OutboxRow
 from cdc_indexer.source import _images
 from cdc_indexer.source._events import Decoder
 from cdc_indexer.source.catalogue import Column, binlog_end, columns
-from cdc_indexer.source.connection import reading
 
 if TYPE_CHECKING:
-    from cdc_indexer.model.settings import DatabaseSettings
+    from cdc_indexer.source.source import Source
 
 NAME = "study_service"
+
+#: In the log: (number of the file, offset).
+Place: TypeAlias = tuple[int, int]
 
 #: information_schema's types -> the codes that a TABLE_MAP event may give for them.
 _TYPE_CODES = {
@@ -62,17 +67,25 @@ _MISSING = _Map(None, False)
 class OutboxTable:
     """Knows the outbox's rows among all others."""
 
-    def __init__(self, database: DatabaseSettings, known: tuple[Column, ...] | None) -> None:
-        self._database = database
+    def __init__(self, source: Source, known: tuple[Column, ...] | None) -> None:
+        self._source = source
+        #: The source's; what another one's catalogue says is of no use.
+        self.epoch: int | None = None
         self._columns = known
         #: Before this place in the log the columns aren't certain: (number of the file, offset).
-        self._certain_from: tuple[int, int] | None = None
+        self._certain_from: Place | None = None
+        #: What the catalogue said at first, and where the log ended then, if it was not what was given: the table was
+        #: altered since, and perhaps without a word in the log.
+        self._later: tuple[tuple[Column, ...] | None, Place] | None = None
         self._decoder = Decoder(mariadb=False, checksum=True)
         #: A table's number in the log -> the outbox, or None for any other table. Only for one transaction: a
         #: server that restarts gives the numbers anew (FACTS 1.3).
         self.maps: dict[bytes, _Map | None] = {}
         self._last: tuple[bytes, _Map] | None = None
-        name = database.name.encode()
+        #: The outbox's.
+        self._number: bytes | None = None
+        self._name = source.database.name
+        name = self._name.encode()
         self._qualified = bytes([len(name)]) + name + bytes([0, len(NAME)]) + NAME.encode() + b"\0"
         #: Whether the server compares the names of tables without regard to case.
         self.ignore_case = False
@@ -82,23 +95,31 @@ class OutboxTable:
         self.maps.clear()
         self._last = None
 
-    def columns_at(self, place: tuple[int, int]) -> tuple[Column, ...] | None:
+    def columns_at(self, place: Place) -> tuple[Column, ...] | None:
         """The columns at a place in the log, which only moves on; None when they aren't certain."""
+        if self._later is not None and place >= self._later[1]:
+            self._columns, self._later, self._last = self._later[0], None, None
         if self._certain_from is not None and place >= self._certain_from:
             self._certain_from = None
         return None if self._certain_from is not None else self._columns
 
     def load(self) -> None:
-        """Asks the catalogue; its answer holds from where the log ends after it, not for what is older."""
-        before = self._columns
-        with reading(self._database, select_database=False) as connection:
-            try:
-                self._columns = columns(connection, self._database.name, NAME)
-            except SchemaError:
-                self._columns = None  # dropped: when it is made again, its CREATE TABLE comes by
-            if self._columns is None or self._columns != before or self._certain_from is not None:
-                self._certain_from = binlog_end(connection).order
-        self._last = None
+        """Asks the catalogue; its answer holds from where the log ends after it, not for what is older.
+
+        Not even if it is the same as before: the table may have been altered there and back.
+        """
+        self._columns, self._certain_from = self._ask()
+        self._later = self._last = self._number = None
+
+    def _ask(self) -> tuple[tuple[Column, ...] | None, Place]:
+        with self._source.session(database=False) as session:
+            if self.epoch not in (None, session.epoch):
+                raise SourceChanged("Another database server answers now: it's connected to anew.")
+            self.epoch = session.epoch
+            found: tuple[Column, ...] | None = None
+            with suppress(SchemaError):  # dropped: when it is made again, its CREATE TABLE comes by
+                found = columns(session, self._name, NAME)
+            return found, binlog_end(session).order
 
     def announce(self, packet: bytes) -> None:
         """Takes note of a TABLE_MAP event."""
@@ -112,8 +133,30 @@ class OutboxTable:
         body = packet[20 : self._decoder.end(packet)]
         # A transaction usually announces the very same: its bytes aren't decoded twice.
         if self._last is None or self._last[0] != body:
+            try:
+                self._note_number(body[:6])
+            except UndecodableError:
+                self.maps[packet[20:26]] = _Map(None, False)
+                return
             self._last = (body, self._map(packet))
         self.maps[packet[20:26]] = self._last[1]
+
+    def _note_number(self, number: bytes) -> None:
+        """The table's number changes whenever the server has opened its definition anew."""
+        before, self._number = self._number, number
+        if before is not None and before != number:
+            self.load()
+            self._number = number
+        elif before is None and self._certain_from is None:
+            try:
+                now, end = self._ask()
+            except SourceFull:
+                self._number = None  # asked again with the next
+                raise UndecodableError("the columns that the outbox has can't be asked for") from None
+            if self._columns is None:
+                self._columns, self._certain_from = now, end
+            else:
+                self._later = (now, end) if now != self._columns else None
 
     def _map(self, packet: bytes) -> _Map:
         try:
@@ -123,6 +166,8 @@ class OutboxTable:
         if not named:
             if self._columns is None or not _fits(table, self._columns):
                 return _Map(None, False)
+            if self._later is not None and self._later[0] is not None and _fits(table, self._later[0]):
+                return _Map(None, False)  # it may be either
             for described, column in zip(table.columns, self._columns, strict=True):
                 described.name = column.name
                 # Without metadata the library takes every number for signed.
@@ -133,7 +178,7 @@ class OutboxTable:
         """Whether a rows event may be the outbox's."""
         return self.maps.get(packet[20:26], _MISSING) is not None
 
-    def rows(self, packet: bytes, place: tuple[int, int]) -> list[OutboxRow]:
+    def rows(self, packet: bytes, place: Place) -> list[OutboxRow]:
         """The rows of a WRITE_ROWS event that :meth:`concerns` us, in a transaction that begins at ``place``.
 
         Raises UndecodableError.

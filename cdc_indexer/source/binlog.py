@@ -9,73 +9,27 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
-from cdc_indexer.model.errors import PositionLost, SourceError
+from cdc_indexer.model.errors import PositionLost, SourceChanged, SourceError
 from cdc_indexer.model.position import Position
-from cdc_indexer.model.study import OutboxRow
 from cdc_indexer.source import _events as events
 from cdc_indexer.source import _table
 from cdc_indexer.source._events import Decoder, Statement
-from cdc_indexer.source._gtids import GtidSet
 from cdc_indexer.source._stream import Stream
 from cdc_indexer.source._table import OutboxTable, UndecodableError
+from cdc_indexer.source._told import Event, Heartbeat, Rows, TableChanged, TableRead, TransactionEnd
 from cdc_indexer.source.catalogue import holds
-from cdc_indexer.source.connection import reading
 
 if TYPE_CHECKING:
-    from cdc_indexer.model.settings import DatabaseSettings, StreamSettings
+    from cdc_indexer.model.settings import StreamSettings
     from cdc_indexer.source.catalogue import Column
+    from cdc_indexer.source.source import Source
 
 __all__ = ["BinlogReader", "Event", "Heartbeat", "Rows", "TableChanged", "TableRead", "TransactionEnd"]
 
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows inserted into the outbox: those of one event of the log, in its order."""
-
-    rows: list[OutboxRow]
-
-
-@dataclass(frozen=True, slots=True)
-class TransactionEnd:
-    """Reading may begin again at ``position``: everything before it was given.
-
-    ``at`` is the server's time of the commit, in seconds since 1970. ``columns`` are the outbox's at this
-    position, to be kept with it and given to the next reader; None when they aren't known for certain.
-    Transactions that don't concern the outbox may share one.
-    """
-
-    position: Position
-    at: int
-    columns: tuple[Column, ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """The server is alive and has nothing to send: the stream is caught up. ``at`` is our time."""
-
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
-class TableRead:
-    """Rows may have been inserted that the log doesn't show: read the table now.
-
-    The server may send a transaction a moment before its rows can be seen in the table.
-    """
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class TableChanged:
-    """The outbox was altered, replaced, truncated or dropped; the reader has read its columns again."""
-
-
-Event: TypeAlias = Rows | TransactionEnd | Heartbeat | TableRead | TableChanged
 
 #: A transaction's rows are held back until its end shows that it wasn't rolled back: up to this many.
 _HELD_ROWS = 1000
@@ -84,7 +38,8 @@ _HELD_ROWS = 1000
 _PREPARED = 1000
 
 _FIRST_OFFSET = 4
-_MARIADB_GTID = struct.Struct("<QIB").unpack_from
+#: After the number and the domain.
+_MARIADB_GTID_FLAGS = struct.Struct("<12xB").unpack_from
 
 
 @dataclass(slots=True)
@@ -113,34 +68,39 @@ class _Transaction:
 
 
 class BinlogReader:
-    """One connection to the binary log, from ``position`` on; iterate over it once.
+    """The binary log from ``position`` on, by a session of the source; iterate over it once.
 
     ``columns`` must be those of the outbox at ``position`` (a TransactionEnd carries them). Without them the
-    reader asks the catalogue, and says TableRead for rows that may be older than its answer.
+    reader asks the catalogue, and says TableRead for rows that may be older than its answer. ``epoch`` is the source's
+    in which the position was found good.
 
-    Iterating raises PositionLost, NoBinlog, ServerIdClash or SourceError; the reader is of no use then. After
-    :meth:`interrupt` it raises Stopped.
+    Iterating raises PositionLost, NoBinlog, ServerIdClash or SourceError; SourceChanged when the source enters another
+    epoch. The reader is of no use then. After :meth:`interrupt` it raises Stopped.
     """
 
     def __init__(
         self,
-        database: DatabaseSettings,
+        source: Source,
         stream: StreamSettings,
         server_id: int,
         position: Position,
         columns: tuple[Column, ...] | None,
+        epoch: int | None = None,
     ) -> None:
-        self._database = database
+        self._source = source
+        self._wanted_epoch = epoch
+        #: The source's in which everything is read; 0 before that has begun.
+        self.epoch = 0
         self._stream = Stream(
-            database,
             server_id=server_id,
             heartbeat_seconds=stream.heartbeat_seconds,
             unwanted=self._unwanted,
         )
-        self._table = OutboxTable(database, columns)
+        self._table = OutboxTable(source, columns)
         self._ask_columns = columns is None
-        self._schema = database.name.encode()
+        self._schema = source.database.name.encode()
         self._decoder = Decoder(mariadb=False, checksum=True)
+        self._iteration: Generator[Event, None, None] | None = None
 
         # Where we are: the end of the last whole transaction, and the bytes of the log that came since.
         self._file = position.file
@@ -151,8 +111,8 @@ class BinlogReader:
         #: The server's time of that end, while it wasn't told yet.
         self._unsaid: int | None = None
 
-        self._gtids = None if position.gtid_set is None else GtidSet(position.gtid_set)
-        self._gtid: tuple[Any, ...] | None = None
+        #: Whether the event that opens a transaction has come, and its end hasn't.
+        self._begun = False
         self._transaction = _Transaction()
         self._prepared: dict[str, bool] = {}
         self._check_seconds = stream.audit_seconds
@@ -160,16 +120,8 @@ class BinlogReader:
 
     @property
     def position(self) -> Position:
-        """The end of the last whole transaction that was read.
-
-        Its GTID set is exactly what lies before it. That is cheap: one number of the set changes at a time.
-        """
-        return Position(
-            file=self._file,
-            offset=self._offset,
-            file_created=self._created,
-            gtid_set=None if self._gtids is None else str(self._gtids),
-        )
+        """The end of the last whole transaction that was read."""
+        return Position(file=self._file, offset=self._offset, file_created=self._created)
 
     @property
     def columns(self) -> tuple[Column, ...] | None:
@@ -181,18 +133,29 @@ class BinlogReader:
         self._stream.interrupt()
 
     def close(self) -> None:
-        """Ends the connection; may be called again."""
-        self._stream.close()
+        """Gives the session back; may be called again, by the thread that iterates."""
+        iteration, self._iteration = self._iteration, None
+        if iteration is not None:
+            iteration.close()
 
     def __iter__(self) -> Iterator[Event]:
-        try:
-            if self._ask_columns:
-                self._table.load()
-            self._stream.open(self.position)
-            self._table.ignore_case = self._stream.names_ignore_case
-            yield from self._read()
-        finally:
-            self.close()
+        self._iteration = self._events()
+        return self._iteration
+
+    def _events(self) -> Generator[Event, None, None]:
+        if self._ask_columns:
+            self._table.load()
+        with self._source.session_apart(read_timeout_seconds=self._stream.timeout_seconds) as session:
+            wanted = self._table.epoch if self._wanted_epoch is None else self._wanted_epoch
+            if wanted not in (None, session.epoch):
+                raise SourceChanged("Another database server answers now: it's connected to anew.")
+            self.epoch = self._table.epoch = session.epoch
+            try:
+                self._stream.open(session, self.position)
+                self._table.ignore_case = self._stream.names_ignore_case
+                yield from self._read()
+            finally:
+                self._stream.close()
 
     def _read(self) -> Iterator[Event]:
         """The loop that every event of every table passes: what isn't ours costs a header and a look-up."""
@@ -204,7 +167,7 @@ class BinlogReader:
                 # Nothing more is here: before waiting, say how far we are.
                 yield from self._say_end()
                 packet = wait()
-            at, kind, server, size, log_pos, flags = header(packet)
+            at, kind, _, size, log_pos, flags = header(packet)
             if kind in events.BETWEEN:
                 yield from self._between(packet, at, kind, size, log_pos)
                 continue
@@ -218,8 +181,8 @@ class BinlogReader:
             elif kind == events.XID:
                 yield from self._finish(at, log_pos)
             elif kind == events.MARIADB_GTID:
-                number, domain, group = _MARIADB_GTID(packet, events.HEADER_BYTES)
-                self._gtid = (domain, server, number)
+                (group,) = _MARIADB_GTID_FLAGS(packet, events.HEADER_BYTES)
+                self._begun = True
                 self._transaction = _Transaction(
                     is_open=not group & events.MARIADB_STANDALONE,
                     is_xa=bool(group & events.MARIADB_PREPARED_XA),
@@ -227,10 +190,10 @@ class BinlogReader:
             elif kind in events.OTHER_ROWS:
                 pass
             elif kind in (events.GTID, events.GTID_TAGGED):
-                self._gtid = events.gtid_of(packet)
+                self._begun = True
                 self._transaction = _Transaction()
             elif kind in (events.QUERY, events.MARIADB_QUERY_COMPRESSED):
-                yield from self._query(events.query_of(packet, self._decoder.end(packet)), at, log_pos)
+                yield from self._query(packet, at, log_pos)
             else:
                 yield from self._rare(packet, at, kind, log_pos, flags)
 
@@ -257,9 +220,9 @@ class BinlogReader:
             return
         self._check_at = time.monotonic() + self._check_seconds
         try:
-            with reading(self._database, select_database=False) as connection:
-                holds(connection, self.position)
-        except PositionLost:
+            with self._source.session(database=False) as session:
+                holds(session, self.position)
+        except (PositionLost, SourceChanged):
             raise
         except SourceError:
             pass  # the stream itself is well
@@ -293,15 +256,16 @@ class BinlogReader:
         if self._transaction.concerns_us:
             yield TableRead("the server died while it wrote a transaction into its binary log")
         self._transaction = _Transaction()
-        self._gtid = None
+        self._begun = False
         self._unsaid = at if self._offset == _FIRST_OFFSET else int(time.time())
         yield from self._say_end()
 
     # What frames a transaction
 
-    def _query(self, query: bytes, at: int, log_pos: int) -> Iterator[Event]:
+    def _query(self, packet: bytes, at: int, log_pos: int) -> Iterator[Event]:
         transaction = self._transaction
-        kind = events.classify(query, self._schema, _table.NAME.encode())
+        query, whole = events.query_of(packet, self._decoder.end(packet))
+        kind = events.classify(query)
         if kind in (Statement.BEGIN, Statement.XA_START):
             self._transaction = _Transaction(is_open=True, is_xa=kind is Statement.XA_START)
         elif kind is Statement.COMMIT:
@@ -323,7 +287,7 @@ class BinlogReader:
                 transaction.doubt = "something was written in statement format"
             elif kind is Statement.ROLLBACK_TO:
                 transaction.undo("a transaction was partly rolled back")
-            elif kind is Statement.OUTBOX_CHANGED:
+            if events.may_alter(query, whole, self._schema, _table.NAME.encode()):
                 transaction.table_changed = True
                 self._table.load()
             if not transaction.is_open:
@@ -347,7 +311,7 @@ class BinlogReader:
         elif kind == events.EXECUTE_LOAD_QUERY:
             transaction.doubt = "something was written in statement format"
         elif kind in events.NOTES:
-            if log_pos and not transaction.is_open and self._gtid is None:
+            if log_pos and not transaction.is_open and not self._begun:
                 yield from self._finish(at, log_pos)
         elif kind == events.INCIDENT:
             yield TableRead("the server says that its binary log has a gap")
@@ -362,7 +326,7 @@ class BinlogReader:
         except UndecodableError as error:
             transaction.doubt = str(error)
             return
-        transaction.held.append(Rows(rows))
+        transaction.held.append(Rows(rows, self.epoch))
         transaction.held_count += len(rows)
         if transaction.held_count > _HELD_ROWS:
             if transaction.is_xa:
@@ -379,10 +343,7 @@ class BinlogReader:
         self._offset = events.full_offset(log_pos, counted) if log_pos else counted
         self._since = 0
         self._table.maps.clear()
-        if self._gtid is not None:
-            if self._gtids is not None:
-                self._gtids.add(*self._gtid)
-            self._gtid = None
+        self._begun = False
         self._unsaid = at
         transaction = self._transaction
         if transaction.concerns_us:
@@ -401,7 +362,7 @@ class BinlogReader:
         # No replica can begin to read beyond 4 GiB. A file gets there only by one huge transaction, and ends
         # with it: the next file's beginning is the next place.
         if at is not None and self._offset <= events.LOW_32:
-            yield TransactionEnd(self.position, at, self.columns)
+            yield TransactionEnd(self.position, at, self.columns, self.epoch)
 
     def _unwanted(self, head: bytes) -> bool:
         """Whether the beginning of a large packet is all that is needed of it."""
@@ -409,7 +370,7 @@ class BinlogReader:
         if kind in events.WRITE_ROWS:
             return not self._table.concerns(head)
         return (
-            kind in (events.QUERY, events.TRANSACTION_PAYLOAD)
+            kind in (events.QUERY, events.MARIADB_QUERY_COMPRESSED, events.TRANSACTION_PAYLOAD)
             or kind in events.OTHER_ROWS
             or kind in events.NEUTRAL
         )

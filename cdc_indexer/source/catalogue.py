@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cdc_indexer.model.errors import NoBinlog, PositionLost, SchemaError
 from cdc_indexer.model.position import Identity, Position
-from cdc_indexer.source.connection import is_mariadb, server_version
 
 if TYPE_CHECKING:
-    from cdc_indexer.source.connection import Connection
+    from cdc_indexer.source._driver import Connection
+    from cdc_indexer.source.session import Session
 
 __all__ = [
     "Column",
@@ -21,7 +21,7 @@ __all__ = [
     "columns",
     "fresh_position",
     "holds",
-    "identity",
+    "identity_of",
 ]
 
 
@@ -34,13 +34,12 @@ class Column:
     data_type: str
 
 
-def columns(connection: Connection, database: str, table: str) -> tuple[Column, ...]:
+def columns(session: Session, database: str, table: str) -> tuple[Column, ...]:
     """The columns in the order of the table, which is the order of the values in the binary log.
 
     Raises SchemaError when the table isn't there (or the account has no right on it).
     """
-    rows = _rows(
-        connection,
+    rows = session.rows(
         "SELECT COLUMN_NAME, COLUMN_TYPE, DATA_TYPE FROM information_schema.COLUMNS "
         "WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s ORDER BY ORDINAL_POSITION",
         (database, table),
@@ -56,76 +55,63 @@ def columns(connection: Connection, database: str, table: str) -> tuple[Column, 
     )
 
 
-def identity(connection: Connection, database: str) -> Identity:
-    """Which server this is, as far as it can tell."""
-    found = {
-        _text(name).lower(): _text(value)
-        for name, value in _rows(
-            connection,
+def identity_of(connection: Connection, database: str) -> Identity:
+    """Which server this is, as far as it can tell; asked as soon as a session is opened."""
+    with connection.cursor() as cursor:
+        cursor.execute(
             "SHOW GLOBAL VARIABLES "
-            "WHERE Variable_name IN ('server_uuid', 'server_uid', 'server_id', 'hostname')",
+            "WHERE Variable_name IN ('server_uuid', 'server_uid', 'server_id', 'hostname')"
         )
-    }
+        found = {_text(name).lower(): _text(value) for name, value in cursor.fetchall()}
     server = found.get("server_uuid") or found.get("server_uid")
     if not server:
         server = f"{found.get('server_id', '')}@{found.get('hostname', '')}"
     return Identity(server=server, database=database)
 
 
-def binlog_end(connection: Connection) -> Position:
+def binlog_end(session: Session) -> Position:
     """The end of the binary log now: everything committed later lies behind it.
 
     ``file_created`` is left open; the reader learns it from the file itself.
 
     Raises NoBinlog when the server writes none; the right that is missing comes as error 1227.
     """
-    gtid_set: str | None = None
-    mariadb = is_mariadb(connection)
-    if mariadb:
-        # Asked before the offset, so that it can only lag behind it: whoever resumed there would read a
-        # transaction again, and never miss one. (BINLOG_GTID_POS is exact, but reads the whole file for it.)
-        gtid_set = _text(_rows(connection, "SELECT @@GLOBAL.gtid_binlog_pos")[0][0])
-    rows = _rows(connection, _status_statement(connection, mariadb))
+    rows = session.rows(_status_statement(session))
     if not rows:
         raise NoBinlog("The server writes no binary log: put log_bin into its my.cnf and restart it.")
-    row = rows[0]
-    if not mariadb and len(row) > 4:
-        gtid_set = _text(row[4]).replace("\n", "")
-    return Position(file=_text(row[0]), offset=int(row[1]), gtid_set=gtid_set or None)
+    return Position(file=_text(rows[0][0]), offset=int(rows[0][1]))
 
 
-def fresh_position(
-    connection: Connection, database: str, table: str
-) -> tuple[Position, tuple[Column, ...] | None]:
+def fresh_position(session: Session) -> tuple[Position, tuple[Column, ...] | None]:
     """The end of the binary log now, and the table's columns there; None for them when they aren't certain.
 
     With them, what is committed after it can be read from the log alone, whatever happens to the table.
 
     Raises as ``binlog_end``.
     """
-    before = _columns_if_there(connection, database, table)
-    position = binlog_end(connection)
+    before = _columns_if_there(session)
+    position = binlog_end(session)
     # An ALTER between the two readings may lie on either side of the position.
-    after = _columns_if_there(connection, database, table)
+    after = _columns_if_there(session)
     return position, before if before == after else None
 
 
-def _columns_if_there(connection: Connection, database: str, table: str) -> tuple[Column, ...] | None:
+def _columns_if_there(session: Session) -> tuple[Column, ...] | None:
     try:
-        return columns(connection, database, table)
+        return columns(session, session.identity.database, session.identity.table)
     except SchemaError:
         return None
 
 
-def binlog_filters(connection: Connection) -> tuple[str, str]:
+def binlog_filters(session: Session) -> tuple[str, str]:
     """The databases that alone are logged, and those that aren't, as the server lists them; the right may be missing."""
-    rows = _rows(connection, _status_statement(connection, is_mariadb(connection)))
+    rows = session.rows(_status_statement(session))
     return (_text(rows[0][2]), _text(rows[0][3])) if rows else ("", "")
 
 
-def holds(connection: Connection, position: Position) -> None:
+def holds(session: Session, position: Position) -> None:
     """Raises PositionLost unless the server still has the file and it reaches to the position."""
-    for name, size in binlogs(connection):
+    for name, size in binlogs(session):
         if name == position.file:
             if size >= position.offset:
                 return
@@ -139,10 +125,10 @@ def holds(connection: Connection, position: Position) -> None:
     )
 
 
-def bytes_behind(connection: Connection, position: Position) -> int | None:
+def bytes_behind(session: Session, position: Position) -> int | None:
     """How much binary log lies between the position and the end; None where the server lacks the file."""
     behind: int | None = None
-    for name, size in binlogs(connection):
+    for name, size in binlogs(session):
         if name == position.file:
             behind = max(0, size - position.offset)
         elif behind is not None:
@@ -150,24 +136,15 @@ def bytes_behind(connection: Connection, position: Position) -> int | None:
     return behind
 
 
-def binlogs(connection: Connection) -> list[tuple[str, int]]:
+def binlogs(session: Session) -> list[tuple[str, int]]:
     """Every binary log that the server has, oldest first, with its size in bytes."""
-    return [(_text(row[0]), int(row[1])) for row in _rows(connection, "SHOW BINARY LOGS")]
+    return [(_text(row[0]), int(row[1])) for row in session.rows("SHOW BINARY LOGS")]
 
 
-def _status_statement(connection: Connection, mariadb: bool) -> str:
+def _status_statement(session: Session) -> str:
     # MySQL 8.2 brought the new name, 8.4 took the old one away; MariaDB has the old one only.
-    return (
-        "SHOW BINARY LOG STATUS"
-        if not mariadb and server_version(connection) >= (8, 2)
-        else "SHOW MASTER STATUS"
-    )
-
-
-def _rows(connection: Connection, sql: str, args: tuple[object, ...] | None = None) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(sql, args)
-        return list(cursor.fetchall())
+    new = not session.is_mariadb and session.version >= (8, 2)
+    return "SHOW BINARY LOG STATUS" if new else "SHOW MASTER STATUS"
 
 
 def _text(value: object) -> str:

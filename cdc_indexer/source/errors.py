@@ -17,6 +17,8 @@ from cdc_indexer.model.errors import (
     SchemaError,
     ServerIdClash,
     SourceError,
+    SourceFull,
+    SourceRefused,
 )
 
 if TYPE_CHECKING:
@@ -32,32 +34,56 @@ _GRANT_SELECT = (
 )
 _REFUSED = (
     "The database at {where} refuses user '{user}': correct database.user and database.password, "
-    "or the host that the account may come from."
+    "or the host that the account may come from{plain}."
 )
-_NO_ROOM = "The server at {where} has no connection left for user '{user}': raise its max_connections."
+#: A server says no more than that to an account that has to come encrypted.
+_PLAIN = ', or add "tls": {} to database if the account is made with REQUIRE SSL'
+_NO_ROOM = "The server at {where} has no connection left for anybody: raise its max_connections."
+_LIMITED = (
+    "The account '{user}' may have no further session at {where} (MAX_USER_CONNECTIONS): 4 are enough for this program, "
+    "it lives with 2: ALTER USER '{user}'@'...' WITH MAX_USER_CONNECTIONS 4."
+)
+_HOURLY = (
+    "The account '{user}' has used up what it may do in an hour at {where} ({resource}): "
+    "ALTER USER '{user}'@'...' WITH {option} 0."
+)
+#: What error 1226 names -> the option of ALTER USER.
+_RESOURCES = {
+    "max_questions": "MAX_QUERIES_PER_HOUR",
+    "max_queries_per_hour": "MAX_QUERIES_PER_HOUR",
+    "max_updates": "MAX_UPDATES_PER_HOUR",
+    "max_updates_per_hour": "MAX_UPDATES_PER_HOUR",
+    "max_connections_per_hour": "MAX_CONNECTIONS_PER_HOUR",
+}
 _LOCKED = "The account '{user}' is locked: ALTER USER '{user}'@'...' ACCOUNT UNLOCK."
 _EXPIRED = "The password of '{user}' has expired: ALTER USER '{user}'@'...' PASSWORD EXPIRE NEVER."
 _LOGIN_METHOD = (
     "The account '{user}' logs in by a method that isn't supported: "
-    "use mysql_native_password, caching_sha2_password or ed25519."
+    "use mysql_native_password or caching_sha2_password."
 )
+_ED25519 = (
+    "The account '{user}' logs in by ed25519, for which a package is missing: pip install 'PyMySQL[ed25519]', "
+    "or give the account mysql_native_password."
+)
+_NO_LOG = "The server writes no binary log: put log_bin into its my.cnf and restart it."
 _ENDED = "The server at {where} ended the connection (shut down, restarted, or KILL): it's tried again."
 _WAITED = "Something holds a lock on the outbox or the view (ALTER, LOCK TABLES): it's tried again."
 _TOO_SLOW = f"A query took more than {STATEMENT_SECONDS} s and was given up: it's tried again."
 
 #: The server's and the client library's error numbers -> what they are to us, and the sentence for people.
 _MEANING: dict[int, tuple[type[IndexerError], str]] = {
-    1045: (SourceError, _REFUSED),
-    1698: (SourceError, _REFUSED),  # MariaDB, for accounts of unix_socket
-    1044: (SourceError, "User '{user}' may not use the database '{name}': " + _GRANT_SELECT),
-    1142: (SourceError, "User '{user}' may not read the outbox or the view: " + _GRANT_SELECT),
-    1143: (SourceError, "User '{user}' may not read a column of the outbox or the view: " + _GRANT_SELECT),
+    1045: (SourceRefused, _REFUSED),
+    1698: (SourceRefused, _REFUSED),  # MariaDB, for accounts of unix_socket
+    1044: (SourceRefused, "User '{user}' may not use the database '{name}': " + _GRANT_SELECT),
+    1142: (SourceRefused, "User '{user}' may not read the outbox or the view: " + _GRANT_SELECT),
+    1143: (SourceRefused, "User '{user}' may not read a column of the outbox or the view: " + _GRANT_SELECT),
     1227: (
         NoBinlog,
         "User '{user}' may not read the binary log: "
         "GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO '{user}'@'...'.",
     ),
-    1049: (SourceError, "The server at {where} has no database '{name}': correct database.name."),
+    1381: (NoBinlog, _NO_LOG),  # SHOW BINARY LOGS
+    1049: (SourceRefused, "The server at {where} has no database '{name}': correct database.name."),
     1146: (SchemaError, f"The outbox or the view is missing in '{{name}}': run {_SCRIPT}."),
     1054: (SchemaError, f"The outbox or the view in '{{name}}' has other columns: run {_SCRIPT} again."),
     1176: (SchemaError, "The outbox in '{name}' lacks an index: `check` names it."),
@@ -65,25 +91,25 @@ _MEANING: dict[int, tuple[type[IndexerError], str]] = {
         SchemaError,
         f"The view indexer_study in '{{name}}' is broken (a column or its definer is gone): run {_SCRIPT}.",
     ),
-    1040: (SourceError, _NO_ROOM),
-    1203: (SourceError, _NO_ROOM),
-    1226: (SourceError, _NO_ROOM),
+    1040: (SourceFull, _NO_ROOM),
+    1203: (SourceFull, _LIMITED),
+    1226: (SourceFull, _LIMITED),
     1129: (
-        SourceError,
+        SourceRefused,
         "The server at {where} has blocked this machine after many errors: FLUSH HOSTS there.",
     ),
     1130: (
-        SourceError,
+        SourceRefused,
         "The server at {where} lets nobody in from this machine: CREATE USER for its address.",
     ),
-    1251: (SourceError, _LOGIN_METHOD),
-    1524: (SourceError, _LOGIN_METHOD),
-    2059: (SourceError, _LOGIN_METHOD),
-    1820: (SourceError, _EXPIRED),
-    1862: (SourceError, _EXPIRED),
-    3118: (SourceError, _LOCKED),
-    4151: (SourceError, _LOCKED),  # MariaDB
-    3159: (SourceError, 'The server accepts encrypted connections only: add "tls": {{}} to database.'),
+    1251: (SourceRefused, _LOGIN_METHOD),
+    1524: (SourceRefused, _LOGIN_METHOD),
+    2059: (SourceRefused, _LOGIN_METHOD),
+    1820: (SourceRefused, _EXPIRED),
+    1862: (SourceRefused, _EXPIRED),
+    3118: (SourceRefused, _LOCKED),
+    4151: (SourceRefused, _LOCKED),  # MariaDB
+    3159: (SourceRefused, 'The server accepts encrypted connections only: add "tls": {{}} to database.'),
     1205: (SourceError, _WAITED),
     1213: (SourceError, _WAITED),
     3024: (SourceError, _TOO_SLOW),
@@ -102,33 +128,60 @@ _MEANING: dict[int, tuple[type[IndexerError], str]] = {
 }
 
 
+#: The session is over, whatever was asked.
+_LOST = frozenset({0, 1053, 1927, 2006, 2013, 2055, 4031})
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the session ended under the question: it can't be used again, and the question wasn't at fault."""
+    return isinstance(error, OSError) or (isinstance(error, pymysql.Error) and _code_of(error) in _LOST)
+
+
+def _code_of(error: pymysql.Error) -> int:
+    return error.args[0] if error.args and isinstance(error.args[0], int) else 0
+
+
 def translate(error: BaseException, database: DatabaseSettings | None = None) -> IndexerError:
     """What an error of the driver or the server means for this program, as one sentence with the remedy."""
     if isinstance(error, IndexerError):
         return error
-    where, user, name = "its address", "the indexer's account", "the PACS's database"
+    where, user, name, plain = "its address", "the indexer's account", "the PACS's database", ""
     if database is not None:
-        where = str(database.unix_socket or f"{database.host}:{database.port}")
+        where = address_of(database)
         user, name = database.user, database.name
-    if isinstance(error, RuntimeError):  # PyMySQL without the package cryptography
-        return SourceError(f"PyMySQL can't log in to the database at {where}: {error}.")
+        plain = _PLAIN if database.tls is None and not database.unix_socket else ""
+    if isinstance(error, RuntimeError):  # PyMySQL without the package that a method of logging in needs
+        if "nacl" in str(error):
+            return SourceRefused(_ED25519.format(user=user))
+        return SourceRefused(f"PyMySQL can't log in to the database at {where}: {error}.")
+    if isinstance(error, UnicodeError):
+        return SourceRefused(f"The database can't be at {where}: correct database.host.")
     if not isinstance(error, pymysql.Error):
         return SourceError(f"The database at {where} can't be reached ({reason(error)}): is it running?")
-    code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+    code = _code_of(error)
     text = str(error.args[1]) if len(error.args) > 1 else ""
     if code == 1236:
         return _binlog_refused(text)
+    if code == 1226 and (resource := next((one for one in _RESOURCES if f"'{one}'" in text), None)):
+        option = _RESOURCES[resource]
+        return SourceRefused(_HOURLY.format(user=user, where=where, resource=resource, option=option))
     if code == 2013 and "timed out" in text:
         return SourceError(f"The database at {where} doesn't answer any more (timed out): it's tried again.")
     if code in (2002, 2003, 2005, 2026):
         return _unreachable(error, where)
     if code in _MEANING:
         kind, sentence = _MEANING[code]
-        return kind(sentence.format(where=where, user=user, name=name))
+        return kind(sentence.format(where=where, user=user, name=name, plain=plain))
     if code == 0:
         return SourceError(f"The connection to the database at {where} is closed: it's tried again.")
     # Without the server's text: it may quote the value that it stumbled over.
     return SourceError(f"The database at {where} answered with error {code}: see its manual.")
+
+
+def address_of(database: DatabaseSettings) -> str:
+    """Where the database is, as people write it."""
+    host = f"[{database.host}]" if ":" in database.host else database.host
+    return database.unix_socket or f"{host}:{database.port}"
 
 
 def _binlog_refused(text: str) -> IndexerError:
@@ -137,7 +190,7 @@ def _binlog_refused(text: str) -> IndexerError:
     if "same server_uuid" in low or "same server_id" in low:
         return ServerIdClash(_MEANING[4052][1])
     if "binary log is not open" in low:
-        return NoBinlog("The server writes no binary log: put log_bin into its my.cnf and restart it.")
+        return NoBinlog(_NO_LOG)
     if "server_id was not set" in low or "server id was not set" in low:
         return NoBinlog(
             "The server has server_id 0 and serves no binary log: set server_id = 1 in its my.cnf."
@@ -151,17 +204,26 @@ def _binlog_refused(text: str) -> IndexerError:
 def _unreachable(error: pymysql.Error, where: str) -> SourceError:
     cause = getattr(error, "original_exception", None)
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return SourceError(
-            f"The certificate of the database at {where} can't be verified ({cause.verify_message}): "
-            "set database.tls.ca to the CA that signed it."
+        remedy = "set database.tls.ca to the CA that signed it"
+        if cause.verify_code in _OTHER_NAME:
+            remedy = (
+                'connect to it by a name that is in it, or set database.tls.verify to "ca", which asks for the right CA '
+                "and not for the name (the certificates that MySQL makes for itself name no host)"
+            )
+        return SourceRefused(
+            f"The certificate of the database at {where} can't be verified ({cause.verify_message}): {remedy}."
         )
     if isinstance(cause, ssl.SSLError):
-        return SourceError(
+        return SourceRefused(
             f"TLS with the database server at {where} failed ({cause.reason or 'no reason given'})."
         )
     if cause is None:
-        return SourceError(f"The database server at {where} offers no TLS, or the connection to it failed.")
+        return SourceRefused(f"The database server at {where} offers no TLS, or the connection to it failed.")
     return SourceError(f"The database at {where} can't be reached ({reason(cause)}): is it running?")
+
+
+#: X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+_OTHER_NAME = frozenset({62, 64})
 
 
 def reason(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """Reads the outbox (table ``study_service``) and the view ``indexer_study``: by key and by time, never the whole.
 
-Every query is on its own, takes no lock, and is bounded by a page. One object belongs to one thread.
+Every query is on its own, takes no lock, and is bounded by a page.
 """
 
 from __future__ import annotations
@@ -8,21 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
-import pymysql
-from pymysql.cursors import Cursor, DictCursor
-
+from cdc_indexer.model.errors import SourceChanged
 from cdc_indexer.model.study import OutboxRow
-from cdc_indexer.source.connection import connect
-from cdc_indexer.source.errors import translate
 
 if TYPE_CHECKING:
-    from cdc_indexer.model.settings import DatabaseSettings
+    from cdc_indexer.source.session import Session
+    from cdc_indexer.source.source import Source
 
 TABLE = "study_service"
 VIEW = "indexer_study"
+
+#: A transaction that is open for longer is said: it may be a prepared one (XA) that nobody will ever end.
+LONG_OPEN = timedelta(minutes=15)
 
 #: So many ids are asked for in one statement.
 _IDS = 1000
@@ -35,40 +35,57 @@ Mark = tuple[datetime, int]
 class StudyPage:
     """A page of the view for `initial`, and the outbox rows that the same snapshot held of its studies.
 
-    ``rows`` by study_pk: (id, recorded_at) of the 'stored' and 'changed' ones.
+    ``rows`` by study_pk: (id, recorded_at) of the 'stored' and 'changed' ones. ``epoch`` is the source's then.
     """
 
     studies: list[Mapping[str, object]]
     rows: Mapping[int, list[tuple[int, datetime]]]
+    epoch: int
 
 
 class Outbox:
-    """One session for reading; connects when it is first needed and again after an error.
+    """Thread-safe: each query borrows a session of the source and gives it back.
 
     Every method raises SourceError when the database can't be read, SchemaError when table or view are missing.
     """
 
-    def __init__(self, database: DatabaseSettings) -> None:
-        self._database = database
-        self._connection: Any = None
+    def __init__(self, source: Source, epoch: int | None = None) -> None:
+        self._source = source
+        self._epoch = epoch
 
-    def close(self) -> None:
-        """Lets go of the connection; the next use opens another."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                connection.close()
-            except (pymysql.Error, OSError):
-                connection._force_close()
+    def at(self, epoch: int) -> Outbox:
+        """The same, for this epoch of the source alone: what it gives was read in it, else it raises SourceChanged."""
+        return Outbox(self._source, epoch)
+
+    def in_one_epoch(self) -> Outbox:
+        """The same, for the epoch that is now: several reads that belong together, or none."""
+        return self.at(self._source.epoch)
+
+    @contextmanager
+    def _session(self) -> Iterator[Session]:
+        with self._source.session() as session:
+            if self._epoch is not None and session.epoch != self._epoch:
+                raise SourceChanged(
+                    "The database is another one than before: what was read there settles nothing here."
+                )
+            yield session
 
     # --- the outbox by time ------------------------------------------------------------------------------
 
     def now(self) -> datetime:
         """The server's clock, naive UTC: what recorded_at is measured by."""
-        with self._cursor() as cursor:
-            cursor.execute("SELECT UTC_TIMESTAMP(6)")
-            (moment,) = cursor.fetchone()
+        with self._session() as session:
+            ((moment,),) = session.rows("SELECT UTC_TIMESTAMP(6)")
         return moment  # type: ignore[no-any-return]
+
+    def newest(self, not_after: datetime) -> datetime | None:
+        """When the newest visible row was recorded, of those that weren't recorded later than that; None: there is none."""
+        with self._session() as session:
+            rows = session.rows(
+                f"SELECT MAX(recorded_at) FROM {TABLE} WHERE recorded_at <= %s",  # noqa: S608
+                (not_after,),
+            )
+        return rows[0][0]  # type: ignore[no-any-return]
 
     def ids_after(
         self,
@@ -82,22 +99,28 @@ class Outbox:
         Uncommitted ones, because a row that is recorded but not yet visible has to hold ``until`` back. Only the index
         on recorded_at is read. ``leave_out``: intervals of ids that the server shall skip.
         """
-        condition, arguments = self._window(after, leave_out, not_after)
-        with self._cursor() as cursor:
-            # For the next statement only: needs no right of its own, and takes no lock.
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
-            cursor.execute(
-                f"SELECT recorded_at, id FROM {TABLE} WHERE {condition} ORDER BY recorded_at, id LIMIT %s",  # noqa: S608
-                (*arguments, limit),
-            )
-            return list(cursor.fetchall())
+        found: list[Mark] = []
+        with self._session() as session:
+            for condition, arguments in self._windows(after, leave_out, not_after):
+                if len(found) < limit:
+                    _uncommitted_too(session)
+                    found += session.rows(
+                        f"SELECT recorded_at, id FROM {TABLE} WHERE {condition} ORDER BY recorded_at, id LIMIT %s",  # noqa: S608
+                        (*arguments, limit - len(found)),
+                    )
+        return found
 
     def rows_after(
         self, after: Mark, limit: int, leave_out: Sequence[tuple[int, int]] = ()
     ) -> list[OutboxRow]:
         """Up to ``limit`` committed rows after ``after`` = (recorded_at, id), in that order."""
-        condition, arguments = self._window(after, leave_out, None)
-        return self._rows(f"{condition} ORDER BY recorded_at, id LIMIT %s", (*arguments, limit))
+        found: list[OutboxRow] = []
+        for condition, arguments in self._windows(after, leave_out, None):
+            if len(found) < limit:
+                found += self._rows(
+                    f"{condition} ORDER BY recorded_at, id LIMIT %s", (*arguments, limit - len(found))
+                )
+        return found
 
     def rows(self, ids: Sequence[int]) -> list[OutboxRow]:
         """The committed rows among ``ids``, in the order in which they were recorded."""
@@ -118,49 +141,59 @@ class Outbox:
         unseen: set[int] = set()
         for start in range(0, len(ids), _IDS):
             some = ids[start : start + _IDS]
-            if missing := set(some).difference(self._ids_among(some)):
-                unseen.update(self._ids_among(list(missing), uncommitted=True))
+            # In one session: by two servers behind one address a row could be neither here nor there.
+            with self._session() as session:
+                if missing := set(some).difference(_ids_among(session, some)):
+                    _uncommitted_too(session)
+                    unseen.update(_ids_among(session, list(missing)))
         return unseen
-
-    def _ids_among(self, ids: Sequence[int], *, uncommitted: bool = False) -> list[int]:
-        with self._cursor() as cursor:
-            if uncommitted:
-                cursor.execute("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
-            cursor.execute(f"SELECT id FROM {TABLE} WHERE id IN ({_places(ids)})", tuple(ids))  # noqa: S608
-            return [row_id for (row_id,) in cursor.fetchall()]
 
     def newest_of(self, study_pks: Sequence[int]) -> dict[int, Mark]:
         """The latest recorded_at and the highest id of each of these studies that has several visible rows, by study_pk."""
         if not study_pks:
             return {}
-        with self._cursor() as cursor:
-            cursor.execute(
+        with self._session() as session:
+            rows = session.rows(
                 f"SELECT study_pk, MAX(recorded_at), MAX(id) FROM {TABLE} "  # noqa: S608
                 f"WHERE study_pk IN ({_places(study_pks)}) GROUP BY study_pk HAVING COUNT(*) > 1",
-                tuple(study_pks),
+                study_pks,
             )
-            return {study_pk: (recorded_at, row_id) for study_pk, recorded_at, row_id in cursor.fetchall()}
+        return {study_pk: (recorded_at, row_id) for study_pk, recorded_at, row_id in rows}
 
-    def _window(
+    def newest_rows(self, study_pks: Sequence[int], since: datetime) -> dict[int, datetime]:
+        """The newest recorded_at of each of these studies that has rows recorded after ``since``, by study_pk."""
+        if not study_pks:
+            return {}
+        with self._session() as session:
+            rows = session.rows(
+                f"SELECT study_pk, MAX(recorded_at) FROM {TABLE} "  # noqa: S608
+                f"WHERE recorded_at > %s AND study_pk IN ({_places(study_pks)}) GROUP BY study_pk",
+                (since, *study_pks),
+            )
+        return dict(rows)
+
+    def _windows(
         self, after: Mark, leave_out: Sequence[tuple[int, int]], not_after: datetime | None
-    ) -> tuple[str, tuple[object, ...]]:
-        condition = "recorded_at >= %s AND (recorded_at > %s OR id > %s)"
-        arguments: list[object] = [after[0], after[0], after[1]]
-        if not_after is not None:
-            condition += " AND recorded_at <= %s"
-            arguments.append(not_after)
-        for interval in leave_out:
-            condition += " AND NOT id BETWEEN %s AND %s"
-            arguments.extend(interval)
-        return condition, tuple(arguments)
+    ) -> Iterator[tuple[str, tuple[object, ...]]]:
+        """Two conditions, one after the other: the rest of that moment, and all later ones.
+
+        Both are ranges of the index on recorded_at, which ends with the id. Joined by an OR it would be read from the
+        moment's first row again for each page: quadratic where one transaction has written many rows.
+        """
+        skipped = "".join(" AND NOT id BETWEEN %s AND %s" for _ in leave_out)
+        intervals = [bound for interval in leave_out for bound in interval]
+        until = "" if not_after is None else " AND recorded_at <= %s"
+        last = [] if not_after is None else [not_after]
+        yield f"recorded_at = %s AND id > %s{until}{skipped}", (*after, *last, *intervals)
+        yield f"recorded_at > %s{until}{skipped}", (after[0], *last, *intervals)
 
     def _rows(self, condition: str, arguments: Sequence[object]) -> list[OutboxRow]:
-        with self._cursor(DictCursor) as cursor:
-            cursor.execute(f"SELECT * FROM {TABLE} WHERE {condition}", tuple(arguments))  # noqa: S608
-            return [
-                OutboxRow(values["id"], values["operation"] or "", values["recorded_at"], values)
-                for values in cursor.fetchall()
-            ]
+        with self._session() as session:
+            records = session.records(f"SELECT * FROM {TABLE} WHERE {condition}", arguments)  # noqa: S608
+        return [
+            OutboxRow(values["id"], values["operation"] or "", values["recorded_at"], values)
+            for values in records
+        ]
 
     # --- the view ----------------------------------------------------------------------------------------
 
@@ -168,28 +201,70 @@ class Outbox:
         """The view's rows of these studies, by study_pk."""
         if not study_pks:
             return {}
-        with self._cursor(DictCursor) as cursor:
-            cursor.execute(
+        with self._session() as session:
+            records = session.records(
                 f"SELECT * FROM {VIEW} WHERE study_pk IN ({_places(study_pks)})",  # noqa: S608
-                tuple(study_pks),
+                study_pks,
             )
-            return {values["study_pk"]: values for values in cursor.fetchall()}
+        return {values["study_pk"]: values for values in records}
 
     def studies_of_patient(self, patient_pk: int, after_pk: int, limit: int) -> list[Mapping[str, object]]:
         """A page of a patient's studies with study_pk > ``after_pk``, by study_pk."""
-        with self._cursor(DictCursor) as cursor:
-            cursor.execute(
-                f"SELECT * FROM {VIEW} WHERE patient_pk = %s AND study_pk > %s ORDER BY study_pk LIMIT %s",  # noqa: S608
+        with self._session() as session:
+            return session.records(
+                # "+ 0", so that the condition is no range of the primary key: MySQL would take that, and read every study
+                # of the archive up to the patient's next one. By the patient's index the order is the same.
+                f"SELECT * FROM {VIEW} WHERE patient_pk = %s AND study_pk + 0 > %s ORDER BY study_pk LIMIT %s",  # noqa: S608
                 (patient_pk, after_pk, limit),
             )
-            return list(cursor.fetchall())
 
     def last_study_pk(self) -> int:
         """The highest study_pk in the view, 0 when it is empty; a COUNT would read the whole of it."""
-        with self._cursor() as cursor:
-            cursor.execute(f"SELECT study_pk FROM {VIEW} ORDER BY study_pk DESC LIMIT 1")  # noqa: S608
-            row = cursor.fetchone()
-        return int(row[0]) if row else 0
+        with self._session() as session:
+            rows = session.rows(f"SELECT study_pk FROM {VIEW} ORDER BY study_pk DESC LIMIT 1")  # noqa: S608
+        return int(rows[0][0]) if rows else 0
+
+    def newest_studies(self, limit: int) -> list[Mapping[str, object]]:
+        """The view's rows of the studies with the highest study_pk, the highest first."""
+        with self._session() as session:
+            return session.records(f"SELECT * FROM {VIEW} ORDER BY study_pk DESC LIMIT %s", (limit,))  # noqa: S608
+
+    def recorded(self, study_pks: Sequence[int]) -> set[int]:
+        """Those among the studies that have a row in the outbox."""
+        if not study_pks:
+            return set()
+        with self._session() as session:
+            rows = session.rows(
+                f"SELECT DISTINCT study_pk FROM {TABLE} WHERE study_pk IN ({_places(study_pks)})",  # noqa: S608
+                study_pks,
+            )
+        return {study_pk for (study_pk,) in rows}
+
+    def view_after(self, after_pk: int, limit: int) -> list[Mapping[str, object]]:
+        """The next page of the view by study_pk, without the outbox's rows."""
+        with self._session() as session:
+            return session.records(
+                f"SELECT * FROM {VIEW} WHERE study_pk > %s ORDER BY study_pk LIMIT %s",  # noqa: S608
+                (after_pk, limit),
+            )
+
+    def view_of(self, study_iuids: Sequence[str]) -> list[Mapping[str, object]]:
+        """The view's rows of the studies with these UIDs."""
+        if not study_iuids:
+            return []
+        with self._session() as session:
+            return session.records(
+                f"SELECT * FROM {VIEW} WHERE study_iuid IN ({_places(study_iuids)})",  # noqa: S608
+                study_iuids,
+            )
+
+    def view_of_patient_id(self, patient_id: str) -> list[Mapping[str, object]]:
+        """The view's rows of the studies of all patients with this id."""
+        with self._session() as session:
+            return session.records(
+                f"SELECT * FROM {VIEW} WHERE patient_id = %s ORDER BY study_pk",  # noqa: S608
+                (patient_id,),
+            )
 
     def page_after(self, after_pk: int, limit: int) -> StudyPage:
         """The next page of the view by study_pk, with its studies' outbox rows, in one short snapshot."""
@@ -204,38 +279,38 @@ class Outbox:
         return self._page(f"study_pk IN ({_places(study_pks)}) ORDER BY study_pk", tuple(study_pks))
 
     def _page(self, condition: str, arguments: Sequence[object]) -> StudyPage:
-        with self._cursor(DictCursor) as cursor:
-            # REPEATABLE READ, so that both queries see the same instant.
-            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
-            cursor.execute(f"SELECT * FROM {VIEW} WHERE {condition}", tuple(arguments))  # noqa: S608
-            studies: list[Mapping[str, object]] = list(cursor.fetchall())
+        with self._session() as session, session.snapshot():
+            studies = session.records(f"SELECT * FROM {VIEW} WHERE {condition}", arguments)  # noqa: S608
             rows: dict[int, list[tuple[int, datetime]]] = {}
             if studies:
                 pks = [values["study_pk"] for values in studies]
-                cursor.execute(
+                for row_id, recorded_at, study_pk in session.rows(
                     f"SELECT id, recorded_at, study_pk FROM {TABLE} "  # noqa: S608
                     f"WHERE study_pk IN ({_places(pks)}) AND operation IN ('stored', 'changed')",
-                    tuple(pks),
-                )
-                for row in cursor.fetchall():
-                    rows.setdefault(row["study_pk"], []).append((row["id"], row["recorded_at"]))
-            # An error before this closes the session, and the server ends the snapshot.
-            cursor.execute("COMMIT")
-        return StudyPage(studies, rows)
+                    pks,
+                ):
+                    rows.setdefault(study_pk, []).append((row_id, recorded_at))
+            return StudyPage(list(studies), rows, session.epoch)
 
-    # --- the session -------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _cursor(self, kind: type[Cursor] = Cursor) -> Iterator[Any]:
-        if self._connection is None:
-            self._connection = connect(self._database)
-        try:
-            with self._connection.cursor(kind) as cursor:
-                yield cursor
-        except (pymysql.Error, OSError) as error:
-            self.close()
-            raise translate(error, self._database) from None
+def open_for_long(since: datetime, now: datetime) -> str | None:
+    """A sentence when a row that was recorded at ``since`` should be committed by ``now``."""
+    if now - since <= LONG_OPEN:
+        return None
+    return (
+        f"A transaction of the archive's has been open since {since:%Y-%m-%d %H:%M} UTC: its studies wait for its end, and "
+        "what was recorded since then is read in every audit. Where the archive knows nothing of it any more it is a "
+        "prepared one: XA RECOVER shows it, XA COMMIT or XA ROLLBACK ends it."
+    )
+
+
+def _uncommitted_too(session: Session) -> None:
+    """For the next statement only: needs no right of its own, and takes no lock."""
+    session.rows("SET TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
+
+
+def _ids_among(session: Session, ids: Sequence[int]) -> list[int]:
+    return [row_id for (row_id,) in session.rows(f"SELECT id FROM {TABLE} WHERE id IN ({_places(ids)})", ids)]  # noqa: S608
 
 
 def _places(values: Sequence[object]) -> str:

@@ -1,113 +1,11 @@
-"""``python -m extras.central``: starts the reference central index."""
+"""``python -m extras.central``: the same as the command ``central-index``, from a checkout, installed or not."""
 
-from __future__ import annotations
-
-import asyncio
-import ipaddress
-import logging
-import os
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
-import click
-import structlog
-import uvicorn
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from extras.central.app import Central
-from extras.central.keys import UnusableKeys
-from extras.central.store import UnusableStore
-
-log = structlog.get_logger()
-
-
-class _Server(uvicorn.Server):
-    """Ends the pages' streams when it is asked to end, and then with exit status 0.
-
-    uvicorn would wait for the browsers to close them, and end by the signal.
-    """
-
-    def __init__(self, config: uvicorn.Config, central: Central) -> None:
-        super().__init__(config)
-        self._central = central
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._central.stop_streaming()
-        self.force_exit = self.should_exit and sig == signal.SIGINT
-        self.should_exit = True
-
-
-def _address(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, int]:
-    host, _, port = value.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise click.BadParameter("must be HOST:PORT, such as 127.0.0.1:8080.")
-    return host.strip("[]"), int(port)
-
-
-@click.command(context_settings={"auto_envvar_prefix": "CENTRAL", "show_default": True})
-@click.option(
-    "--listen",
-    metavar="HOST:PORT",
-    callback=_address,
-    default="127.0.0.1:8080",
-    help="Where centres and people connect.",
-)
-@click.option("--database", type=click.Path(path_type=Path), default="central.sqlite", help="The studies.")
-@click.option("--keys", type=click.Path(path_type=Path), default="keys.json", help="Who may do what.")
-@click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain, PEM.")
-@click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key, PEM.")
-def main(
-    listen: tuple[str, int], database: Path, keys: Path, tls_cert: Path | None, tls_key: Path | None
-) -> None:
-    """The reference central index: takes the studies of many centres, and shows them to who may read."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    # Addresses hold what was searched for, so there is no access log.
-    logging.basicConfig(level=logging.ERROR)
-    # What this process makes holds names of patients.
-    os.umask(0o077)
-    host, port = listen
-    if (tls_cert is None) != (tls_key is None):
-        raise click.UsageError("--tls-cert and --tls-key belong together.")
-    try:
-        central = Central(database, keys)
-    except (UnusableKeys, UnusableStore) as error:
-        raise click.ClickException(str(error)) from None
-    config = uvicorn.Config(
-        central.application,
-        host=host,
-        port=port,
-        ssl_certfile=tls_cert,
-        ssl_keyfile=tls_key,
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        timeout_graceful_shutdown=5,
-        timeout_keep_alive=75,
-        limit_concurrency=1_000,
-    )
-    scheme = "https" if tls_cert else "http"
-    log.info("listening", address=f"{scheme}://{host}:{port}/")
-    if tls_cert is None and not _is_loopback(host):
-        log.warning(
-            "Names of patients and keys travel unencrypted: give --tls-cert and --tls-key, or put a proxy in front."
-        )
-    asyncio.run(_Server(config, central).serve())
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
+from central_index.cli import main
 
 if __name__ == "__main__":
     main()

@@ -100,6 +100,9 @@ class Demo:
         server = self._server
         with server.connect() as connection, connection.cursor() as cursor:
             cursor.execute(f"CREATE DATABASE {_DATABASE} CHARACTER SET latin1")
+            # The archive's own account, to which the triggers belong; the simulator comes as root.
+            cursor.execute("CREATE USER 'pacs'@'localhost' IDENTIFIED BY %s", (secrets.token_urlsafe(24),))
+            cursor.execute(f"GRANT ALL ON {_DATABASE}.* TO 'pacs'@'localhost'")
         server.run_script(_ROOT / "tests/schemas/dcm4chee2.sql", _DATABASE)
         with server.connect(_DATABASE) as connection:
             load(connection, studies)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import state
 from benchmarks.__main__ import Bench, Sizes, main
 from benchmarks.measurements import AnyReceiver
 from benchmarks.receiver import Fallback, NginxMissing, Receiver
@@ -42,6 +43,14 @@ def test_a_small_benchmark_runs(server: Server, tmp_path: Path) -> None:
     report.plot()
     assert "one-row" in (tmp_path / "results/table.md").read_text()
     assert json.loads((tmp_path / "results/figures.json").read_text())["runs"] == report.runs
+
+
+def test_what_the_state_costs_is_measured(tmp_path: Path) -> None:
+    """A hundredth of the ledger that `make bench CASES=state` fills; the size grows with it, and nothing else does."""
+    figures = state.measure(tmp_path / "state", 10_000)
+    assert 0 < figures["MB"] < 1.2
+    assert figures["log, MB"] < 16
+    assert all(value > 0 for value in figures.values())
 
 
 def test_a_case_that_does_not_exist_is_said(capsys: pytest.CaptureFixture[str]) -> None:

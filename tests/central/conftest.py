@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import requests
 
+from tests.central.postgres import Cluster, started
+from tests.indexer import wait_until
 from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -24,20 +28,46 @@ KEYS = {
     "readers": {"radiology": "key-of-radiology"},
 }
 WRITER = KEYS["centers"]["000"]
+TABLES = ("studies", "requests", "reports", "sessions", "refused_logins", "audit", "audit_patients")
 READER = KEYS["readers"]["radiology"]
 
 
 class Index:
     """One index in ``directory``; what it says on stderr is in `log`."""
 
-    def __init__(self, directory: Path) -> None:
+    #: The moment, in the database's words.
+    now = "unixepoch()"
+
+    def __init__(self, directory: Path, database: str | None = None) -> None:
         self.directory = directory
+        #: As --database takes it.
+        self.database = database or str(directory / "central.sqlite")
+        #: More options, as CENTRAL_*.
+        self.options: dict[str, str] = {}
         self.url = f"http://127.0.0.1:{free_port()}"
         self.log_path = directory / "central.log"
-        self.session = requests.Session()
-        self.session.trust_env = False
+        self.session = self._new_session()
         self._process: subprocess.Popen[bytes] | None = None
         self.write_keys(KEYS)
+        self.audit_key = directory / "audit.key"
+        # The same for all processes on one database.
+        self.audit_key.write_text("a-random-key-of-the-tests-0123456789")
+
+    @staticmethod
+    def _new_session() -> requests.Session:
+        session = requests.Session()
+        session.trust_env = False
+        return session
+
+    def empty(self) -> None:
+        """As a new one: started, without studies, logins and log."""
+        self.write_keys(KEYS)
+        if self._process is None:
+            self.start()
+        self.session.close()
+        self.session = self._new_session()
+        self.log_path.write_text("")
+        self.execute("".join(f"DELETE FROM {table};" for table in TABLES))
 
     @property
     def log(self) -> str:
@@ -50,13 +80,15 @@ class Index:
     def start(self) -> None:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "extras.central"],
+                [sys.executable, "-m", "central_index"],
                 cwd=ROOT,
                 env={
                     **os.environ,
                     "CENTRAL_LISTEN": self.url.removeprefix("http://"),
-                    "CENTRAL_DATABASE": str(self.directory / "central.sqlite"),
+                    "CENTRAL_DATABASE": self.database,
                     "CENTRAL_KEYS": str(self.directory / "keys.json"),
+                    "CENTRAL_AUDIT_KEY": str(self.audit_key),
+                    **self.options,
                 },
                 stdout=log,
                 stderr=log,
@@ -83,6 +115,30 @@ class Index:
         finally:
             process.kill()
 
+    # --- its database, by hand ----------------------------------------------------------------------------
+
+    def execute(self, script: str) -> None:
+        with closing(sqlite3.connect(self.database)) as connection:
+            connection.executescript(script)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self.database)) as connection:
+            return connection.execute(query).fetchall()
+
+    def forget(self) -> None:
+        """Sees to it that what is too old is gone: each write takes some of it along."""
+
+    def backup(self) -> Path:
+        """Of a stopped one."""
+        copy = self.directory / "backup.sqlite"
+        shutil.copy(self.database, copy)
+        return copy
+
+    def restore(self, copy: Path) -> None:
+        for suffix in ("-wal", "-shm"):
+            Path(f"{self.database}{suffix}").unlink(missing_ok=True)
+        shutil.copy(copy, self.database)
+
     # --- what is asked -----------------------------------------------------------------------------------
 
     def ask(self, method: str, path: str, key: str | None = None, **options: Any) -> requests.Response:
@@ -100,6 +156,43 @@ class Index:
         assert answer.status_code == 200, answer.text
         found: list[dict[str, Any]] = answer.json()["studies"]
         return found
+
+
+class PostgresIndex(Index):
+    """One with a database of its own in the cluster that the tests share."""
+
+    now = "extract(epoch FROM now())"
+
+    def __init__(self, directory: Path, cluster: Cluster) -> None:
+        super().__init__(directory, cluster.new_database())
+        self._cluster = cluster
+        self._name = self.database.rpartition("/")[2]
+
+    def execute(self, script: str) -> None:
+        self._cluster.execute(self._name, script)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        return self._cluster.execute(self._name, query)
+
+    def forget(self) -> None:
+        """It does so when it starts, and every minute."""
+        self.stop()
+        self.start()
+        wait_until(
+            lambda: self.rows("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [(0,)],
+            10,
+            "busy",
+        )
+
+    def backup(self) -> Path:
+        copy = self.directory / "backup"
+        copy.write_text(f"{self._name}_backup")
+        self._cluster.execute("postgres", f"CREATE DATABASE {self._name}_backup TEMPLATE {self._name}")
+        return copy
+
+    def restore(self, copy: Path) -> None:
+        self._cluster.execute("postgres", f"DROP DATABASE {self._name} WITH (FORCE)")
+        self._cluster.execute("postgres", f"CREATE DATABASE {self._name} TEMPLATE {copy.read_text()}")
 
 
 def study(number: int = 1, **values: Any) -> dict[str, Any]:
@@ -120,38 +213,85 @@ def study(number: int = 1, **values: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def make_index(tmp_path: Path) -> Iterator[Callable[[], Index]]:
-    """Gives an index that isn't started yet."""
-    with _maker(tmp_path) as make:
-        yield make
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each test of the index runs on each of its stores."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="session")
+def _clusters() -> Iterator[Callable[[], Cluster]]:
+    """The one that the tests of this process share; started for the first that needs it."""
+    with ExitStack() as stack:
+        found: list[Cluster] = []
+
+        def cluster() -> Cluster:
+            if not found:
+                found.append(stack.enter_context(started()))
+            return found[0]
+
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def _running(
+    tmp_path_factory: pytest.TempPathFactory, _clusters: Callable[[], Cluster]
+) -> Iterator[Callable[[str], Index]]:
+    """One for each engine, which the tests have one after the other: starting one takes longer than most tests."""
+    with _maker(tmp_path_factory.mktemp("running")) as make:
+        found: dict[str, Index] = {}
+
+        def get(engine: str) -> Index:
+            if engine not in found:
+                found[engine] = make(None if engine == "sqlite" else _clusters())
+            found[engine].empty()
+            return found[engine]
+
+        yield get
 
 
 @pytest.fixture
-def index(make_index: Callable[[], Index]) -> Index:
+def index(engine: str, _running: Callable[[str], Index]) -> Index:
     """A started index, empty."""
-    one = make_index()
-    one.start()
-    return one
+    return _running(engine)
 
 
 @pytest.fixture(scope="module")
-def shared_index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Index]:
+def shared_index(
+    tmp_path_factory: pytest.TempPathFactory, engine: str, _clusters: Callable[[], Cluster]
+) -> Iterator[Index]:
     """A started index for many tests that leave nothing in it."""
     with _maker(tmp_path_factory.mktemp("shared")) as make:
-        one = make()
+        one = make(None if engine == "sqlite" else _clusters())
         one.start()
         yield one
 
 
+@pytest.fixture
+def cluster(_clusters: Callable[[], Cluster]) -> Cluster:
+    return _clusters()
+
+
+class MakeIndex(Protocol):
+    def __call__(self, cluster: Cluster | None = None, database: str | None = None) -> Index: ...
+
+
+@pytest.fixture
+def make_index(tmp_path: Path) -> Iterator[MakeIndex]:
+    """Gives an index that isn't started yet: on a file, on a database of its own in ``cluster``, or on ``database``."""
+    with _maker(tmp_path) as make:
+        yield make
+
+
 @contextmanager
-def _maker(directory: Path) -> Iterator[Callable[[], Index]]:
+def _maker(directory: Path) -> Iterator[MakeIndex]:
     made: list[Index] = []
 
-    def make() -> Index:
+    def make(cluster: Cluster | None = None, database: str | None = None) -> Index:
         own = directory / f"index{len(made)}"
         own.mkdir()
-        made.append(Index(own))
+        made.append(Index(own, database) if cluster is None else PostgresIndex(own, cluster))
         return made[-1]
 
     try:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import stat
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -242,13 +240,6 @@ def test_what_was_accepted_survives_a_kill(index: Index) -> None:
     assert index.studies(study_iuid="1.2.840.1")[0]["study_instances"] == 412
 
 
-def test_its_files_are_for_its_own_account(index: Index) -> None:
-    index.post(study())
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in index.directory.glob("central.sqlite*")}
-    assert set(modes) == {"central.sqlite", "central.sqlite-wal", "central.sqlite-shm"}
-    assert set(modes.values()) == {0o600}
-
-
 def test_a_key_that_is_taken_out_is_refused_at_once(index: Index) -> None:
     assert index.post(study()).status_code == 201
     index.write_keys({"centers": {"000": "another-key-of-000"}, "readers": KEYS["readers"]})
@@ -257,34 +248,3 @@ def test_a_key_that_is_taken_out_is_refused_at_once(index: Index) -> None:
     # Half written by an editor: what was read last counts.
     (index.directory / "keys.json").write_text('{"centers": {')
     assert index.post(study(), key="another-key-of-000").status_code == 201
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (None, "isn't there: write it, such as"),
-        ("{", "must look like"),
-        ('{"centers": {"000": 17}, "readers": {}}', "must look like"),
-        ('{"centers": {"000": "short"}, "readers": {}}', "the key of '000' is shorter than 12."),
-        ('{"centers": {"0": "the-same-key"}, "readers": {"r": "the-same-key"}}', "is another's, too."),
-    ],
-)
-def test_it_doesnt_start_with_unusable_keys(
-    make_index: Callable[[], Index], content: str | None, said: str
-) -> None:
-    index = make_index()
-    keys = index.directory / "keys.json"
-    keys.unlink() if content is None else keys.write_text(content)
-    with pytest.raises(AssertionError, match="Error: "):
-        index.start()
-    assert said in index.log
-    assert "Traceback" not in index.log
-    assert "the-same-key" not in index.log
-
-
-def test_it_doesnt_start_on_what_isnt_its_file(make_index: Callable[[], Index]) -> None:
-    index = make_index()
-    (index.directory / "central.sqlite").write_text("something else that must not be lost")
-    with pytest.raises(AssertionError, match=r"central\.sqlite can't be used: file is not a database"):
-        index.start()
-    assert "Traceback" not in index.log

@@ -21,10 +21,9 @@ CONCURRENCY = 8
 
 
 def tear(path: Path, lost_bytes: int) -> None:
-    """A file whose end is lost. Another file: killed between a link and a rename, two generations are one for a moment."""
-    torn = path.with_name("torn")
-    torn.write_bytes(path.read_bytes()[:-lost_bytes])
-    torn.rename(path)
+    """A file whose end is lost."""
+    with path.open("r+b") as file:
+        file.truncate(max(path.stat().st_size - lost_bytes, 0))
 
 
 @dataclass

@@ -18,14 +18,13 @@ _SECONDS_TO_WAIT = 10.0
 
 
 class Proxy:
-    """Passes bytes between whoever connects to ``port`` and ``target_port``, both on loopback, until told otherwise.
+    """Passes bytes between whoever connects to ``port`` of ``host`` and ``target_port`` on loopback, until told otherwise.
 
     Runs in a thread of its own; use as a context manager. What is told holds for open lines and for new ones alike.
     """
 
-    host = "127.0.0.1"
-
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, host: str = "127.0.0.1") -> None:
+        self.host = host
         self.target_port = target_port
         self.port = free_port()
         self._delay_seconds = 0.0
@@ -131,7 +130,7 @@ class _Line:
     async def carry(self) -> None:
         self._proxy._lines.add(self)
         try:
-            reader, writer = await asyncio.open_connection(self._proxy.host, self._proxy.target_port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._proxy.target_port)
             self._writers.append(writer)
             self._tasks = [
                 asyncio.create_task(self._copy(self._reader, writer, from_target=False)),

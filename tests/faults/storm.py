@@ -55,7 +55,7 @@ class Storm:
             ],
             [
                 self._killed,
-                self._killed_with_a_torn_checkpoint,
+                self._killed_with_a_torn_log,
                 self._killed_at_a_failpoint,
                 self._stopped,
                 self._frozen,
@@ -199,21 +199,19 @@ class Storm:
         yield
         self.case.indexer.start()
 
-    def _killed_with_a_torn_checkpoint(self) -> Iterator[None]:
+    def _killed_with_a_torn_log(self) -> Iterator[None]:
         self.case.kill()
-        path = self.case.indexer.state_dir / "checkpoint.json"
-        previous = path.with_name("checkpoint.previous.json")
-        # With nothing to fall back to, a person has to decide.
-        if previous.exists():
-            tear(path, 50)
-            # The generation before may lack as much again.
+        log = self.case.indexer.state_dir / "state.sqlite-wal"
+        if log.exists():
+            tear(log, 50)
+            # What was committed last may be lost with it.
             self.case.bound += CONCURRENCY
         yield
         self.case.indexer.start()
 
     def _killed_at_a_failpoint(self) -> Iterator[None]:
         self.case.kill()
-        names = ("after_read", "before_post", "after_post", "before_fsync", "before_rename", "after_rename")
+        names = ("after_read", "before_post", "after_post", "before_commit", "after_commit")
         self.case.indexer.start(failpoint=f"{self._rng.choice(names)}:{self._rng.randint(1, 60)}")
         yield
         self.case.kill()

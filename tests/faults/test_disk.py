@@ -1,11 +1,11 @@
-"""The disk of the state directory: full, read-only, gone, and with a checkpoint that is torn, foreign or of another time."""
+"""The disk of the state directory: full, read-only, gone, and with a state that is torn, foreign or of another time."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shutil
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cdc_indexer.state._database import write
 from tests.faults.case import CONCURRENCY, Case
 from tests.indexer import wait_until
 from tests.pacs import new_uid
@@ -27,49 +28,43 @@ def _run(*command: str) -> bool:
 
 
 class Disk:
-    """The state directory, and what can happen to its disk; by other means where this machine lets nobody mount one."""
+    """The state directory, and what can happen to its disk."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._filler = directory / "somebody-elses-log"
-        self._in_the_way = directory / "checkpoint.new"
         self._spoiled = ""
 
     def make_small(self) -> None:
         """A disk of its own, before anything lies on it."""
         self.directory.mkdir(parents=True)
-        _run("mount", "-t", "tmpfs", "-o", "size=2m,mode=700", "tmpfs", str(self.directory))
+        if not _run("mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs", str(self.directory)):
+            pytest.skip("nobody can mount a disk here")
 
     def fill(self) -> None:
-        """Not a byte is left; or, on a disk that others need, something lies where the checkpoint is written."""
+        """Not a byte is left, also where the log of before could be written over."""
         self._spoiled = "full"
-        if self.directory.is_mount():
-            # Each new generation frees the room of an old one: that is taken as well.
-            end = time.monotonic() + 0.5
-            with self._filler.open("ab", buffering=0) as file:
+        path = self.directory / "state.sqlite"
+        with self._filler.open("ab", buffering=0) as file, contextlib.closing(sqlite3.connect(path)) as db:
+            for _ in range(3):
+                with contextlib.suppress(sqlite3.OperationalError):
+                    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                end = time.monotonic() + 0.2
+                size = 65536
                 while time.monotonic() < end:
-                    with contextlib.suppress(OSError):
-                        file.write(b"x" * 4096)
-                        continue
-                    time.sleep(0.001)
-            return
-        while not self._in_the_way.is_dir():
-            self._in_the_way.unlink(missing_ok=True)
-            with contextlib.suppress(FileExistsError):
-                self._in_the_way.mkdir()
+                    try:
+                        file.write(b"x" * size)
+                    except OSError:
+                        size = 512
+                        time.sleep(0.001)
 
     def forbid_writing(self) -> None:
-        """Read-only, as a disk becomes after an error; where nothing can be mounted: taken away."""
-        path = str(self.directory)
-        if _run("mount", "--bind", path, path):
-            # Busy while the service writes through it.
-            wait_until(lambda: _run("mount", "-o", "remount,ro,bind", path), what="a read-only mount")
-            self._spoiled = "read-only"
-        else:
-            self.take_away()
+        """Read-only, as a disk becomes after an error; nothing may be open on it."""
+        assert _run("mount", "-o", "remount,ro", str(self.directory))
+        self._spoiled = "read-only"
 
     def take_away(self) -> None:
-        """As when the share that it lies on is gone."""
+        """As when the disk that it lies on is gone."""
         self.directory.rename(self._elsewhere)
         self._spoiled = "gone"
 
@@ -80,10 +75,8 @@ class Disk:
     def mend(self) -> None:
         if self._spoiled == "full":
             self._filler.unlink(missing_ok=True)
-            if self._in_the_way.is_dir():
-                self._in_the_way.rmdir()
         elif self._spoiled == "read-only":
-            assert _run("umount", "--lazy", str(self.directory))
+            assert _run("mount", "-o", "remount,rw", str(self.directory))
         elif self._spoiled == "gone":
             self._elsewhere.rename(self.directory)
         self._spoiled = ""
@@ -111,9 +104,9 @@ def small_disk(disk: Disk) -> Disk:
 def nothing_more_is_sent(case: Case, seconds: float = 1.0) -> None:
     """It says so; and but for what each sender may have in flight, nothing arrives any more."""
     case.says(STOPPED)
-    before = len(case.receiver.entries())
+    before = len(case.receiver.sent())
     time.sleep(seconds)
-    assert len(case.receiver.entries()) <= before + CONCURRENCY
+    assert len(case.receiver.sent()) <= before + CONCURRENCY
 
 
 def test_the_disk_is_full(case: Case, small_disk: Disk) -> None:
@@ -177,19 +170,19 @@ def test_a_study_is_rejected_while_the_disk_is_full(case: Case, small_disk: Disk
     case.pacs.store_study(rejected)
     wait_until(lambda: "can't be written" in case.indexer.log, what="that it can't be written")
     time.sleep(1)
-    assert sum(rejected in entry.study_iuids for entry in case.receiver.entries()) <= 2
+    assert sum(rejected in entry.study_iuids for entry in case.receiver.sent()) <= 2
     small_disk.mend()
     wait_until(lambda: case.parked == {rejected}, what="the parked study")
     case.store(5)
     case.finish()
 
 
-@pytest.mark.parametrize("how", ["read-only", "gone"])
-def test_the_state_directory_can_not_be_written(case: Case, disk: Disk, how: str) -> None:
+def test_the_state_directory_is_taken_away_for_a_while(case: Case, disk: Disk) -> None:
+    """The files are open, and could be written wherever they are: what nobody will find again isn't durable."""
     case.start()
     with case.load() as load:
         case.at_work(load)
-        (disk.take_away if how == "gone" else disk.forbid_writing)()
+        disk.take_away()
         case.fault()
         nothing_more_is_sent(case, 0.7)
         disk.mend()
@@ -198,49 +191,79 @@ def test_the_state_directory_can_not_be_written(case: Case, disk: Disk, how: str
     case.finish()
 
 
+def test_a_state_directory_that_can_not_be_written_is_said_at_the_start(case: Case, small_disk: Disk) -> None:
+    settled(case)
+    sent = len(case.receiver.sent())
+    small_disk.forbid_writing()
+    case.fault()
+    case.store(5)
+    for command in (("run",), ("run", "--until-caught-up"), ("initial",)):
+        done = case.indexer.run(*command)
+        assert done.returncode == 1
+        assert "can't be" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert len(case.receiver.sent()) == sent
+    small_disk.mend()
+    case.start()
+    case.finish()
+
+
 # What lies on it
 
 
 def settled(case: Case) -> Path:
-    """Some studies are sent, and the service is stopped; the checkpoint."""
+    """Some studies are sent, and the service is stopped; the state."""
     case.start()
     case.store(10)
     case.arrives(case.committed)
     assert case.indexer.stop() == 0
-    return case.indexer.state_dir / "checkpoint.json"
+    return case.indexer.state_dir / "state.sqlite"
+
+
+def change(path: Path, name: str, old: str, new: str, *, sealed: bool) -> None:
+    """Alters a value of the state; ``sealed``: as the program would."""
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        ((value,),) = db.execute("SELECT value FROM meta WHERE name = ?", (name,))
+        assert old in value
+        value = value.replace(old, new, 1)
+        if sealed:
+            write(db, "meta", [(name, value)])
+        else:
+            db.execute("UPDATE meta SET value = ? WHERE name = ?", (value, name))
+        db.commit()
 
 
 def refuses(case: Case, *words: str) -> None:
-    """`run` ends with one sentence, sends nothing, and leaves the files as they are."""
-    before = {path.name: path.read_bytes() for path in case.indexer.state_dir.glob("checkpoint*")}
-    sent = len(case.receiver.entries())
+    """`run` ends with one sentence, sends nothing, and leaves the state as it is."""
+    path = case.indexer.state_dir / "state.sqlite"
+    before = path.read_bytes()
+    sent = len(case.receiver.sent())
     done = case.indexer.run("run")
     assert done.returncode == 1
     said = done.stderr.strip()
     assert len(said.splitlines()) == 1
     assert all(word in said for word in words), said
-    assert len(case.receiver.entries()) == sent
-    assert {path.name: path.read_bytes() for path in case.indexer.state_dir.glob("checkpoint*")} == before
+    assert len(case.receiver.sent()) == sent
+    assert path.read_bytes() == before
     case.fault()
 
 
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", "isn't a checkpoint"),
-        (b"\x00" * 4096, "isn't a checkpoint"),
-        (b'{"position": {"file": "mysql-bin.000001", "pos": 4}}', "isn't a checkpoint"),
+        (b"", "it is empty"),
+        (b"\x00" * 4096, "can't be used"),
+        (b'{"position": {"file": "mysql-bin.000001", "pos": 4}}', "can't be used"),
         (b"\xff\xfe not text", "can't be used"),
     ],
     ids=["empty", "zeros", "foreign", "no text"],
 )
-def test_both_generations_are_of_no_use(case: Case, content: bytes, why: str) -> None:
+def test_a_state_of_no_use(case: Case, content: bytes, why: str) -> None:
     """To begin anew by itself would send everything again: a person decides."""
     path = settled(case)
     good = path.read_bytes()
     path.write_bytes(content)
-    (path.parent / "checkpoint.previous.json").write_bytes(content)
-    refuses(case, why, "checkpoint.json", "move the file away")
+    refuses(case, why, "state.sqlite", "move it away")
     path.write_bytes(good)
     case.start()
     case.store(5)
@@ -248,12 +271,10 @@ def test_both_generations_are_of_no_use(case: Case, content: bytes, why: str) ->
 
 
 def test_a_changed_digit_is_noticed(case: Case) -> None:
-    """A position or an interval that somebody has edited: the checksum tells."""
+    """A position or an interval that somebody has edited: its seal tells."""
     path = settled(case)
-    edited = path.read_text().replace('"offset": ', '"offset": 9', 1)
-    path.write_text(edited)
-    (path.parent / "checkpoint.previous.json").write_text(edited)
-    refuses(case, "checksum doesn't match")
+    change(path, "position", '"offset":', '"offset":9', sealed=False)
+    refuses(case, "isn't as it was written")
     shutil.rmtree(path.parent)
     # Begun anew, as the sentence says: all that the table holds is sent again, under the same keys.
     case.fault(repeats=len(case.receiver.accepted()))
@@ -262,46 +283,40 @@ def test_a_changed_digit_is_noticed(case: Case) -> None:
     case.finish()
 
 
-def test_the_generation_before_is_enough(case: Case) -> None:
-    """A kill that left the newest one torn, and one that left none at all."""
-    path = settled(case)
-    previous = path.parent / "checkpoint.previous.json"
-    for torn in (path.read_bytes()[:200], None):
-        if torn is None:
-            path.unlink()
-        else:
-            path.write_bytes(torn)
-        # What the older one doesn't know was the last result, or the last few.
-        case.fault(repeats=CONCURRENCY)
-        assert previous.exists()
-        case.start()
-        case.store(5)
-        case.arrives(case.committed)
-        assert case.indexer.stop() == 0
+@pytest.mark.parametrize("content", [None, b"", b"half a checkp", b'{"format": 9}'])
+def test_the_copy_for_people_may_be_lost_or_damaged(case: Case, content: bytes | None) -> None:
+    path = settled(case).with_name("checkpoint.json")
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    case.fault()
     case.start()
+    case.store(5)
+    case.arrives(case.committed)
     case.finish()
-    assert "checkpoint fell back" in case.indexer.log
+    assert json.loads(path.read_text())["position"]
 
 
-def test_a_leftover_of_a_killed_write_does_no_harm(case: Case) -> None:
+def test_leftovers_of_a_killed_program_do_no_harm(case: Case) -> None:
     path = settled(case)
-    path.with_suffix(".new").write_bytes(b"half a checkp")
-    (path.parent / "checkpoint.previous.new").write_bytes(b"half a link")
+    for name in ("checkpoint.new", "state.sqlite.new", "state.sqlite.new-wal"):
+        path.with_name(name).write_bytes(b"half of something")
     case.fault()
     case.start()
     case.store(5)
     case.finish()
 
 
-def test_the_checkpoint_of_another_archive(case: Case) -> None:
+def test_the_state_of_another_archive(case: Case) -> None:
     """Copied from elsewhere: its position means nothing here. A fresh one is taken, and the table is read."""
     path = settled(case)
-    checkpoint = json.loads(path.read_text())
-    assert checkpoint["source"]["database"] == case.pacs.name
-    assert checkpoint["center"] == case.indexer.center
-    with_another = path.read_text().replace(checkpoint["source"]["server"], "another")
-    body = with_another.rpartition(',\n  "checksum"')[0]
-    path.write_text(f'{body},\n  "checksum": "sha256:{hashlib.sha256(body.encode()).hexdigest()}"\n}}\n')
+    checkpoint = case.indexer.checkpoint()
+    assert checkpoint is not None
+    assert checkpoint.identity is not None
+    assert checkpoint.identity.database == case.pacs.name
+    assert checkpoint.center == case.indexer.center
+    change(path, "identity", checkpoint.identity.server, "another", sealed=True)
     case.fault()
     case.start()
     case.says("another server or a restored one")

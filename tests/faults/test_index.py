@@ -34,13 +34,13 @@ def trouble(case: Case, answer: Answer, *, said: str, seconds: float = SECONDS) 
     """Under load, the index gives this answer to everything for a while. Returns the requests that got it."""
     with case.load() as load:
         case.at_work(load)
-        before = len(case.receiver.entries())
+        before = len(case.receiver.sent())
         case.receiver.always(answer)
         case.fault()
         case.says(said)
         time.sleep(seconds)
         case.receiver.normal()
-        got = [entry for entry in case.receiver.entries()[before:] if not entry.accepted]
+        got = [entry for entry in case.receiver.sent()[before:] if not entry.accepted]
         case.says(BACK)
     case.loaded(load)
     return got
@@ -113,6 +113,14 @@ def test_it_answers_slowly(case: Case) -> None:
     assert 4 <= together <= CONCURRENCY
 
 
+def _resets(case: Case) -> int:
+    return sum(entry.status is None for entry in case.receiver.sent())
+
+
+def _answered(case: Case) -> int:
+    return sum(entry.answered for entry in case.receiver.sent())
+
+
 def test_it_resets_connections(case: Case) -> None:
     """Whether it had taken the study or not: the study goes again, with its old key."""
     case.start()
@@ -122,7 +130,10 @@ def test_it_resets_connections(case: Case) -> None:
             case.receiver.next(1, ACCEPT_AND_RESET)
             case.fault(2)
             case.fault(repeats=1)
-            wait_until(lambda r=round_: case.indexer.log.count(BACK) > r, what=BACK)  # type: ignore[misc]
+            # A reset at rest is tried once more in silence: "away" is said only if that fails too.
+            wait_until(lambda r=round_: _resets(case) >= 2 * (r + 1), what="resets")  # type: ignore[misc]
+            answered = _answered(case)
+            wait_until(lambda n=answered: _answered(case) > n + 2, what="an answer again")  # type: ignore[misc]
     case.loaded(load)
     case.finish()
     times = [entry.idempotency_key for entry in case.receiver.accepted()]
@@ -154,7 +165,7 @@ def test_it_asks_us_to_come_later(case: Case, answer: Callable[[Entry], Answer])
         case.receiver.normal()
         case.says(BACK)
     case.loaded(load)
-    refused = [entry.time for entry in case.receiver.entries() if entry.status == 429]
+    refused = [entry.time for entry in case.receiver.sent() if entry.status == 429]
     # Those that were in flight together, then one at a time.
     first, *later = [moment for moment in refused if moment - refused[0] > 0.5] or [0.0]
     assert first - refused[0] >= 0.95
@@ -287,7 +298,7 @@ def test_its_certificate_has_expired_and_is_renewed(
     case.store(5)
     case.says("certificate has expired")
     case.says(HELD)
-    assert receiver.entries() == []
+    assert receiver.sent() == []
     context.load_cert_chain(directory / "renewed/cert.pem", directory / "renewed/key.pem")
     case.says(BACK)
     case.finish()
@@ -306,7 +317,7 @@ def test_its_certificate_is_not_trusted_until_its_authority_is_named(
     case.store(5)
     case.says("can't be trusted")
     case.says(HELD)
-    assert receiver.entries() == []
+    assert receiver.sent() == []
     case.indexer.settings["delivery"]["ca"] = str(directory / "renewed/ca.pem")
     case.indexer.write_files()
     case.says(BACK)
@@ -403,10 +414,11 @@ def test_a_409_for_a_first_version_is_as_good_as_an_acceptance(case: Case) -> No
     case.start()
     case.receiver.always(Answer(409, {"detail": "exists"}))
     case.fault()
-    before = len(case.receiver.entries())
     # Complete at once, so that there is no later version.
     stored = case.pacs.store_studies(3)
-    wait_until(lambda: len(case.receiver.entries()) == before + 3, what="three requests")
+    wait_until(
+        lambda: sum(entry.method == "POST" for entry in case.receiver.sent()) == 3, what="three requests"
+    )
     case.receiver.normal()
     case.maybe += stored
     case.store(3)
@@ -522,6 +534,8 @@ def test_answers_of_every_kind(case: Case) -> None:
         # One success ends what a failure began, so that the pauses stay short.
         case.receiver.next(1, Answer(201))
     case.fault(len(answers))
+    # What is no JSON comes from somebody else, once JSON was seen: it is sent again, though this receiver has taken it.
+    case.bound += 3
     case.start()
     case.finish()
     assert 0 < len(case.parked) < len(answers)

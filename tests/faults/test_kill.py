@@ -1,18 +1,17 @@
-"""SIGKILL of the indexer at every step of the way: before a POST, after it, in the middle of a checkpoint."""
+"""SIGKILL of the indexer at every step of the way: before a POST, after it, around a commit."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import pytest
 
 from tests.faults.case import CONCURRENCY, Case, tear
-from tests.indexer import wait_until
+from tests.indexer import nothing_waits, wait_until
 from tests.receiver import Answer
 
 #: Where cdc_indexer/model/failpoints.py kills, in the order of the way.
-FAILPOINTS = ("after_read", "before_post", "after_post", "before_fsync", "before_rename", "after_rename")
+FAILPOINTS = ("after_read", "before_post", "after_post", "before_commit", "after_commit")
 
 ROWS = 20_000
 
@@ -30,7 +29,7 @@ def test_killed_under_single_row_load(case: Case, failpoint: str) -> None:
 
 
 def test_what_was_posted_and_not_settled_is_what_is_repeated(case: Case) -> None:
-    """That the kill between POST and checkpoint repeats something shows that the others could have."""
+    """That the kill between POST and commit repeats something shows that the others could have."""
     case.indexer.start(failpoint="after_post:3")
     case.store(3)
     case.killed_at_failpoint()
@@ -52,9 +51,8 @@ def test_what_was_posted_and_not_settled_is_what_is_repeated(case: Case) -> None
         "after_read:9",
         "before_post:300",
         "after_post:300",
-        "before_fsync:50",
-        "before_rename:50",
-        "after_rename:50",
+        "before_commit:50",
+        "after_commit:50",
     ],
 )
 def test_killed_within_a_transaction_that_streams_in(case: Case, failpoint: str) -> None:
@@ -74,9 +72,8 @@ def test_killed_at_each_place_within_one_large_transaction(case: Case) -> None:
     for failpoint in (
         "before_post:1500",
         "after_post:1500",
-        "before_fsync:200",
-        "before_rename:200",
-        "after_rename:200",
+        "before_commit:200",
+        "after_commit:200",
         "after_read:3",
     ):
         case.indexer.start(failpoint=failpoint)
@@ -137,22 +134,17 @@ def test_ended_while_a_renamed_patients_studies_are_sent(case: Case, how: str) -
             case.fault()
         case.indexer.start()
     case.finish()
-    checkpoint = case.indexer.checkpoint()
-    assert checkpoint["patients"] == {}
+    assert nothing_waits(case.indexer, case.pacs)
 
 
-def test_killed_with_a_torn_checkpoint(case: Case) -> None:
-    """A disk that lost the end of the newest file: the generation before it is used, and it is said."""
+def test_killed_with_a_torn_log(case: Case) -> None:
+    """A disk that lost the end of what was written last: the commit before it counts."""
     case.start()
     case.store(20)
     case.arrives(case.committed)
-    path: Path = case.indexer.state_dir / "checkpoint.json"
-    previous = case.indexer.state_dir / "checkpoint.previous.json"
-    wait_until(previous.exists, what="a second generation")
     case.kill()
-    tear(path, 40)
+    tear(case.indexer.state_dir / "state.sqlite-wal", 40)
     case.fault(repeats=CONCURRENCY)
     case.start()
     case.store(5)
-    assert "checkpoint fell back" in case.indexer.log
     case.finish()

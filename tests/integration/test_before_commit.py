@@ -90,8 +90,8 @@ def test_what_the_log_has_before_the_tables(
             assert indexer.stop() == 0
             indexer.start()
         assert thread.is_alive()
-        assert receiver.entries() == []
-        wait_until(lambda: len(receiver.entries()) == 1, what="what was changed")
+        assert receiver.sent() == []
+        wait_until(lambda: len(receiver.sent()) == 1, what="what was changed")
         thread.join()
-    assert [entry.deleted_iuid for entry in receiver.entries()] == ["1.1"]
+    assert [entry.deleted_iuid for entry in receiver.sent()] == ["1.1"]
     assert indexer.stop() == 0

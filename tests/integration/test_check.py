@@ -22,7 +22,7 @@ from cdc_indexer.checks.retention import Following
 from cdc_indexer.model.finding import Finding, Status
 from cdc_indexer.model.settings import Settings, load_settings
 from cdc_indexer.source import catalogue
-from cdc_indexer.source.connection import reading
+from tests.following import reading
 from tests.indexer import Indexer
 from tests.pacs import Pacs
 from tests.receiver import Receiver

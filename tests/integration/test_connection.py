@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from cdc_indexer.model.errors import ConfigError, IndexerError, NoBinlog, SchemaError, SourceError
-from cdc_indexer.source import catalogue, connection
-from cdc_indexer.source.connection import connect, is_mariadb, reading, server_version
+from cdc_indexer.model.errors import IndexerError, NoBinlog, SchemaError, SourceError, SourceRefused
+from cdc_indexer.source import _driver, catalogue, connection
+from cdc_indexer.source.connection import connect
 from cdc_indexer.source.errors import STATEMENT_SECONDS, translate
-from tests.following import Outbox, settings
+from tests.following import Outbox, reading, settings
 
 
 def one(opened: Any, sql: str) -> Any:
-    with opened.cursor() as cursor:
-        cursor.execute(sql)
-        row = cursor.fetchone()
-        return row[0] if row and len(row) == 1 else row
+    row = next(iter(opened.rows(sql)), None)
+    return row[0] if row and len(row) == 1 else row
 
 
 @pytest.fixture
@@ -59,21 +56,20 @@ def account(outbox: Outbox) -> Iterator[dict[str, str]]:
         "ALTER TABLE study_service ADD COLUMN a INT",
     ],
 )
-@pytest.mark.parametrize("autocommit", [True, False])
-def test_a_session_can_not_write(outbox: Outbox, sql: str, autocommit: bool) -> None:
+@pytest.mark.parametrize("snapshot", [True, False])
+def test_a_session_can_not_write(outbox: Outbox, sql: str, snapshot: bool) -> None:
     with (
-        reading(outbox.settings, autocommit=autocommit) as opened,
-        pytest.raises(pymysql.Error) as refused,
-        opened.cursor() as cursor,
+        reading(outbox.settings) as opened,
+        pytest.raises(SourceError, match="1792"),
+        opened.snapshot() if snapshot else nullcontext(),
     ):
-        cursor.execute(sql)
-    assert refused.value.args[0] == 1792
+        opened.rows(sql)
 
 
 def test_what_a_session_is_set_to(outbox: Outbox) -> None:
     outbox("SET GLOBAL sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES'")
     try:
-        with reading(outbox.settings, isolation="READ UNCOMMITTED") as opened:
+        with reading(outbox.settings) as opened:
             assert one(opened, "SELECT @@time_zone, @@character_set_client, @@sql_mode, @@autocommit") == (
                 "+00:00",
                 "utf8mb4",
@@ -81,31 +77,30 @@ def test_what_a_session_is_set_to(outbox: Outbox) -> None:
                 1,
             )
             assert one(opened, "SELECT @@lock_wait_timeout") == connection.LOCK_WAIT_TIMEOUT_SECONDS
-            if is_mariadb(opened):
+            if opened.is_mariadb:
                 assert float(one(opened, "SELECT @@max_statement_time")) == STATEMENT_SECONDS
-                assert one(opened, "SELECT @@tx_isolation") == "READ-UNCOMMITTED"
+                assert one(opened, "SELECT @@tx_isolation") == "READ-COMMITTED"
             else:
                 assert one(opened, "SELECT @@max_execution_time") == STATEMENT_SECONDS * 1000
-                assert one(opened, "SELECT @@transaction_isolation") == "READ-UNCOMMITTED"
-            sock: socket.socket = opened._sock  # type: ignore[attr-defined]
+                assert one(opened, "SELECT @@transaction_isolation") == "READ-COMMITTED"
+            sock = _driver.socket_of(opened.connection)
+            assert sock is not None
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert (
                 sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == connection.KEEPALIVE_IDLE_SECONDS
             )
             assert not one(opened, "SHOW STATUS LIKE 'Ssl_cipher'")[1]
-        with reading(outbox.settings, autocommit=False) as opened:
-            assert one(opened, "SELECT @@autocommit") == 0
     finally:
         outbox("SET GLOBAL sql_mode = DEFAULT")
 
 
 def test_a_snapshot_of_several_queries(outbox: Outbox) -> None:
     outbox.insert(1)
-    with reading(outbox.settings, isolation="REPEATABLE READ", autocommit=False) as opened:
-        assert one(opened, "SELECT COUNT(*) FROM study_service") == 1
-        outbox.insert(2)
-        assert one(opened, "SELECT COUNT(*) FROM study_service") == 1
-        opened.rollback()
+    with reading(outbox.settings) as opened:
+        with opened.snapshot():
+            assert one(opened, "SELECT COUNT(*) FROM study_service") == 1
+            outbox.insert(2)
+            assert one(opened, "SELECT COUNT(*) FROM study_service") == 1
         assert one(opened, "SELECT COUNT(*) FROM study_service") == 2
 
 
@@ -118,8 +113,8 @@ def test_over_the_unix_socket(outbox: Outbox) -> None:
 
 def test_versions(outbox: Outbox) -> None:
     with reading(outbox.settings) as opened:
-        assert is_mariadb(opened) == outbox.is_mariadb
-        assert ".".join(map(str, server_version(opened))) == outbox.server.version.split("-")[0]
+        assert opened.is_mariadb == outbox.is_mariadb
+        assert ".".join(map(str, opened.version)) == outbox.server.version.split("-")[0]
 
 
 def test_a_lock_on_the_outbox_is_not_waited_for(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +199,7 @@ def test_a_connection_that_was_killed(outbox: Outbox) -> None:
         outbox(f"KILL {one(opened, 'SELECT CONNECTION_ID()')}")
         one(opened, "SELECT 1")
     with pytest.raises(SourceError, match="closed"), reading(outbox.settings) as opened:
-        opened.close()
+        opened.connection.close()
         one(opened, "SELECT 1")
 
 
@@ -311,16 +306,16 @@ def test_tls_is_verified(new_server: Any, readable_directory: Path) -> None:
         cipher(tls={})
     with pytest.raises(SourceError, match=r"can't be verified .*localhost"):
         cipher(tls={"ca": authority.ca}, host="localhost")
-    with pytest.raises(ConfigError, match=r"database\.tls\.ca"):
+    with pytest.raises(SourceRefused, match=r"database\.tls\.ca"):
         cipher(tls={"ca": key})
-    with pytest.raises(ConfigError, match=r"database\.tls\.cert"):
+    with pytest.raises(SourceRefused, match=r"database\.tls\.cert"):
         cipher(tls={"ca": authority.ca, "cert": cert, "key": key})
 
 
 def test_without_tls_nothing_is_encrypted_and_with_it_nothing_is_not(outbox: Outbox) -> None:
     """Each server: some bring a certificate of their own, which nobody has signed; 10.11 has none."""
     with closing(connect(outbox.settings)) as opened:
-        assert not isinstance(opened._sock, ssl.SSLSocket)  # type: ignore[attr-defined]
+        assert _driver.encryption(opened) is None
     told = refused(outbox, tls={})
     if outbox.server.flavour == "mariadb-10.11":
         assert "offers no TLS" in told
@@ -329,8 +324,8 @@ def test_without_tls_nothing_is_encrypted_and_with_it_nothing_is_not(outbox: Out
 
 
 def refused(outbox: Outbox, **changes: Any) -> str:
-    with pytest.raises(IndexerError) as told:
-        connect(settings(outbox.server, outbox.database, **changes)).close()
+    with pytest.raises(IndexerError) as told, reading(settings(outbox.server, outbox.database, **changes)):
+        pass
     assert isinstance(told.value, SourceError)
     return str(told.value)
 

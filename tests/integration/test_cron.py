@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.indexer import Indexer
+from tests.indexer import Indexer, wait_until
 from tests.pacs import Pacs
 from tests.receiver import Receiver
 
@@ -54,6 +54,7 @@ def test_both_scripts_send_what_is_new_and_say_nothing(
     assert receiver.study_iuids() == ["1.2.3", "1.2.4"]
     # While another run is active there is nothing to do, and nothing to say.
     with indexer.running():
+        wait_until(lambda: indexer.caught_up, what="caught up")
         done = cron(ROOT / "extras" / name, indexer.directory)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     receiver.refuse()

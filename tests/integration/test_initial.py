@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.indexer import CENTER, KEY, Indexer, wait_until
+from tests.indexer import CENTER, KEY, Indexer, nothing_waits, wait_until
 from tests.invariant import assert_index_equals_pacs, assert_nothing_lost, parked_uids
 from tests.pacs import Pacs
 from tests.receiver import Answer, Receiver
@@ -96,17 +96,22 @@ def test_what_it_can_be_asked_for(pacs: Pacs, receiver: Receiver, indexer: Index
         assert done.returncode == 0, done.stderr
         return {entry.json["study_iuid"] for entry in receiver.accepted()}
 
-    assert sent("--since", "2020-02-01") == {"1.2", "1.3"}
-    assert sent("--until", "2020-02-01") == {"1.1", "1.2"}
-    assert sent("--since", "2020-02-01", "--until", "2020-02-01") == {"1.2"}
-    assert sent("--study-iuid", "1.3", "--study-iuid", "1.4", "--study-iuid", "9.9") == {"1.3", "1.4"}
-    assert sent("--rate", "1000") == {"1.1", "1.2", "1.3", "1.4"}
+    assert sent("--restart", "--since", "2020-02-01") == {"1.2", "1.3"}
+    assert sent("--restart", "--until", "2020-02-01") == {"1.1", "1.2"}
+    assert sent("--restart", "--since", "2020-02-01", "--until", "2020-02-01") == {"1.2"}
+    # What the index has already is left out.
+    assert sent("--until", "2020-02-01") == {"1.1"}
+    assert sent("--study-iuid", "1.2", "--study-iuid", "1.4", "--study-iuid", "9.9") == {"1.4"}
+    assert sent("--rate", "1000") == {"1.3"}
+    assert sent("--restart", "--rate", "1000") == {"1.1", "1.2", "1.3", "1.4"}
 
 
-def test_each_new_initial_sends_under_new_keys(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
+def test_what_the_index_has_is_sent_again_only_by_a_new_beginning_and_under_a_new_key(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer
+) -> None:
     pacs.store_study("1.1")
-    for _ in range(2):
-        assert indexer.run("initial").returncode == 0
+    for arguments in ((), (), ("--restart",)):
+        assert indexer.run("initial", *arguments).returncode == 0
     first, second = receiver.accepted()
     assert first.json == second.json
     assert first.idempotency_key != second.idempotency_key
@@ -125,15 +130,17 @@ def test_already_sent_settles_without_sending(pacs: Pacs, receiver: Receiver, in
     stored = pacs.store_studies(700)
     indexer.settings["delivery"] = {"updates": False, "send": "stable", "settle_seconds": 0.3}
     indexer.write_files()
+    pacs.execute("DELETE FROM study_service")  # stored before there was a trigger
     assert indexer.run("initial", "--already-sent").returncode == 0
     new = pacs.store_study("1.1")
+    pacs.update_counts(new, 1, 4, "CT")
     with indexer.running():
         wait_until(lambda: receiver.accepted(), what="the new study")
         pacs.execute("UPDATE study SET study_desc = 'CORRECTED' WHERE study_iuid = %s", (stored[0],))
         pacs.update_counts(new, 1, 5, "CT")
         wait_until(lambda: indexer.caught_up, what="caught up")
         pacs.execute("UPDATE study SET study_desc = 'AGAIN' WHERE study_iuid = %s", (stored[1],))
-        wait_until(lambda: not indexer.checkpoint().get("unverified", True), what="quiet")
+        wait_until(lambda: nothing_waits(indexer, pacs), what="quiet")
     assert [entry.json["study_iuid"] for entry in receiver.accepted()] == ["1.1"]
 
 
@@ -162,7 +169,7 @@ def test_an_index_that_refuses_the_key_ends_it_with_one_sentence(
 
 def test_beside_a_run_it_is_fed_by_that(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
     stored = pacs.store_studies(1000)
-    assert indexer.run("initial", "--already-sent").returncode == 0
+    pacs.execute("DELETE FROM study_service")  # so that they are initial's alone
     with indexer.running():
         wait_until(lambda: indexer.caught_up, what="caught up")
         assert receiver.accepted() == []
@@ -181,7 +188,7 @@ def test_beside_a_run_a_signal_takes_the_request_back(
     pacs: Pacs, receiver: Receiver, indexer: Indexer, tmp_path: Path
 ) -> None:
     pacs.store_studies(2000)
-    assert indexer.run("initial", "--already-sent").returncode == 0
+    pacs.execute("DELETE FROM study_service")
     receiver.always(Answer(delay_seconds=0.05))
     with indexer.running():
         wait_until(lambda: indexer.caught_up, what="caught up")

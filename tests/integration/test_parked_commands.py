@@ -67,8 +67,9 @@ def test_retry(parked: Indexer, receiver: Receiver, how: str) -> None:
     assert sorted(receiver.study_iuids()) == ["1.1", "1.2", "1.3"]
     assert entries(parked) == []
     assert [entry["state"] for entry in entries(parked, "--all")] == ["accepted", "accepted"]
-    first, again = (entry for entry in receiver.entries() if entry.study_iuids == ["1.1"])
-    assert first.idempotency_key == again.idempotency_key
+    first, again = (entry for entry in receiver.sent() if entry.study_iuids == ["1.1"])
+    # Read anew, with a key of its own.
+    assert first.json == again.json
 
 
 def test_what_is_rejected_again_stays_parked(parked: Indexer, receiver: Receiver) -> None:
@@ -104,7 +105,7 @@ def test_discard(parked: Indexer, receiver: Receiver) -> None:
     assert parked.run("parked", "discard", "--all").stdout == "1 discarded.\n"
     assert entries(parked) == []
     # No document, and no answer that quotes one, is left in the file.
-    kept = b"".join(path.read_bytes() for path in parked.state_dir.glob("parked.sqlite*"))
+    kept = b"".join(path.read_bytes() for path in parked.state_dir.glob("state.sqlite*"))
     assert b"NUNEZ" not in kept
     assert "NÚÑEZ".encode() not in kept
     receiver.normal()

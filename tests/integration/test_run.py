@@ -30,6 +30,11 @@ def indexer(pacs: Pacs, receiver: Receiver, tmp_path: Path) -> Iterator[Indexer]
     one.close()
 
 
+def unverified(indexer: Indexer) -> tuple[str, ...]:
+    checkpoint = indexer.checkpoint()
+    return checkpoint.unverified if checkpoint is not None else ()
+
+
 def uids(receiver: Receiver) -> list[str]:
     return [entry.json["study_iuid"] for entry in receiver.accepted()]
 
@@ -169,8 +174,9 @@ def test_rotation_under_load(pacs: Pacs, receiver: Receiver, indexer: Indexer) -
         wait_until(lambda: len(receiver.accepted()) >= 200, what="all sent")
         wait_until(
             lambda: (
-                (indexer.checkpoint().get("position") or {}).get("file")
-                == pacs.execute("SHOW BINARY LOGS")[-1][0]
+                (checkpoint := indexer.checkpoint()) is not None
+                and checkpoint.position is not None
+                and checkpoint.position.file == pacs.execute("SHOW BINARY LOGS")[-1][0]
             ),
             what="the position in the newest file",
         )
@@ -255,7 +261,7 @@ def test_what_awaits_verification_survives_a_kill(pacs: Pacs, receiver: Receiver
     wait_until(lambda: indexer.caught_up, what="caught up")
     pk = pacs.store_study("1.1")
     wait_until(lambda: receiver.accepted(), what="the first version")
-    wait_until(lambda: indexer.checkpoint().get("unverified"), what="the checkpoint")
+    wait_until(lambda: unverified(indexer) == ("1.1",), what="the state")
     indexer.kill()
     # As if the trigger had read a moment too early: the view is newer than the row, and no row will come.
     pacs.execute("SET @sent = (SELECT id FROM study_service WHERE study_pk = %s)", (pk,))

@@ -79,7 +79,8 @@ def test_a_study_is_stored_in_the_order_of_the_archive(pacs: Pacs) -> None:
         "SELECT operation, study_modality, study_instances FROM study_service ORDER BY recorded_at, id"
     )[1:] == [
         ("changed", "CT\\PT", 30),
-        ("deleted", "CT\\PT", 30),
+        # Key and UID are all that a deletion needs; the view may not have the study any more.
+        ("deleted", None, None),
     ]
     charsets = pacs.execute(
         "SELECT DISTINCT CHARACTER_SET_NAME, COLLATION_NAME FROM information_schema.COLUMNS"

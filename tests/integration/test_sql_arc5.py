@@ -11,10 +11,9 @@ import pytest
 
 from cdc_indexer.checks import installation
 from cdc_indexer.model.finding import Status
-from cdc_indexer.source.connection import connect
 from tests import following
 from tests.pacs5 import ADD_INDEXER, Pacs5, Pacs5Before531
-from tests.servers import Server
+from tests.servers import ARCHIVE, Server
 from tests.sql_archive import REMOVE, VIEW_COLUMNS, prefixes
 
 ADD = ADD_INDEXER.read_text()
@@ -261,8 +260,11 @@ def test_an_edited_study_is_recorded_with_its_values(archive: Pacs5, column: str
     operations(archive)
     for _ in range(2):
         archive.execute(f"UPDATE study SET {column} = %s, version = version + 1 WHERE pk = %s", (value, pk))
-    (row,) = archive.execute(f"SELECT operation, {', '.join(VIEW_COLUMNS)} FROM study_service")
+    *ended, row = archive.execute(
+        f"SELECT operation, {', '.join(VIEW_COLUMNS)} FROM study_service ORDER BY recorded_at, id"
+    )
     assert row == ("changed", *view(archive, pk).values())
+    assert [one[0] for one in ended] == (["deleted"] if column == "study_iuid" else [])
 
 
 def test_what_the_archive_keeps_for_itself_is_not_recorded(archive: Pacs5) -> None:
@@ -424,15 +426,15 @@ BROKEN = {
     "table dropped": "DROP TABLE study_service",
     "view dropped": "DROP VIEW indexer_study",
     "procedure dropped": "DROP PROCEDURE indexer_process",
-    "definer of the procedure dropped": "DROP USER 'indexer_definer'@'localhost'",
-    "rights revoked": "REVOKE SELECT ON patient_id FROM 'indexer_trigger'@'localhost'",
+    "account of the event dropped": "DROP USER 'indexer_definer'@'localhost'",
+    "rights revoked": f"REVOKE SELECT, INSERT, UPDATE, EXECUTE ON `{{name}}`.* FROM {ARCHIVE}",
 }
 
 
 @VERSIONS
 @pytest.mark.parametrize("how", BROKEN)
 def test_whatever_is_broken_the_archive_stores(server: Server, archive: Pacs5, how: str) -> None:
-    archive.execute(BROKEN[how])
+    archive.execute(BROKEN[how].format(name=archive.name))
     try:
         pk = archive.store_study(patient_id="a")
         series_pk = archive.store_image(pk)
@@ -545,9 +547,8 @@ def test_written_for_mysql_5_6_and_for_any_database_name() -> None:
 def test_check_knows_its_triggers(archive: Pacs5) -> None:
     """And names the script that makes them."""
     database = following.settings(archive.server, archive.name)
-    connection = connect(database)
-    try:
-        (check,) = [make for name, make in installation.objects(connection, database) if name == "triggers"]
+    with following.reading(database) as session:
+        (check,) = [make for name, make in installation.objects(session, database) if name == "triggers"]
         assert [finding.status for finding in check()] == [Status.OK]
         there = {row[0] for row in archive.execute("SHOW TRIGGERS") if row[0].startswith("indexer_")}
         assert set(installation.TRIGGERS_ARC5) == there
@@ -556,5 +557,3 @@ def test_check_knows_its_triggers(archive: Pacs5) -> None:
         assert finding.status is Status.FAILED
         assert "indexer_instance_insert" in finding.message
         assert f"mysql {archive.name} < extras/add_indexer_arc5.sql" in finding.remedy
-    finally:
-        connection.close()

@@ -12,9 +12,9 @@ from typing import Any
 import pymysql
 import pytest
 
+from tests.servers import ARCHIVE, ARCHIVE_PASSWORD, Server
 from tests.sql_archive import ADD, REMOVE, SCHEMA, VIEW_COLUMNS, Session
 
-ACCOUNTS = ("indexer_definer", "indexer_trigger")
 TRIGGERS = {
     ("indexer_row", "BEFORE", "INSERT", "study_service"),
     ("indexer_study_insert", "AFTER", "INSERT", "study"),
@@ -62,9 +62,10 @@ def test_one_run_makes_what_the_contract_names(server: Any, database: str, archi
 
     made = definitions(archive)
     assert {row[:4] for row in made["triggers"]} == TRIGGERS
-    assert {row[4] for row in made["triggers"]} == {"indexer_trigger@localhost"}
+    # The archive's own account: without it there would be nothing to record.
+    assert {row[4] for row in made["triggers"]} == {ARCHIVE.replace("'", "")}
     assert [row[:4] for row in made["routines"]] == [
-        ("indexer_process", "PROCEDURE", "indexer_definer@localhost", "DEFINER"),
+        ("indexer_process", "PROCEDURE", "root@localhost", "INVOKER"),
         ("indexer_prune", "PROCEDURE", "indexer_definer@localhost", "DEFINER"),
     ]
     assert [row[:2] for row in made["events"]] == [("indexer_prune", "indexer_definer@localhost")]
@@ -121,7 +122,12 @@ def test_removing_leaves_the_archive_as_it_was(server: Any, database: str, archi
         archive("SELECT * FROM information_schema.table_privileges WHERE table_schema = %s", database) == []
     )
     assert (
-        archive("SELECT * FROM information_schema.schema_privileges WHERE table_schema = %s", database) == []
+        archive(
+            "SELECT * FROM information_schema.schema_privileges WHERE table_schema = %s AND grantee <> %s",
+            database,
+            ARCHIVE,
+        )
+        == []
     )
 
 
@@ -144,41 +150,55 @@ def test_two_archives_on_one_server_do_not_share_their_fate(
         )
         assert left == []
         left = server.execute(
-            "SELECT grantee FROM information_schema.schema_privileges WHERE table_schema = %s", [other]
+            "SELECT grantee FROM information_schema.schema_privileges WHERE table_schema = %s AND grantee <> %s",
+            [other, ARCHIVE],
         )
         assert left == []
     finally:
         server.drop_database(other)
 
 
-def test_the_accounts_have_no_more_than_they_need(server: Any, database: str, archive: Session) -> None:
+def grants_of(archive: Session, account: str, database: str) -> list[str]:
+    """What an account may do with this archive's objects; what it may do everywhere must be nothing."""
+    grants = [row[0].replace("`", "") for row in archive(f"SHOW GRANTS FOR {account}")]
+    everywhere = [grant for grant in grants if "ON *.*" in grant]
+    assert everywhere and all(grant.startswith("GRANT USAGE ON") for grant in everywhere)
+    return [grant for grant in grants if f"ON {database}." in grant or f"PROCEDURE {database}." in grant]
+
+
+def test_the_events_account_has_no_more_than_it_needs(server: Any, database: str, archive: Session) -> None:
     server.run_script(ADD, database)
 
-    for account in ACCOUNTS:
-        grants = [row[0].replace("`", "") for row in archive(f"SHOW GRANTS FOR '{account}'@'localhost'")]
-        ours = [grant for grant in grants if f"ON {database}." in grant or f"PROCEDURE {database}." in grant]
-        everywhere = [grant for grant in grants if "ON *.*" in grant]
-        assert everywhere and all(grant.startswith("GRANT USAGE ON") for grant in everywhere)
-        assert not [
-            grant for grant in ours if re.search(r"GRANT (ALL|.*(ALTER|DROP|CREATE|GRANT OPTION))", grant)
-        ]
-        assert "ACCOUNT LOCK" in archive(f"SHOW CREATE USER '{account}'@'localhost'")[0][0]
-        for password in ("", account):
-            with pytest.raises(pymysql.err.OperationalError):
-                server.connect(user=account, password=password)
+    account = "'indexer_definer'@'localhost'"
+    assert {re.sub(r" ON .*", "", grant) for grant in grants_of(archive, account, database)} == {
+        "GRANT EVENT",
+        "GRANT SELECT, DELETE",
+        "GRANT EXECUTE",
+    }
+    assert "ACCOUNT LOCK" in archive(f"SHOW CREATE USER {account}")[0][0]
+    for password in ("", "indexer_definer"):
+        with pytest.raises(pymysql.err.OperationalError):
+            server.connect(user="indexer_definer", password=password)
 
 
-def test_the_archives_own_account_needs_no_new_rights(server: Any, database: str, archive: Session) -> None:
-    server.run_script(ADD, database)
-    archive("CREATE USER 'pacs'@'localhost' IDENTIFIED BY 'secret'")
-    try:
-        for table in ("study", "patient"):
-            archive(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO 'pacs'@'localhost'")
-        with closing(Session(server.connect(database, user="pacs", password="secret"))) as pacs:
-            study_pk = pacs.study(pacs.patient("2-7"), "1.2.3")
-        assert archive.operations() == [("stored", study_pk)]
-    finally:
-        archive("DROP USER 'pacs'@'localhost'")
+def test_an_archive_with_few_rights_gets_what_the_triggers_need(
+    server: Server, database: str, archive: Session
+) -> None:
+    archive(f"REVOKE ALL PRIVILEGES ON `{database}`.* FROM {ARCHIVE}")
+    for table in ("study", "patient"):
+        archive(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {ARCHIVE}")
+    before = grants_of(archive, ARCHIVE, database)
+    for _ in range(2):
+        server.run_script(ADD, database)
+    with closing(Session(server.connect(database, user="pacs", password=ARCHIVE_PASSWORD))) as pacs:
+        study_pk = pacs.study(pacs.patient("2-7"), "1.2.3")
+        pacs("UPDATE patient SET pat_name = 'X' WHERE pat_id = '2-7'")
+        pacs("DELETE FROM study WHERE pk = %s", study_pk)
+    assert archive.operations() == [("stored", study_pk), ("patient", 0), ("deleted", study_pk)]
+    given = "".join(grants_of(archive, ARCHIVE, database))
+    assert not re.search(r"GRANT (ALL|[^O]*(ALTER|DROP|CREATE|GRANT OPTION))", given)
+    server.run_script(REMOVE, database)
+    assert sorted(grants_of(archive, ARCHIVE, database)) == sorted(before)
 
 
 @pytest.mark.parametrize("script", [ADD, REMOVE], ids=["add", "remove"])

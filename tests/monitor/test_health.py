@@ -6,15 +6,15 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from cdc_indexer.delivery.webservice import classify
+from cdc_indexer.delivery._meaning import classify
 from cdc_indexer.flow.gate import Gate
+from cdc_indexer.jobs.lag import Lag
 from cdc_indexer.model.errors import StorageError
 from cdc_indexer.model.observer import Source
-from cdc_indexer.model.outcome import Kind, Outcome
+from cdc_indexer.model.outcome import Kind, Refusal
 from cdc_indexer.model.position import Position
 from cdc_indexer.monitor.causes import Cause
 from cdc_indexer.monitor.health import Health, held_cause
-from cdc_indexer.monitor.lag import Lag
 from tests.monitor.conftest import sample
 
 NOON = datetime(2026, 3, 1, 12)
@@ -38,20 +38,23 @@ def at(offset: int) -> Position:
         (405, Cause.WRONG_ADDRESS),
         (301, Cause.REDIRECT),
         (308, Cause.REDIRECT),
+        (407, Cause.NOT_THE_INDEX),
         (451, Cause.REFUSED),
     ],
 )
 def test_why_everything_is_held(status: int, cause: Cause) -> None:
     outcome = classify("POST", status, b'{"status": "Error"}', None, 0.0)
     assert outcome.kind is Kind.HELD
-    assert held_cause(status, outcome.reason) is cause
+    assert held_cause(outcome.refusal) is cause
     assert cause.is_held
 
 
 def test_why_everything_is_held_without_an_answer() -> None:
-    certificate = "The certificate of index.example.org can't be trusted (expired): renew it."
-    assert held_cause(None, certificate) is Cause.CERTIFICATE
-    assert held_cause(None, "The central index has an address that can't be used.") is Cause.WRONG_ADDRESS
+    causes = {refusal: held_cause(refusal) for refusal in Refusal}
+    assert causes[Refusal.CERTIFICATE] is Cause.CERTIFICATE
+    assert causes[Refusal.STRANGER] is Cause.NOT_THE_INDEX
+    assert causes[Refusal.REJECTS_ALL] is Cause.REJECTS_ALL
+    assert all(cause.is_held for cause in causes.values())
 
 
 def test_the_worst_comes_first_and_what_is_mended_goes() -> None:
@@ -98,10 +101,8 @@ def test_a_database_that_is_away_is_said_once() -> None:
 def test_held_by_the_key_then_by_the_address() -> None:
     health = Health()
     health.source(Source.UP, "")
-    health.answered([Outcome(Kind.HELD, 401)])
-    health.gate(Gate.HELD, "the key")
-    health.answered([Outcome(Kind.HELD, 404)])
-    health.gate(Gate.HELD, "the address")
+    health.gate(Gate.HELD, "the key", Refusal.KEY)
+    health.gate(Gate.HELD, "the address", Refusal.ADDRESS)
     assert [one.cause for one in health.problems()] == [Cause.WRONG_ADDRESS]
 
 

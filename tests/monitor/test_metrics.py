@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from cdc_indexer.delivery.dispatcher import Delivery
+from cdc_indexer.flow.case import Case, Hints
 from cdc_indexer.flow.gate import Gate
+from cdc_indexer.flow.order import Delivery
+from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.observer import Source
-from cdc_indexer.model.outcome import Kind, Outcome
+from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 from cdc_indexer.monitor.causes import Cause
 from cdc_indexer.monitor.watch import Watch
 from tests.monitor.conftest import Site, make_settings, sample
@@ -34,7 +36,18 @@ def delivery(*ages: float, first: bool = True, behind: bool = False) -> Delivery
     """Of rows that were recorded so many seconds ago."""
     now = datetime.now(timezone.utc).replace(tzinfo=None)
     rows = tuple((number, now - timedelta(seconds=age)) for number, age in enumerate(ages))
-    return Delivery("1.2.3", 7, "1.2.3", "k", b"{}", rows, first, lambda one, outcome: 1, behind)
+    return Delivery(
+        case=Case("1.2.3", 7, "1.2.3"),
+        hints=Hints(rows=rows),
+        idempotency_key="k",
+        body=b"{}",
+        version=1,
+        entry=Entry("1.2.3", 7, 1),
+        before=None,
+        digest=b"",
+        first_version=first,
+        behind=behind,
+    )
 
 
 def numbers(text: str) -> Numbers:
@@ -119,8 +132,7 @@ def test_states_are_zero_or_one_without_free_text(watch: Watch) -> None:
     watch.sampled(
         sample(parked=4, lag_seconds=12.5, lag_bytes=99, queued=3, waiting=2, checkpoint_at=time.time() - 5)
     )
-    watch.answered([Outcome(Kind.HELD, 301)], 0.1)
-    watch.gate(Gate.HELD, "It redirects to https://elsewhere.example/")
+    watch.gate(Gate.HELD, "It redirects to https://elsewhere.example/", Refusal.REDIRECT)
     found = scrape(watch)
     assert value(found, "held", reason="redirect") == 1
     assert value(found, "held", reason="key_refused") == 0

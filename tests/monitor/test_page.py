@@ -18,7 +18,7 @@ import pytest
 from cdc_indexer.flow.gate import Gate
 from cdc_indexer.model.errors import StorageError
 from cdc_indexer.model.observer import Source
-from cdc_indexer.model.outcome import Kind, Outcome
+from cdc_indexer.model.outcome import Refusal
 from cdc_indexer.monitor import page
 from cdc_indexer.monitor.causes import Cause
 from cdc_indexer.monitor.texts import CAUSES, TEXTS, size, span, wanted_language
@@ -29,9 +29,8 @@ from tests.monitor.conftest import Site, make_settings, sample
 HELD = "The central index refuses the key (status 401): correct key in config.json."
 
 
-def hold(watch: Watch, status: int | None = 401, reason: str = HELD) -> None:
-    watch.answered([Outcome(Kind.HELD, status, reason=reason)], 0.1)
-    watch.gate(Gate.HELD, reason)
+def hold(watch: Watch, reason: str = HELD) -> None:
+    watch.gate(Gate.HELD, reason, Refusal.KEY)
 
 
 def working(watch: Watch) -> None:
@@ -85,7 +84,7 @@ def test_everything_is_escaped(make_site: Callable[..., Site], path: str) -> Non
     site = make_site()
     evil = "<script>alert(1)</script>\"'&"
     working(site.watch)
-    hold(site.watch, 401, evil)
+    hold(site.watch, evil)
     site.watch.sampled(sample(position=evil, server=evil, parked=1, parked_reasons=((evil, 1),)))
     answer = site.get(path)
     if answer.headers["Content-Type"].startswith("text/html"):

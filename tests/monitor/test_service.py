@@ -169,10 +169,9 @@ def test_status_works_without_a_page(pacs: Pacs, receiver: Receiver, indexer: In
     assert [problem["cause"] for problem in report["problems"]] == ["not_running"]
     assert report["bytes_behind"] > 0
     assert report["seconds_behind"] > 0
-    assert (
-        report["position"]
-        == f"{indexer.checkpoint()['position']['file']}:{indexer.checkpoint()['position']['offset']}"
-    )
+    checkpoint = indexer.checkpoint()
+    assert checkpoint is not None
+    assert report["position"] == str(checkpoint.position)
     indexer.settings["database"]["port"] = free_port()
     indexer.write_files()
     code, report = asked(indexer)
@@ -209,17 +208,13 @@ def test_a_service_that_has_ceased_to_speak(indexer: Indexer, monkeypatch: pytes
         assert "stuck" in report.message
 
 
-def test_a_checkpoint_that_can_not_be_used(pacs: Pacs, indexer: Indexer) -> None:
+def test_a_state_that_can_not_be_used(pacs: Pacs, indexer: Indexer) -> None:
     pacs.store_study("1.1")
     assert indexer.run("run", "--until-caught-up").returncode == 0, indexer.log
-    newest = indexer.state_dir / "checkpoint.json"
-    newest.write_text(newest.read_text()[:-20])
-    with indexer.running():
-        wait_until(lambda: indexer.caught_up, what="caught up")
-    (line,) = said(indexer, "checkpoint fell back")
-    assert "checkpoint.previous.json is used" in line["reason"]
-    for path in indexer.state_dir.glob("checkpoint*.json"):
-        path.write_text("{}")
+    # A copy for people: nothing depends on it.
+    (indexer.state_dir / "checkpoint.json").write_text("{}")
+    assert asked(indexer)[1]["problems"] == []
+    (indexer.state_dir / "state.sqlite").write_bytes(b"torn")
     code, report = asked(indexer)
     assert code == 1
     assert report["problems"][0]["cause"] == "checkpoint"
@@ -299,14 +294,14 @@ def test_rows_that_only_the_table_shows_are_counted(
 
 
 def test_the_containers_health_check(indexer: Indexer, port: int) -> None:
-    dockerfile = (ROOT / "Dockerfile").read_text()
+    dockerfile = (ROOT / "Dockerfile").read_text().partition(" AS indexer")[2]
     found = re.search(r"HEALTHCHECK[^[]*CMD (\[.*\])$", dockerfile, re.MULTILINE | re.DOTALL)
     assert found is not None
     command = json.loads(found[1].partition("\n")[0])
     assert command[0] == "python"
     healthy = [sys.executable, *(word.replace("9108", str(port)) for word in command[1:])]
     assert healthy[-1] != command[-1]
-    assert re.search(r"^USER (?!0|root)", dockerfile.partition("AS indexer")[2], re.MULTILINE)
+    assert re.search(r"^USER (?!0|root)", dockerfile, re.MULTILINE)
 
     def check() -> int:
         return subprocess.run(healthy, stderr=subprocess.DEVNULL, timeout=30, check=False).returncode
@@ -326,6 +321,9 @@ def test_every_line_of_the_log_is_json_and_says_one_event(
         pacs.execute("SET SESSION sql_log_bin = 0")
         pacs.store_study("1.1")
         pacs.execute("SET SESSION sql_log_bin = 1")
+        # It is seen to work: else no more than three rejections would be believed.
+        pacs.store_study("1.0")
+        receiver.wait_for(1)
         receiver.for_studies([f"1.2.{number}" for number in range(30)], Answer(422))
         for number in range(30):
             pacs.store_study(f"1.2.{number}")

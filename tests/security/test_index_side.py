@@ -316,3 +316,4 @@ def test_a_batch_whose_answer_nests_to_the_very_limit() -> None:
 class _Element:
     body = BODY
     idempotency_key = "0d1b3b2e-0000-5000-8000-000000000001"
+    study_version: int | None = None

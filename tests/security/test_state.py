@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from cdc_indexer.model.errors import StorageError
-from cdc_indexer.state import requests as handover
-from cdc_indexer.state.checkpoint import CheckpointFile
+from cdc_indexer.model.errors import StateError, StorageError
+from cdc_indexer.state import requests
+from cdc_indexer.state.checkpoint_copy import CheckpointCopy
+from cdc_indexer.state.store import Store
 from tests.indexer import KEY, Indexer, wait_until
 from tests.pacs import Pacs
 from tests.receiver import Answer, Receiver
@@ -44,7 +45,7 @@ def indexer(pacs: Pacs, receiver: Receiver, tmp_path: Path) -> Iterator[Indexer]
 
 @pytest.fixture
 def used(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> Indexer:
-    """A state directory in which everything is that can be: a checkpoint and the one before, a parked study, `initial`."""
+    """A state directory in which everything is that can be: a checkpoint, a parked study, `initial`."""
     receiver.for_studies(["1.2.3.666"], Answer(422, TRICKS.encode()))
     with indexer.log_path.open("ab") as log:
         process = subprocess.Popen(
@@ -59,7 +60,7 @@ def used(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> Indexer:
         assert indexer.run("initial").returncode == 0
         # Files that are there only while it runs, such as journals of SQLite, are looked at now.
         modes = {path.name: stat.S_IMODE(path.lstat().st_mode) for path in indexer.state_dir.iterdir()}
-        assert {"checkpoint.json", "checkpoint.previous.json", "parked.sqlite", "lock"} <= set(modes)
+        assert {"checkpoint.json", "state.sqlite", "state.sqlite-wal", "lock"} <= set(modes)
         assert {name: oct(mode) for name, mode in modes.items() if mode & 0o077} == {}
         command_line = Path(f"/proc/{process.pid}/cmdline").read_text()
         assert KEY not in command_line
@@ -79,7 +80,7 @@ def test_only_our_account_can_read_the_state_and_it_holds_no_secret(used: Indexe
         assert KEY.encode() not in content, path
         assert b'"secret"' not in content, path
         # A parked study is kept whole, so that it can be sent again: there, and nowhere else.
-        if not path.name.startswith("parked.sqlite"):
+        if not path.name.startswith("state.sqlite"):
             assert NAME.encode() not in content, path
             assert PATIENT_ID.encode() not in content, path
 
@@ -135,10 +136,16 @@ def test_a_link_in_the_state_directory_is_not_followed(tmp_path: Path) -> None:
     target.write_text("somebody's")
     state = tmp_path / "state"
     state.mkdir()
-    for name in ("checkpoint.new", "initial.request.new"):
+    for name in ("checkpoint.new", "initial.request.new", "state.sqlite.new"):
         (state / name).symlink_to(target)
+    CheckpointCopy(state, {}).write(now=True)
+    assert not (state / "checkpoint.json").exists()
     with pytest.raises(StorageError):
-        CheckpointFile(state).save("text")
-    with pytest.raises(StorageError):
-        handover.write(state, handover.REQUEST, {})
+        requests.write(state, requests.REQUEST, {})
+    Store(state).close()
+    assert target.read_text() == "somebody's"
+    (state / "state.sqlite").unlink()
+    (state / "state.sqlite").symlink_to(target)
+    with pytest.raises(StateError):
+        Store(state)
     assert target.read_text() == "somebody's"

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from cdc_indexer.jobs.auditor import Auditor
-from cdc_indexer.jobs.initial import Feeder
+from cdc_indexer.jobs.feeder import Feeder
+from cdc_indexer.state.requests import InitialRequest, ask
 
 
 class Job:
@@ -42,7 +43,7 @@ def slow_start(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     start = threading.Thread.start
 
     def slow(thread: threading.Thread) -> None:
-        if thread.name in ("auditor", "initial"):
+        if thread.name in ("auditor", "feeder"):
             asked.set()
             threading.Event().wait(0.2)
         start(thread)
@@ -76,11 +77,11 @@ def test_a_stop_may_meet_a_request_for_an_initial(
     engine: Any = SimpleNamespace(settings=SimpleNamespace(state_dir=tmp_path))
     feeder = Feeder(engine, job)
     monkeypatch.setattr(feeder, "_feed", lambda request: job.stopping.wait(10))
-    monkeypatch.setattr("cdc_indexer.jobs.initial.handover.read", lambda *_: {"number": "1"})
+    ask(tmp_path, InitialRequest(id="1"))
     worker = threading.Thread(target=feeder.look)
     worker.start()
     assert slow_start.wait(10)
     job.stopping.set()
     feeder.join()
     worker.join()
-    assert not living("initial")
+    assert not living("feeder")

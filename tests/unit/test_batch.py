@@ -1,21 +1,22 @@
-"""Many studies in one POST: what each answer means for each study, and what the dispatcher puts together."""
+"""Many studies in one POST: what each answer means for each study, and what is put together."""
 
 from __future__ import annotations
 
 import json
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cdc_indexer.delivery.dispatcher import Delivery, Dispatcher
-from cdc_indexer.delivery.webservice import classify
+from cdc_indexer.delivery._meaning import classify
 from cdc_indexer.flow.gate import Gate
+from cdc_indexer.flow.order import Delivery
 from cdc_indexer.model.outcome import Kind, Outcome
 from tests.blocking import Client, Disk
+from tests.sending import Dispatcher, delivery_of, settings
 
 Answer = Callable[[list[str]], tuple[int, Any]]
 
@@ -75,27 +76,24 @@ Send = Callable[..., tuple[Results, Dispatcher]]
 
 
 @pytest.fixture
-def send() -> Iterator[Send]:
+def send(tmp_path: Path) -> Iterator[Send]:
     """Queues the studies while the index is still, then lets one sender go."""
     started: list[Dispatcher] = []
 
     def start(index: Index, studies: str, batch_size: int = 8, **options: Any) -> tuple[Results, Dispatcher]:
         results = Results()
-        options = {"durable": Disk(), "concurrency": 1, "give_up_seconds": 3600.0, **options}
-        dispatcher = Dispatcher(lambda: Client(index), batch_size=batch_size, rng=random.Random(1), **options)
-        for study in studies:
-            dispatcher.submit(
-                Delivery(
-                    key=study,
-                    study_pk=1,
-                    study_iuid=study,
-                    idempotency_key=f"key-{study}",
-                    body=None if study.isupper() else json.dumps({"study": study}).encode(),
-                    rows=(),
-                    first_version=True,
-                    finished=results,
-                )
+        dispatcher = Dispatcher(
+            settings(tmp_path, "http://127.0.0.1:1/", batch_size=batch_size),
+            results,
+            make_client=lambda: Client(index),
+            **{"concurrency": 1, **options},
+        )
+        dispatcher.submit(
+            *(
+                delivery_of(study, None if study.isupper() else json.dumps({"study": study}).encode())
+                for study in studies
             )
+        )
         dispatcher.start()
         started.append(dispatcher)
         return results, dispatcher
@@ -176,7 +174,7 @@ def test_an_index_that_refuses_keeps_everything_waiting(send: Send) -> None:
     assert len(index.batches[1]) == 1
     assert not results.kinds
     refused.clear()
-    dispatcher.reconfigure(lambda: Client(index))
+    dispatcher.mended()
     results.wait(4)
 
 
@@ -193,7 +191,7 @@ def test_a_batch_without_results_where_they_must_be_parks_nothing(send: Send) ->
 def test_an_index_that_says_error_for_one_study_holds_that_one(send: Send) -> None:
     gates: list[Gate] = []
     index = Index(lambda studies: (200, [{"status": "Error" if study == "b" else "Ok"} for study in studies]))
-    results, _ = send(index, "abc", on_gate=lambda gate, reason: gates.append(gate))
+    results, _ = send(index, "abc", on_gate=lambda change: gates.append(change.gate))
     results.wait(2)
     deadline = time.monotonic() + 10
     while Gate.HELD not in gates:

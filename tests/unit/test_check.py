@@ -20,10 +20,11 @@ import pytest
 
 from cdc_indexer.checks.all import _state_directory, check
 from cdc_indexer.delivery.probe import probe
+from cdc_indexer.model.changes import Changes
 from cdc_indexer.model.finding import Finding, Status, failed, ok, warning
 from cdc_indexer.model.settings import Settings, load_settings
 from cdc_indexer.monitor.findings import as_json, show
-from cdc_indexer.state.checkpoint import Checkpoint, CheckpointFile
+from cdc_indexer.state.store import Store
 from tests.central.conftest import READER, WRITER, Index
 from tests.certificates import make_certificate
 from tests.indexer import KEY, wait_until
@@ -189,9 +190,9 @@ def test_the_state_directory(make: Make, tmp_path: Path) -> None:
     state.mkdir(mode=0o700)
     assert only(settings, "state directory").status is OK
     assert list(state.iterdir()) == []
-    (state / "parked.sqlite").touch(0o644)
-    assert "parked.sqlite" in only(settings, "state directory").message
-    (state / "parked.sqlite").chmod(0o600)
+    (state / "state.sqlite").touch(0o644)
+    assert "state.sqlite" in only(settings, "state directory").message
+    (state / "state.sqlite").chmod(0o600)
     state.chmod(0o755)
     finding = only(settings, "state directory")
     assert finding.status is WARNING
@@ -247,22 +248,33 @@ def test_an_account_that_may_not_look(make: Make, tmp_path: Path) -> None:
     assert "web service" in findings
 
 
-def test_the_checkpoint(make: Make) -> None:
+def test_the_state(make: Make) -> None:
     settings = make()
     settings.state_dir.mkdir(mode=0o700)
-    assert "None yet" in only(settings, "checkpoint").message
-    file = CheckpointFile(settings.state_dir)
-    file.save(Checkpoint(identity=None, center="007").render())
-    assert only(settings, "checkpoint").status is OK
-    file.save(Checkpoint(identity=None, center="007").render())
-    file.path.write_text("torn")
-    assert only(settings, "checkpoint").status is WARNING
-    file.previous_path.write_text("torn")
-    assert only(settings, "checkpoint").status is FAILED
-    file.save(Checkpoint(identity=None, center="another").render())
-    finding = only(settings, "checkpoint")
+    assert "None yet" in only(settings, "state").message
+
+    def write(center: str) -> Path:
+        store = Store(settings.state_dir)
+        store.apply(Changes(meta={"center": center}))
+        store.close()
+        return store.path
+
+    write("007")
+    assert only(settings, "state").status is OK
+    # A copy for people: whatever it is, nothing depends on it.
+    (settings.state_dir / "checkpoint.json").write_text("torn")
+    assert only(settings, "state").status is OK
+    path = write("another")
+    finding = only(settings, "state")
     assert finding.status is FAILED
     assert "initial --restart" in finding.remedy
+    path.write_bytes(b"torn")
+    finding = only(settings, "state")
+    assert finding.status is FAILED
+    assert str(path) in f"{finding.message}{finding.remedy}"
+    path.unlink()
+    (settings.state_dir / "parked.sqlite").touch(0o600)
+    assert "older version" in only(settings, "state").message
 
 
 # --- the web service -------------------------------------------------------------------------------------
@@ -299,6 +311,18 @@ def test_what_a_get_says_of_the_key(answer: Answer, status: Status, said: str, m
         assert findings["key accepted"].status is status
         assert said in findings["key accepted"].message
         assert [(entry.method, entry.headers["x-api-key"]) for entry in receiver.entries()] == [("GET", KEY)]
+
+
+def test_a_proxy_that_wants_a_login_is_no_index(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Receiver(KEY) as proxy:
+        proxy.always(Answer(407, b""), gets=True)
+        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("NO_PROXY", "")
+        findings = probed(make(webservice_url="http://index.invalid/register"))
+    assert findings["web service"].status is FAILED
+    assert "The proxy wants a login" in findings["web service"].message
+    assert "HTTPS_PROXY" in findings["web service"].remedy
+    assert "key accepted" not in findings
 
 
 def test_the_key_of_the_index_in_use_and_a_wrong_one(make: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -84,7 +85,7 @@ def test_the_defaults_are_those_of_the_contract(load: Load) -> None:
         "updates": True,
         "deletes": "ignore",
         "settle_seconds": 5,
-        "batch_size": 1,
+        "batch_size": "auto",
         "ca": None,
         "client_cert": None,
         "give_up_seconds": 3600,
@@ -153,6 +154,33 @@ def test_empty_tls_means_verified(load: Load) -> None:
     assert settings.database.tls.verify is True
 
 
+def test_verify_may_be_the_ca_alone_from_the_environment_too(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").touch()
+    environment = {"CDC_INDEXER_DATABASE__TLS__VERIFY": "ca"}
+    for settings in (
+        load(**{"database.tls": {"ca": "ca.pem", "verify": "ca"}}),
+        load(environment, **{"database.tls": {"ca": "ca.pem"}}),
+    ):
+        assert settings.database.tls is not None
+        assert settings.database.tls.verify == "ca"
+
+
+@pytest.mark.parametrize(
+    ("written", "host"),
+    [
+        ("[::1]", "::1"),
+        ("::1", "::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+        ("10.1.2.3", "10.1.2.3"),
+        ("pacs_db.hospital.cl.", "pacs_db.hospital.cl."),
+        ("hospital-ñandú.cl", "hospital-ñandú.cl"),
+        ("localhost", "localhost"),
+    ],
+)
+def test_hosts(load: Load, written: str, host: str) -> None:
+    assert load(**{"database.host": written}).database.host == host
+
+
 def test_settings_are_frozen_and_hide_secrets(load: Load) -> None:
     settings = load()
     with pytest.raises(ValueError, match="frozen"):
@@ -176,6 +204,13 @@ MISTAKES = [
     ({"database.port": 0}, "database.port must be at least 1"),
     ({"database.user": ""}, "database.user must not be empty"),
     ({"database": []}, "database must be an object"),
+    ({"database.host": "a..b"}, "database.host holds a host name that can't exist"),
+    ({"database.host": "a b"}, "database.host holds a host name that can't exist"),
+    ({"database.host": " "}, "database.host holds a host name that can't exist"),
+    ({"database.host": "[::x]"}, "database.host holds a host name that can't exist"),
+    ({"database.tls": {"verify": "no"}}, 'database.tls.verify must be true, false or "ca"'),
+    ({"database.tls": {"verify": 1}}, 'database.tls.verify must be true, false or "ca"'),
+    ({"database.tls": {"verify": "ca"}}, 'database.tls has verify "ca" without a ca'),
     ({"database.tls": {"verfy": False}}, "database.tls.verfy isn't a known key: did you mean verify?"),
     ({"database.tls": {"ca": "absent.pem"}}, "database.tls.ca names a file that isn't there"),
     ({"database.tls": {"key": "config.json"}}, "database.tls has a key without its cert"),
@@ -290,6 +325,8 @@ def test_missing_files_are_named(load: Load, tmp_path: Path) -> None:
         (0, "server must be a text"),
         ("", "server must not be empty"),
         ("a\nb", "printed"),
+        (" ", "server must not be blank"),
+        ("\u00a0", "printed"),
     ],
 )
 def test_a_centre_that_can_not_be_one(load: Load, server: object, sentence: str) -> None:
@@ -414,3 +451,22 @@ def test_pydantic_is_imported_by_the_settings_alone() -> None:
     program = f"import sys, {modules}; sys.exit('pydantic' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=False, env={**os.environ}, timeout=60)
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("delivery", "quiet", "longest"),
+    [
+        ({}, 5, 60),
+        ({"settle_seconds": 3600}, 3600, 3600),
+        ({"send": "stable"}, 5, 60),
+        ({"send": "stable", "updates": False}, 150, math.inf),
+        ({"send": "stable", "updates": False, "settle_seconds": 5}, 5, math.inf),
+        ({"updates": False}, 5, 60),
+    ],
+)
+def test_how_long_a_study_must_be_quiet(
+    load: Load, delivery: dict[str, Any], quiet: float, longest: float
+) -> None:
+    """What is sent once waits for as long as the archive needs; what may be corrected is never held back for long."""
+    settings = load(delivery=delivery).delivery
+    assert (settings.quiet_seconds, settings.max_wait_seconds) == (quiet, longest)

@@ -12,22 +12,23 @@ from cdc_indexer.jobs.engine import Engine
 
 
 @pytest.mark.parametrize(
-    ("full", "storage_failing", "gate", "waits"),
+    ("full", "storage_failing", "paused", "gate", "waits"),
     [
-        (False, False, Gate.OPEN, False),
-        (True, False, Gate.OPEN, True),
-        (False, True, Gate.OPEN, True),
-        (False, False, Gate.AWAY, True),
-        (False, False, Gate.HELD, True),
+        (False, False, False, Gate.OPEN, False),
+        (True, False, False, Gate.OPEN, True),
+        (False, True, False, Gate.OPEN, True),
+        (False, False, True, Gate.OPEN, True),
+        (False, False, False, Gate.AWAY, True),
+        (False, False, False, Gate.HELD, True),
     ],
 )
 def test_who_waits_for_others_is_not_stuck(
-    full: bool, storage_failing: bool, gate: Gate, waits: bool
+    full: bool, storage_failing: bool, paused: bool, gate: Gate, waits: bool
 ) -> None:
     """systemd's watchdog and /healthz ask: what starting again would mend is only what waits for nobody."""
+    order = SimpleNamespace(gate=gate, paused=paused)
     engine: Any = SimpleNamespace(
-        pipeline=SimpleNamespace(full=full),
+        core=SimpleNamespace(room=lambda: not full, parts=SimpleNamespace(order=order)),
         storage_failing=storage_failing,
-        dispatcher=SimpleNamespace(gate=gate),
     )
     assert Engine.waits_for_others.fget(engine) is waits  # type: ignore[attr-defined]

@@ -5,131 +5,433 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cdc_indexer.flow.gate import Gate, Gatekeeper
-from cdc_indexer.model.outcome import Kind, Outcome
+from cdc_indexer.flow.gate import ACCEPTED_LATELY_SECONDS, Do, Gate, Gatekeeper, Verdict
+from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 
+ACCEPTED = Outcome(Kind.ACCEPTED, 201)
+THERE = Outcome(Kind.ALREADY_THERE, 409)
+STALE = Outcome(Kind.STALE, 409, version=7)
+REJECTED = Outcome(Kind.REJECTED, 400, reason="bad")
 FAILED = Outcome(Kind.RETRY_STUDY, 500, reason="failing")
-UNREACHABLE = Outcome(Kind.RETRY_INDEX, reason="nobody there")
-REFUSED = Outcome(Kind.HELD, 401, reason="another key")
+SILENT = Outcome(Kind.RETRY_INDEX, reason="nobody there")
+BUSY = Outcome(Kind.RETRY_INDEX, 429, retry_after_seconds=9.0, reason="busy")
+REFUSED = Outcome(Kind.HELD, 403, reason="another key", refusal=Refusal.KEY)
+LOST = Outcome(Kind.HELD, 404, reason="no such address", refusal=Refusal.ADDRESS)
+ABSENT = Outcome(Kind.ABSENT, 404, reason="nothing there", refusal=Refusal.ADDRESS)
+WORKS = Outcome(Kind.ACCEPTED, 200, "[]")
+BROKEN = Outcome(Kind.REJECTED, 400)
 
-GIVE_UP_SECONDS = 60.0
+GIVE_UP_SECONDS = 3600.0
+
+
+class World:
+    """A gatekeeper, a clock, and what is to be done with each study."""
+
+    def __init__(self, concurrency: int = 8) -> None:
+        self.now = 1000.0
+        self.keeper = Gatekeeper(GIVE_UP_SECONDS, concurrency, random.Random(1))
+
+    @property
+    def gate(self) -> Gate:
+        return self.keeper.gate
+
+    def post(
+        self, key: str, outcome: Outcome, *, asked: Outcome | None = None, seconds: float = 0.01
+    ) -> Verdict:
+        """A request that takes so long; the question, if there is one, is answered by ``asked``."""
+        began = self.now
+        self.now += seconds
+        verdict = self.keeper.judge(key, outcome, began=began, now=self.now)
+        if verdict.do is Do.ASK and asked is not None:
+            verdict = self.keeper.judge(key, outcome, began=began, now=self.now, asked=asked)
+        return verdict
+
+    def odd(self, key: str, outcome: Outcome) -> None:
+        """Lets a study become known as one on which alone the index fails."""
+        self.post(key, outcome)
+        self.now += 0.01
+        self.post("good", ACCEPTED)
+        assert self.post(key, outcome).do is Do.RETRY
 
 
 @pytest.fixture
-def keeper() -> Gatekeeper:
-    return Gatekeeper(GIVE_UP_SECONDS, concurrency=8, rng=random.Random(1))
+def world() -> World:
+    return World()
 
 
-def fails(keeper: Gatekeeper, since: float, now: float, *, key: str = "odd", probe: bool = False) -> bool:
-    """Whether the study is given up."""
-    return keeper.failed(key, since, FAILED, now, probe=probe)[0]
+@pytest.mark.parametrize("outcome", [ACCEPTED, THERE])
+def test_what_is_there_is_done_with(world: World, outcome: Outcome) -> None:
+    assert world.post("a", outcome) == Verdict(Do.SETTLE)
 
 
-def gate(keeper: Gatekeeper) -> Gate:
-    return keeper.gate
+def test_what_the_index_has_newer_is_read_again_and_shows_that_it_works(world: World) -> None:
+    assert world.post("a", STALE) == Verdict(Do.READ_AGAIN)
+    assert world.post("b", REJECTED).do is Do.PARK
 
 
-def first_failure(keeper: Gatekeeper, now: float, key: str = "odd") -> float:
-    since = keeper.open_seconds(now)
-    assert not fails(keeper, since, now, key=key)
-    return since
+# --- rejections ------------------------------------------------------------------------------------------
 
 
-def test_a_study_that_alone_keeps_failing_is_given_up_when_its_time_is_over(keeper: Gatekeeper) -> None:
-    since = first_failure(keeper, 100)
-    keeper.answered(130)
-    assert not fails(keeper, since, 100 + GIVE_UP_SECONDS - 1)
-    assert fails(keeper, since, 100 + GIVE_UP_SECONDS)
+def test_a_rejection_is_the_studys_own_while_others_are_accepted(world: World) -> None:
+    world.post("good", ACCEPTED)
+    world.now += ACCEPTED_LATELY_SECONDS - 1
+    for number in range(20):
+        assert world.post(str(number), REJECTED, seconds=0.0).do is Do.PARK
+    assert world.gate is Gate.OPEN
 
 
-def test_not_while_no_other_was_taken_since_it_began(keeper: Gatekeeper) -> None:
-    keeper.answered(99)
-    since = first_failure(keeper, 100)
-    assert not fails(keeper, since, 100 + 10 * GIVE_UP_SECONDS)
+def test_without_that_a_get_is_evidence_for_three_in_a_row_and_no_more(world: World) -> None:
+    verdicts = [world.post(str(number), REJECTED, asked=WORKS) for number in range(5)]
+    assert [verdict.do for verdict in verdicts] == [Do.PARK] * 3 + [Do.WAIT] * 2
+    assert world.gate is Gate.HELD
+    change = verdicts[3].change
+    assert change is not None
+    assert change.refusal is Refusal.REJECTS_ALL
+    assert change.unpark_seconds >= ACCEPTED_LATELY_SECONDS
+    # "In a row": one that is accepted begins anew.
+    world.post("good", ACCEPTED)
+    world.now += ACCEPTED_LATELY_SECONDS + 1
+    assert [world.post(str(number), REJECTED, asked=WORKS).do for number in range(4)][-2:] == [
+        Do.PARK,
+        Do.WAIT,
+    ]
 
 
-@pytest.mark.parametrize("outage", [(Gate.AWAY, UNREACHABLE), (Gate.HELD, REFUSED)])
-def test_an_outage_does_not_count(keeper: Gatekeeper, outage: tuple[Gate, Outcome]) -> None:
-    """A night without the index is not the time of a study that had failed once before; the rest of its time is."""
-    keeper.answered(0)
-    since = first_failure(keeper, 100)
-    keeper.answered(110)
-    keeper.close(*outage, 111, probe=False)
-    assert keeper.open_seconds(20_000) == keeper.open_seconds(111)
-    keeper.answered(40_000)
-    assert gate(keeper) is Gate.OPEN
-    assert not fails(keeper, since, 40_001)
-    keeper.answered(40_002)
-    assert not fails(keeper, since, 40_000 + GIVE_UP_SECONDS - 12)
-    assert fails(keeper, since, 40_000 + GIVE_UP_SECONDS - 11)
+@pytest.mark.parametrize("said", [BROKEN, FAILED, SILENT, REFUSED, LOST])
+def test_a_gateway_that_rejects_everything_parks_nothing(world: World, said: Outcome) -> None:
+    """Item 30: nginx with "The SSL certificate error" to GET and POST alike."""
+    for number in range(200):
+        assert world.post(str(number), REJECTED, asked=said).do is Do.WAIT
+    assert world.gate is Gate.HELD
 
 
-@pytest.mark.parametrize("outage", [(Gate.AWAY, UNREACHABLE), (Gate.HELD, REFUSED)])
-def test_a_probe_that_fails_is_the_indexs_fault(keeper: Gatekeeper, outage: tuple[Gate, Outcome]) -> None:
-    """The probe may be just the study whose time is all but over; what comes back from a dying index says nothing."""
-    since = first_failure(keeper, 100)
-    keeper.answered(110)
-    keeper.close(*outage, 100 + GIVE_UP_SECONDS, probe=False)
-    assert not fails(keeper, since, 5_000, probe=True)
-    assert gate(keeper) is not Gate.OPEN
-    assert keeper.probe_at > 5_000
+def test_the_first_question_is_asked_before_anything_is_decided(world: World) -> None:
+    assert world.post("a", REJECTED) == Verdict(Do.ASK)
+    assert world.gate is Gate.OPEN
 
 
-def test_what_was_in_flight_when_the_gate_closed_is_not_given_up(keeper: Gatekeeper) -> None:
-    since = first_failure(keeper, 100)
-    keeper.answered(110)
-    keeper.close(Gate.AWAY, UNREACHABLE, 100 + GIVE_UP_SECONDS, probe=False)
-    assert not fails(keeper, since, 101 + GIVE_UP_SECONDS)
+def test_what_was_parked_before_a_hold_is_named(world: World) -> None:
+    """It began to reject everything a second after the last acceptance; a quiet night lies in between."""
+    world.post("good", ACCEPTED)
+    world.now += 30
+    assert world.post("a", REJECTED).do is Do.PARK
+    world.now += 8 * 3600
+    change = world.post("b", REJECTED, asked=BROKEN).change
+    assert change is not None
+    assert change.unpark_seconds > 8 * 3600
+    assert change.unpark_seconds < 9 * 3600
 
 
-def test_an_index_that_fails_on_as_many_as_are_under_way_is_away(keeper: Gatekeeper) -> None:
+def test_one_that_is_accepted_ends_it_and_the_odd_one_is_parked(world: World) -> None:
+    assert world.post("odd", REJECTED, asked=BROKEN).do is Do.WAIT
+    verdict = world.post("good", ACCEPTED)
+    assert verdict.change is not None
+    assert verdict.change.gate is Gate.OPEN
+    assert world.post("odd", REJECTED).do is Do.PARK
+
+
+def test_a_get_that_is_answered_again_lets_a_lonely_odd_study_be_parked(world: World) -> None:
+    world.post("odd", REJECTED, asked=BROKEN)
+    verdict = world.post("odd", REJECTED, asked=WORKS)
+    assert verdict.do is Do.PARK
+    assert world.gate is Gate.OPEN
+
+
+@pytest.mark.parametrize("said", [LOST, Outcome(Kind.HELD, 405, refusal=Refusal.ADDRESS), SILENT])
+def test_a_deletion_that_finds_nothing_at_a_wrong_address_waits(world: World, said: Outcome) -> None:
+    assert world.post("gone", ABSENT) == Verdict(Do.ASK)
+    assert world.post("gone", ABSENT, asked=said).do is Do.WAIT
+    assert world.gate is Gate.HELD
+    world.post("good", ACCEPTED)
+    world.post("other", LOST)
+    assert world.post("gone", ABSENT, asked=said).do is Do.WAIT
+    verdict = world.post("gone", ABSENT, asked=WORKS)
+    assert verdict.do is Do.SETTLE
+    assert verdict.change is not None
+    assert verdict.change.gate is Gate.OPEN
+
+
+def test_a_deletion_that_finds_nothing_is_done_where_the_index_is_seen_to_work(world: World) -> None:
+    """Also where it doesn't know GET."""
+    assert world.post("a", ABSENT) == Verdict(Do.ASK)
+    assert world.post("a", ABSENT, asked=WORKS) == Verdict(Do.SETTLE)
+    world.post("good", ACCEPTED)
+    assert world.post("b", ABSENT) == Verdict(Do.SETTLE)
+
+
+# --- failing on one, failing on all ----------------------------------------------------------------------
+
+
+def test_an_index_that_fails_on_everything_is_away_with_a_single_study(world: World) -> None:
+    """Item 4: a small centre has no eight studies waiting."""
+    began = world.now
+    verdict = world.post("only", FAILED)
+    while world.gate is Gate.OPEN:
+        assert verdict.do is Do.RETRY
+        assert world.now - began < 10
+        world.now = max(world.now, verdict.at)
+        verdict = world.post("only", FAILED)
+    assert verdict.change is not None
+    assert verdict.change.gate is Gate.AWAY
+
+
+def test_an_index_that_fails_on_as_many_as_are_under_way_is_away_at_once(world: World) -> None:
     for number in range(7):
-        first_failure(keeper, 100 + number, key=str(number))
-    assert gate(keeper) is Gate.OPEN
-    first_failure(keeper, 108, key="7")
-    assert gate(keeper) is Gate.AWAY
+        world.post(str(number), FAILED)
+    assert world.gate is Gate.OPEN
+    change = world.post("7", FAILED).change
+    assert change is not None
+    assert change.gate is Gate.AWAY
 
 
-def test_a_study_that_fails_often_counts_once(keeper: Gatekeeper) -> None:
-    since = first_failure(keeper, 100)
-    for second in range(20):
-        assert not fails(keeper, since, 100.0 + second)
-    assert gate(keeper) is Gate.OPEN
+@pytest.mark.parametrize("outcome", [SILENT, BUSY, REFUSED, LOST])
+def test_what_is_said_of_all_closes_at_once(world: World, outcome: Outcome) -> None:
+    verdict = world.post("a", outcome)
+    assert verdict.do is Do.WAIT
+    assert world.gate is (Gate.HELD if outcome.kind is Kind.HELD else Gate.AWAY)
+    assert verdict.change is not None
+    assert verdict.change.reason == outcome.reason
 
 
-def test_one_that_is_taken_clears_the_others(keeper: Gatekeeper) -> None:
-    for number in range(7):
-        first_failure(keeper, 100, key=str(number))
-    keeper.answered(101)
-    first_failure(keeper, 102, key="7")
-    assert gate(keeper) is Gate.OPEN
+@pytest.mark.parametrize("outcome", [FAILED, SILENT, REFUSED, LOST])
+def test_odd_studies_hold_up_nobody_and_are_parked_by_wall_time(world: World, outcome: Outcome) -> None:
+    """Item 5: 12 studies that fail alone, beside live ones."""
+    odd = [f"odd{number}" for number in range(12)]
+    for key in odd:
+        world.odd(key, outcome)
+    began = world.now
+    at = dict.fromkeys(odd, world.now)
+    parked: dict[str, float] = {}
+    while len(parked) < len(odd):
+        assert world.now - began < GIVE_UP_SECONDS + 60
+        world.post("live", ACCEPTED)
+        world.now += 5
+        for key in odd:
+            if key in parked or at[key] > world.now:
+                continue
+            verdict = world.post(key, outcome)
+            assert world.gate is Gate.OPEN
+            if verdict.do is Do.PARK:
+                parked[key] = world.now
+            else:
+                assert verdict.do is Do.RETRY
+                at[key] = verdict.at
+    assert min(parked.values()) - began >= GIVE_UP_SECONDS - 1
 
 
-def test_one_that_was_given_up_no_longer_counts(keeper: Gatekeeper) -> None:
-    since = first_failure(keeper, 100)
-    keeper.answered(110)
-    assert not fails(keeper, since, 120)
-    assert fails(keeper, since, 100 + GIVE_UP_SECONDS)
-    for number in range(7):
-        first_failure(keeper, 200, key=str(number))
-    assert gate(keeper) is Gate.OPEN
+def test_a_lonely_odd_study_at_night_is_said_and_holds_up_no_live_one(world: World) -> None:
+    """5xx for all that is tried is the index away, be it a single study; a new one is tried at once."""
+    world.odd("odd", FAILED)
+    world.now += ACCEPTED_LATELY_SECONDS + 1
+    for _ in range(20):
+        assert world.post("odd", FAILED).do is Do.WAIT
+        assert world.gate is Gate.AWAY
+        world.now = world.keeper.try_at("odd")
+    world.post("odd", FAILED)
+    assert world.keeper.choose(["odd", "live"]) == 1
+    assert world.keeper.try_at("live") <= world.now < world.keeper.try_at("odd")
+    world.post("live", ACCEPTED)
+    assert world.gate is Gate.OPEN
 
 
-def test_one_study_at_a_time_still_needs_a_second_one_to_blame_the_index() -> None:
-    keeper = Gatekeeper(GIVE_UP_SECONDS, concurrency=1, rng=random.Random(1))
-    first_failure(keeper, 100, key="a")
-    assert gate(keeper) is Gate.OPEN
-    first_failure(keeper, 101, key="b")
-    assert gate(keeper) is Gate.AWAY
+@pytest.mark.parametrize("outage", [SILENT, FAILED, REFUSED])
+def test_an_outage_is_no_fault_of_a_study(world: World, outage: Outcome) -> None:
+    """Also of one that had failed alone shortly before it, as all do when an index dies slowly."""
+    for key in "abc":
+        world.odd(key, FAILED)
+    world.post("new", outage)
+    while world.gate is Gate.OPEN:
+        world.now += 1
+        world.post("new", outage)
+    for _ in range(100):
+        world.now += 600
+        for key in ("a", "b", "c", "new"):
+            assert world.post(key, outage).do is Do.WAIT
+    world.post("new", ACCEPTED)
+    for key in "abc":
+        assert world.post(key, FAILED).do is Do.RETRY
 
 
-def test_many_answers_of_one_outage_are_one_step_of_the_backoff(keeper: Gatekeeper) -> None:
+def test_a_reply_that_was_on_its_way_when_the_index_died_proves_nothing(world: World) -> None:
+    """The last acceptances of an index that dies come after the first failures; their requests began before."""
+    began = world.now
+    world.post("a", FAILED)
+    world.keeper.judge("b", ACCEPTED, began=began - 0.01, now=world.now + 0.01)
+    while world.gate is Gate.OPEN:
+        world.now += 1
+        assert world.now - began < 10
+        world.post("a", FAILED)
+
+
+def test_a_failure_of_many_is_no_failure_of_each(world: World) -> None:
+    for key in "abc":
+        verdict = world.keeper.judge(key, FAILED, began=1000, now=1001, together=True)
+        assert verdict == Verdict(Do.WAIT)
+        assert world.keeper.goes_alone(key)
+    assert world.gate is Gate.OPEN
+
+
+# --- while it is closed ----------------------------------------------------------------------------------
+
+
+def test_the_tries_take_turns(world: World) -> None:
+    """Item 5: three studies with 403 mustn't hold the others."""
+    waiting = ["odd1", "odd2", "odd3", "fine"]
+    for key in waiting[:3]:
+        world.post(key, REFUSED)
+    tried = []
+    while world.gate is not Gate.OPEN:
+        key = waiting[world.keeper.choose(waiting)]
+        tried.append(key)
+        world.now = max(world.now, world.keeper.try_at(key))
+        world.post(key, ACCEPTED if key == "fine" else REFUSED)
+    assert tried == ["fine"]
+    world.post("fine", LOST)
+    tried = []
+    for _ in range(8):
+        key = waiting[world.keeper.choose(waiting)]
+        tried.append(key)
+        world.post(key, REFUSED)
+    assert tried == ["odd1", "odd2", "odd3", "fine"] * 2
+
+
+def test_many_answers_of_one_outage_are_one_step_of_the_pause(world: World) -> None:
     """Eight refusals that were in flight together: the pause is that of the first."""
-    keeper.close(Gate.AWAY, UNREACHABLE, 100, probe=False)
-    first = keeper.probe_at
-    for _ in range(7):
-        keeper.close(Gate.AWAY, UNREACHABLE, 100.01, probe=False)
-    assert keeper.probe_at == first
-    keeper.close(Gate.AWAY, UNREACHABLE, 101, probe=True)
-    assert keeper.probe_at != first
+    for key in "abcdefgh":
+        world.keeper.judge(key, SILENT, began=999.0, now=1000.0)
+    first = world.keeper.try_at("a")
+    assert first <= 1000.1
+    world.now = first
+    world.post("a", SILENT)
+    assert world.keeper.try_at("a") != first
+
+
+def test_the_index_says_when_it_is_to_be_asked_again(world: World) -> None:
+    for _ in range(2):
+        world.post("a", BUSY)
+        for key in ("a", "new"):
+            assert world.keeper.try_at(key) >= world.now + 9
+        world.now += 10
+
+
+def test_another_reason_is_told_once(world: World) -> None:
+    assert world.post("a", REFUSED).change is not None
+    assert world.post("a", REFUSED).change is None
+    change = world.post("a", LOST).change
+    assert change is not None
+    assert change.refusal is Refusal.ADDRESS
+
+
+def test_what_was_mended_is_tried_at_once(world: World) -> None:
+    for _ in range(10):
+        world.post("a", REFUSED)
+    world.keeper.mended()
+    assert world.keeper.try_at("a") <= world.now
+
+
+# --- whatever happens ------------------------------------------------------------------------------------
+
+OUTCOMES = [ACCEPTED, THERE, STALE, REJECTED, FAILED, SILENT, BUSY, REFUSED, LOST]
+KEYS = ["a", "b", "c", "d"]
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(KEYS),
+        st.sampled_from(OUTCOMES),
+        st.sampled_from([None, WORKS, BROKEN, SILENT]),
+        st.sampled_from([0.0, 0.1, 5.0, 61.0, 4000.0]),
+        st.sampled_from([0.0, 0.01, 8.0]),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps)
+def test_whatever_happens(course: list[tuple[str, Outcome, Outcome | None, float, float]]) -> None:
+    world = World(concurrency=3)
+    accepted_at: float | None = None
+    in_a_row = 0
+    for key, outcome, asked, pause, seconds in course:
+        world.now += pause
+        verdict = world.post(key, outcome, asked=asked, seconds=seconds)
+        lately = accepted_at is not None and world.now - accepted_at <= ACCEPTED_LATELY_SECONDS
+        if outcome.kind in (Kind.ACCEPTED, Kind.ALREADY_THERE, Kind.STALE):
+            accepted_at, in_a_row = world.now, 0
+            assert world.gate is Gate.OPEN
+            assert verdict.do is (Do.READ_AGAIN if outcome.kind is Kind.STALE else Do.SETTLE)
+        elif outcome.kind is Kind.REJECTED:
+            if verdict.do is Do.PARK and not lately:
+                in_a_row += 1
+                assert asked is WORKS
+                assert in_a_row <= 3
+            assert not (lately and verdict.do is not Do.PARK)
+        else:
+            assert verdict.do in (Do.WAIT, Do.RETRY, Do.PARK)
+            if verdict.do is Do.PARK:
+                assert accepted_at is not None
+                assert world.now - accepted_at >= 0
+        if verdict.do is Do.RETRY:
+            assert world.gate is Gate.OPEN
+            assert world.now <= verdict.at <= world.now + 30
+        if verdict.do in (Do.SETTLE, Do.PARK, Do.READ_AGAIN):
+            assert not world.keeper.goes_alone(key), "it is forgotten"
+        if verdict.change is not None:
+            assert verdict.change.gate is world.gate
+            assert bool(verdict.change.reason) is (world.gate is not Gate.OPEN)
+            assert bool(verdict.change.unpark_seconds) is (world.gate is Gate.HELD)
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps, st.sampled_from([FAILED, SILENT, REFUSED, LOST, REJECTED]))
+def test_an_index_that_takes_nothing_more_is_said_to_within_two_minutes(
+    course: list[tuple[str, Outcome, Outcome | None, float, float]], outcome: Outcome
+) -> None:
+    """Whatever was seen before, and be it with a single study."""
+    world = World()
+    for key, before, asked, pause, seconds in course:
+        world.now += pause
+        world.post(key, before, asked=asked, seconds=seconds)
+    began = world.now
+    at = began
+    while world.gate is Gate.OPEN:
+        assert world.now - began < 120
+        world.now = max(world.now + 0.01, at)
+        verdict = world.post("only", outcome, asked=BROKEN)
+        at = verdict.at
+        if verdict.do is Do.PARK:
+            at = world.now + 10
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps, st.sampled_from([FAILED, SILENT, REFUSED, LOST]))
+def test_an_index_that_takes_all_but_one_again_is_open(
+    course: list[tuple[str, Outcome, Outcome | None, float, float]], outcome: Outcome
+) -> None:
+    """And a live study waits for no more than a moment, whatever the odd one does."""
+    world = World()
+    for key, before, asked, pause, seconds in course:
+        world.now += pause
+        world.post(key, before, asked=asked, seconds=seconds)
+    waiting = ["odd", "live"]
+    for _ in range(4):
+        world.now += 100
+        while world.gate is not Gate.OPEN:
+            key = waiting[world.keeper.choose(waiting)]
+            world.now = max(world.now, world.keeper.try_at(key))
+            world.post(key, ACCEPTED if key == "live" else outcome)
+        world.post("live", ACCEPTED)
+        world.post("odd", outcome)
+    assert world.post("odd", outcome).do in (Do.RETRY, Do.PARK)
+    assert world.gate is Gate.OPEN
+
+
+def test_the_same_seed_gives_the_same(world: World) -> None:
+    def course() -> list[Verdict]:
+        other = World()
+        rng = random.Random(7)
+        return [other.post(rng.choice(KEYS), rng.choice(OUTCOMES), asked=WORKS) for _ in range(200)]
+
+    assert course() == course()

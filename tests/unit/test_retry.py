@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_indexer.delivery.retry import MAX_RETRY_AFTER_SECONDS, Backoff, parse_retry_after
+from cdc_indexer.delivery._retry_after import MAX_RETRY_AFTER_SECONDS, parse_retry_after
+from cdc_indexer.flow.retry import Backoff
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=timezone.utc)
 

@@ -7,7 +7,7 @@ import json
 from datetime import datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdc_indexer.model.settled import EPOCH, MAX_BUCKETS, IntervalSet, Settled, minute_of
@@ -124,3 +124,61 @@ def test_a_backlog_of_weeks_stays_small_and_forgets_nothing() -> None:
 def test_parse_refuses_what_is_not_a_settled_set(document: object) -> None:
     with pytest.raises((ValueError, TypeError, KeyError, AttributeError)):
         Settled.parse(document)
+
+
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(2**63, 2**63 + 300), st.integers(0, 90)),
+        st.tuples(st.just("advance"), st.just(0), st.integers(0, 90)),
+        st.tuples(st.just("save"), st.just(0), st.just(0)),
+    ),
+    max_size=80,
+)
+
+
+@given(operations, st.sampled_from([4, 8, MAX_BUCKETS]))
+@settings(deadline=None)
+def test_what_changed_is_enough_to_have_all_of_it(actions: list[tuple[str, int, int]], most: int) -> None:
+    """Also where minutes are merged into coarser spans, and what was merged is forgotten."""
+    kept: dict[str, str] = {}
+    settled = Settled()
+
+    def save() -> None:
+        for name, ids in settled.render_changed().items():
+            if ids is None:
+                kept.pop(name, None)
+            else:
+                kept[name] = ids
+        again = Settled.load(settled.until, kept)
+        assert again.render() == settled.render()
+        assert again.render_changed() == {}
+        assert settled.render_changed() == {}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cdc_indexer.model.settled.MAX_BUCKETS", most)
+        for action, row_id, minute in actions:
+            moment = START + timedelta(minutes=minute)
+            if action == "add":
+                settled.add(row_id, moment)
+            elif action == "advance":
+                settled.advance(moment)
+            else:
+                save()
+        save()
+
+
+def test_only_the_minutes_that_changed_are_rendered_again() -> None:
+    settled = Settled()
+    for minute in range(20):
+        settled.add(minute, START + timedelta(minutes=minute))
+    assert len(settled.render_changed()) == 20
+    settled.add(100, START + timedelta(minutes=3))
+    assert settled.render_changed() == {"2026-03-01T12:03": "[3,1,96,1]"}
+    settled.advance(START + timedelta(minutes=2))
+    assert settled.render_changed() == {"2026-03-01T12:00": None, "2026-03-01T12:01": None}
+
+
+@pytest.mark.parametrize("buckets", [{"x": "[1,1]"}, {"2026-03-01T12:00": "[1]"}, {"2026-03-01T12:00": "{"}])
+def test_load_refuses_what_is_not_a_settled_set(buckets: dict[str, str]) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        Settled.load(START, buckets)

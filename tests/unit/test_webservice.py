@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from cdc_indexer.delivery.webservice import Request, Webservice
-from cdc_indexer.model.outcome import Kind, Outcome
+from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 from cdc_indexer.model.settings import Settings, load_settings
 from tests.certificates import make_certificate
 from tests.indexer import KEY
+from tests.ports import free_port
 from tests.receiver import HANG, RESET, Answer, Receiver
 
 BODY = '{"study_iuid": "1.2", "patient_name": "PEÑA^JOSÉ"}'.encode()
@@ -199,7 +200,7 @@ def test_a_remembered_answer_is_not_mistaken_for_another(tmp_path: Path, receive
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 201 Created\r\nContent-Length: x\r\n\r\n"]
+    "garbage", [b"SSH-2.0-OpenSSH\r\n", b"HTTP/1.1 20 Created\r\nContent-Length: 0\r\n\r\n"]
 )
 def test_what_is_not_http_is_said(tmp_path: Path, garbage: bytes) -> None:
     def serve(connection: socket.socket) -> None:
@@ -211,3 +212,138 @@ def test_what_is_not_http_is_said(tmp_path: Path, garbage: bytes) -> None:
         outcome = webservice.exchange(Request(BODY, "key"))
         assert outcome.kind is Kind.RETRY_INDEX
         assert "isn't HTTP" in outcome.reason
+
+
+OK = b'{"status": "Ok"}'
+
+
+@pytest.mark.parametrize(
+    ("fields", "at_most"),
+    [
+        (b"Content-Length: 16, 16\r\n", 0.4),
+        (b"Content-Length: +16\r\n", 0.4),
+        (b"Transfer-Encoding: identity\r\n", 3.0),
+        (b"", 3.0),
+    ],
+)
+def test_an_answer_whose_length_is_odd_counts_though_nobody_hangs_up(
+    tmp_path: Path, fields: bytes, at_most: float
+) -> None:
+    """Item 32: the index took the study, and was sent it again and again."""
+    taken = []
+
+    def serve(connection: socket.socket) -> None:
+        taken.append(request_of(connection))
+        connection.sendall(b"HTTP/1.1 201 Created\r\n%b\r\n" % fields + OK)
+        connection.recv(1)
+
+    with scripted(serve) as url, client(tmp_path, url) as webservice:
+        began = time.monotonic()
+        outcome = webservice.exchange(Request(BODY, "key"))
+        assert (outcome.kind, outcome.status) == (Kind.ACCEPTED, 201)
+        assert time.monotonic() - began < at_most
+        assert not webservice.ready
+    assert len(taken) == 1
+
+
+def test_a_connection_that_ended_at_rest_is_no_index_that_is_away(tmp_path: Path) -> None:
+    """Item 32: closed in the same moment in which the next request was sent. Once more, and only once."""
+    requests: list[bytes] = []
+    answer = b"HTTP/1.1 201 Created\r\nContent-Length: 16\r\n\r\n" + OK
+    ends_at = {2, 5, 6}
+
+    def serve(connection: socket.socket) -> None:
+        while data := request_of(connection):
+            requests.append(data)
+            if len(requests) in ends_at:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                return
+            connection.sendall(answer)
+
+    with scripted(serve) as url, client(tmp_path, url) as webservice:
+        kinds = [webservice.exchange(Request(BODY, f"key-{number}")).kind for number in range(4)]
+        assert kinds == [Kind.ACCEPTED, Kind.ACCEPTED, Kind.ACCEPTED, Kind.RETRY_INDEX]
+        assert webservice.exchange(Request(BODY, "key-4")).kind is Kind.ACCEPTED
+    keys = [data.split(b"Idempotency-Key: ")[1].split(b"\r\n")[0].decode() for data in requests]
+    assert keys == ["key-0", "key-1", "key-1", "key-2", "key-3", "key-3", "key-4"]
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_half_an_answer_on_a_connection_at_rest_is_not_tried_again_in_silence(
+    tmp_path: Path, reset: bool
+) -> None:
+    requests: list[bytes] = []
+
+    def serve(connection: socket.socket) -> None:
+        while data := request_of(connection):
+            requests.append(data)
+            if len(requests) == 2:
+                connection.sendall(b"HTTP/1.1 201 Cre")
+                if reset:
+                    time.sleep(0.2)
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                return
+            connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 16\r\n\r\n" + OK)
+
+    with scripted(serve) as url, client(tmp_path, url) as webservice:
+        assert webservice.exchange(Request(BODY, "key-0")).kind is Kind.ACCEPTED
+        assert webservice.exchange(Request(BODY, "key-1")).kind is Kind.RETRY_INDEX
+    assert len(requests) == 2
+
+
+# --- proxies ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "said"),
+    [
+        (407, Kind.HELD, "The proxy wants a login (status 407)"),
+        (403, Kind.HELD, "doesn't let us through"),
+        (502, Kind.RETRY_INDEX, "can't reach the central index (status 502)"),
+    ],
+)
+def test_a_proxy_that_opens_no_way_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, kind: Kind, said: str
+) -> None:
+    """Item 33: it was "(OSError)"."""
+
+    def serve(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status)
+
+    with scripted(serve) as url:
+        proxy = url.removesuffix("/register").replace("http://", "http://somebody:secret@")
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        monkeypatch.setenv("NO_PROXY", "")
+        with client(tmp_path, "https://index.invalid/register") as webservice:
+            outcome = webservice.exchange(Request(BODY, "key"))
+    assert outcome.kind is kind
+    assert said in outcome.reason
+    assert "secret" not in outcome.reason
+    if kind is Kind.HELD:
+        assert outcome.refusal is Refusal.STRANGER
+
+
+def test_a_proxy_that_sees_the_request_wants_a_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(connection: socket.socket) -> None:
+        request_of(connection)
+        connection.sendall(b"HTTP/1.1 407 Who are you\r\nContent-Length: 0\r\n\r\n")
+
+    with scripted(serve) as url:
+        monkeypatch.setenv("HTTP_PROXY", url)
+        monkeypatch.setenv("NO_PROXY", "")
+        with client(tmp_path, "http://index.invalid/register") as webservice:
+            outcome = webservice.exchange(Request(BODY, "key"))
+    assert (outcome.kind, outcome.refusal) == (Kind.HELD, Refusal.STRANGER)
+    assert "The proxy wants a login" in outcome.reason
+
+
+def test_a_proxy_that_is_not_there_is_not_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("NO_PROXY", "")
+    with client(tmp_path, "https://index.invalid/register") as webservice:
+        outcome = webservice.exchange(Request(BODY, "key"))
+    assert outcome.kind is Kind.RETRY_INDEX
+    assert outcome.reason.startswith(f"The proxy 127.0.0.1:{port} can't be reached")

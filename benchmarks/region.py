@@ -1,0 +1,381 @@
+"""``make bench CASES=region``: the reference index on PostgreSQL beside the embedded store, and searches among many.
+
+STUDIES=10000000 sets how many studies lie there (1,000,000; with QUICK=1 5,000), SECONDS how long each is measured.
+Everything shares this machine, so the CPU of a study stands beside each rate: of all processes of the index and of
+PostgreSQL together. The figures go to benchmarks/results/region.md, with QUICK=1 to benchmarks/results/quick/region.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.region_studies import CENTERS, FAMILY_NAMES, GIVEN_NAMES, studies
+from central_index.digests import FIELDS, study_digest
+from central_index.postgres_pool import Connection
+from central_index.postgres_rows import MOVE, moved_rows
+from central_index.postgres_schema import prepare
+from tests.central.postgres import Cluster, started
+from tests.ports import free_port
+
+_RESULTS = Path(__file__).resolve().parent / "results"
+_READER = "key-of-the-benchmark-s-reader"
+_TICKS = os.sysconf("SC_CLK_TCK")
+_FILLED_AT_ONCE = 5_000
+
+
+class Table:
+    """Written at once: a benchmark that is stopped has measured something."""
+
+    def __init__(self, path: Path, machine: str) -> None:
+        self._path = path
+        self._lines = [
+            f"# The index of a region\n\n{machine}\n\n| what | figure | value |\n| --- | --- | --- |"
+        ]
+
+    def add(self, what: str, **figures: float) -> None:
+        for name, value in figures.items():
+            shown = f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+            self._lines.append(f"| {what} | {name.replace('_', ' ')} | {shown} |")
+        print(
+            f"{what:<56} " + "  ".join(f"{name} {value:,.1f}" for name, value in figures.items()), flush=True
+        )
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text("\n".join(self._lines) + "\n")
+
+
+# --- the processes -------------------------------------------------------------------------------------------
+
+
+class Index:
+    """One process of the index."""
+
+    def __init__(self, directory: Path, database: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        keys = {"centers": {name: f"key-of-centre-{name}" for name in CENTERS}, "readers": {"bench": _READER}}
+        (directory / "keys.json").write_text(json.dumps(keys))
+        (directory / "audit.key").write_text("a-random-key-of-the-benchmark-0123456789")
+        self.port = free_port()
+        with (directory / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "central_index", "--listen", f"127.0.0.1:{self.port}"),
+                    *("--database", database, "--keys", str(directory / "keys.json")),
+                    *("--audit-key", str(directory / "audit.key")),
+                ],
+                stdout=log, stderr=log,
+            )  # fmt: skip
+
+    def memory_mb(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+
+
+@contextmanager
+def _indexes(number: int, database: str) -> Iterator[list[Index]]:
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="region-")))
+        found: list[Index] = []
+        for place in range(number):
+            one = Index(directory / str(place), database if "://" in database else str(directory / database))
+            stack.callback(one.stop)
+            asyncio.run(_listening(one))
+            found.append(one)
+        yield found
+
+
+async def _listening(index: Index) -> None:
+    for _ in range(600):
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", index.port)
+        except OSError:
+            await asyncio.sleep(0.1)
+        else:
+            writer.close()
+            return
+    raise RuntimeError("the index doesn't start")
+
+
+def _cpu_seconds(indexes: list[Index], cluster: Cluster | None) -> float:
+    pids = [one.process.pid for one in indexes]
+    if cluster is not None:
+        pids += cluster.pids()
+    total = 0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except FileNotFoundError:
+            continue
+        total += int(fields[11]) + int(fields[12])
+    return total / _TICKS
+
+
+# --- requests ------------------------------------------------------------------------------------------------
+
+
+class Client:
+    """One connection that is kept."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    async def __aenter__(self) -> Client:
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+
+    async def post(self, path: str, key: str, body: bytes, more: str = "") -> tuple[int, bytes]:
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: index\r\nX-Api-Key: {key}\r\nContent-Type: application/json\r\n"
+            f"{more}Content-Length: {len(body)}\r\n\r\n"
+        )
+        self._writer.write(head.encode() + body)
+        answer = await self._reader.readuntil(b"\r\n\r\n")
+        length = int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        return int(answer.split(None, 2)[1]), await self._reader.readexactly(length)
+
+
+class Sender:
+    """New studies and, as often, newer versions of them, each by its own centre."""
+
+    def __init__(self, first: int, batch: int = 1) -> None:
+        self._batch = batch
+        self._studies = self._endless(first)
+
+    @staticmethod
+    def _endless(first: int) -> Iterator[dict[str, Any]]:
+        for start in itertools.count(first, 200):
+            some = list(studies(start, 200))
+            yield from some
+            yield from ({**one, "study_instances": 1_000} for one in some)
+
+    async def send(self, client: Client) -> int:
+        """How many went."""
+        if self._batch == 1:
+            one = next(self._studies)
+            more = f"Study-Version: {time.time_ns() // 1000}\r\nIdempotency-Key: {one['study_pk']}\r\n"
+            status, _ = await client.post(
+                "/api/v1/register", f"key-of-centre-{one['center']}", json.dumps(one).encode(), more
+            )
+            if status != 201:
+                raise RuntimeError(f"a study was answered with {status}")
+            return 1
+        version = time.time_ns() // 1000
+        some = [
+            {**next(self._studies), "center": CENTERS[version % 300], "version": version + place}
+            for place in range(self._batch)
+        ]
+        status, _ = await client.post(
+            "/api/v1/register", f"key-of-centre-{CENTERS[version % 300]}", json.dumps(some).encode()
+        )
+        if status != 207:
+            raise RuntimeError(f"a batch was answered with {status}")
+        return self._batch
+
+
+async def _for_a_while(
+    seconds: float, connections: int, ports: list[int], work: Callable[[Client], Awaitable[int]]
+) -> float:
+    """How many studies went in a second."""
+    end = time.monotonic() + seconds
+    done = 0
+
+    async def one(place: int) -> None:
+        nonlocal done
+        async with Client(ports[place % len(ports)]) as client:
+            while time.monotonic() < end:
+                # Not in one statement: that would take `done` from before the wait.
+                number = await work(client)
+                done += number
+
+    await asyncio.gather(*(one(place) for place in range(connections)))
+    return done / seconds
+
+
+# --- what is measured ----------------------------------------------------------------------------------------
+
+
+def ingest(table: Table, cluster: Cluster, database: str, first: int, seconds: float) -> None:
+    for name, number, where in (
+        ("embedded store", 1, "central.sqlite"),
+        ("PostgreSQL, 1 process", 1, database),
+        ("PostgreSQL, 2 processes", 2, database),
+        ("PostgreSQL, 3 processes", 3, database),
+    ):
+        on = cluster if where == database else None
+        with _indexes(number, where) as indexes:
+            ports = [one.port for one in indexes]
+            for batch, connections in ((1, 32), (100, 4)):
+                sender = Sender(first, batch)
+                first += 10_000_000
+                before = _cpu_seconds(indexes, None), _cpu_seconds([], on)
+                rate = asyncio.run(_for_a_while(seconds, connections, ports, sender.send))
+                own, databases = _cpu_seconds(indexes, None) - before[0], _cpu_seconds([], on) - before[1]
+                table.add(
+                    f"{name}: {'singles' if batch == 1 else f'batches of {batch}'}",
+                    studies_per_second=rate,
+                    cpu_us_per_study=(own + databases) / (rate * seconds) * 1e6,
+                    of_it_in_the_database=databases / (rate * seconds) * 1e6,
+                )
+            table.add(f"{name}: memory of a process", MB=max(one.memory_mb() for one in indexes))
+
+
+def _day(rng: random.Random) -> dict[str, Any]:
+    day = f"{rng.randrange(2019, 2026)}-{rng.randrange(1, 13):02}-{rng.randrange(1, 29):02}"
+    return {"from": day, "to": day}
+
+
+_SEARCHES: dict[str, Callable[[random.Random], dict[str, Any]]] = {
+    "id": lambda rng: {"patient_id": f"{(pk := rng.randrange(1, 400_000)) + 1_000_000}-{pk % 10}"},
+    "name": lambda rng: {"patient": f"{rng.choice(GIVEN_NAMES[:200])} {rng.choice(FAMILY_NAMES[:500])}"},
+    "rare name": lambda rng: {"patient": rng.choice(FAMILY_NAMES[10_000:])},
+    "MARIA": lambda rng: {"patient": "MARIA"},
+    "day": _day,
+    "modality and day": lambda rng: {"modality": rng.choice(("CT", "MR", "US", "XA")), **_day(rng)},
+    "centre": lambda rng: {"center": rng.choice(CENTERS)},
+}
+
+
+def _any(rng: random.Random) -> dict[str, Any]:
+    """What somebody may come to ask, possible or not."""
+    parts: tuple[Callable[[], dict[str, Any]], ...] = (
+        lambda: {
+            "patient": rng.choice([*GIVEN_NAMES[:20], *FAMILY_NAMES[:20], *FAMILY_NAMES[-50:], "M", "XQZ"])
+        },
+        lambda: {"modality": rng.choice(("CT", "MR", "XA", "OT", "ZZ"))},
+        lambda: {"center": rng.choice([*CENTERS, "999"])},
+        lambda: {"from": f"{rng.randrange(2015, 2028)}-01-01"},
+        lambda: {"to": f"{rng.randrange(2015, 2028)}-12-31"},
+        lambda: {"patient_id": f"{rng.randrange(1_000_000, 1_500_000)}-1"},
+    )
+    found: dict[str, Any] = {}
+    for part in rng.sample(parts, rng.randrange(1, 5)):
+        found |= part()
+    if found.get("from", "") > found.get("to", "9"):
+        del found["to"]
+    return found
+
+
+async def _search(client: Client, asked: dict[str, Any]) -> float:
+    began = time.perf_counter()
+    status, body = await client.post("/api/v1/search", _READER, json.dumps(asked).encode())
+    if status != 200:
+        raise RuntimeError(f"{sorted(asked)} was answered with {status}: {body[:200]!r}")
+    return (time.perf_counter() - began) * 1000
+
+
+async def _searches(
+    port: int, arriving: int, first: int, number: int, make: Callable[[random.Random], Any]
+) -> list[float]:
+    """The milliseconds of each, 20 at a time, while so many studies arrive in a second."""
+    rng = random.Random(7)
+    questions = iter([make(rng) for _ in range(number)])
+    took: list[float] = []
+    searching = True
+    sender = Sender(first)
+
+    async def arrive() -> None:
+        async with Client(port) as client:
+            due = time.monotonic()
+            while searching:
+                await sender.send(client)
+                due += 4 / arriving
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    async def ask() -> None:
+        async with Client(port) as client:
+            for question in questions:
+                took.append(await _search(client, question))
+
+    arrivals = [asyncio.create_task(arrive()) for _ in range(4)]
+    await asyncio.gather(*(ask() for _ in range(20)))
+    searching = False
+    await asyncio.gather(*arrivals)
+    return took
+
+
+def search(table: Table, database: str, first: int, arriving: int, number: int, combinations: int) -> None:
+    with _indexes(1, database) as (index,):
+        for name, make in _SEARCHES.items():
+            took = asyncio.run(_searches(index.port, arriving, first, number, make))
+            first += 1_000_000
+            table.add(
+                f"search by {name}, 20 at a time, {arriving} studies/s arriving",
+                p50_ms=statistics.median(took),
+                p95_ms=statistics.quantiles(took, n=20)[-1] if len(took) > 1 else took[0],
+            )
+        took = asyncio.run(_searches(index.port, arriving, first, combinations, _any))
+        table.add(
+            f"{combinations:,} random combinations",
+            p95_ms=statistics.quantiles(took, n=20)[-1],
+            worst_ms=max(took),
+        )
+        table.add("memory of the process after the searches", MB=index.memory_mb())
+
+
+async def fill(url: str, number: int) -> None:
+    """As `central-index move` does it."""
+    async with await Connection.connect(url, autocommit=True) as connection:
+        await prepare(connection)
+        now = time.time()
+        for first in range(1, number + 1, _FILLED_AT_ONCE):
+            rows = [
+                [
+                    *(one[field] for field in FIELDS), "{}", now, int(now * 1e6) + one["study_pk"], None,
+                    study_digest(one), False, now, 1,
+                ]
+                for one in studies(first, min(_FILLED_AT_ONCE, number - first + 1))
+            ]  # fmt: skip
+            await connection.execute(MOVE, moved_rows(rows))
+        await connection.execute("ANALYZE studies")
+
+
+def main(quick: bool) -> int:
+    number = int(os.environ.get("STUDIES") or (5_000 if quick else 1_000_000))
+    seconds = float(os.environ.get("SECONDS") or (1 if quick else 20))
+    machine = (
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, {number:,} studies; "
+        f"load average at the start {os.getloadavg()[0]:.1f}"
+    )
+    table = Table((_RESULTS / "quick" if quick else _RESULTS) / "region.md", machine)
+    with started(fsync="on", shared_buffers="256MB" if quick else "2GB", max_wal_size="4GB") as cluster:
+        database = cluster.new_database(empty=True)
+        began = time.monotonic()
+        asyncio.run(fill(database, number))
+        size = cluster.execute(
+            database.rpartition("/")[2],
+            "SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits WHERE inhparent = 'studies'::regclass",
+        )[0][0]
+        table.add(
+            "filled",
+            studies_per_second=number / (time.monotonic() - began),
+            bytes_per_study=float(size) / number,
+        )
+        search(
+            table, database, number + 1, 20 if quick else 500, 20 if quick else 400, 50 if quick else 10_000
+        )
+        ingest(table, cluster, database, number + 100_000_000, seconds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(os.environ.get("QUICK", "") not in ("", "0")))

@@ -1,0 +1,90 @@
+"""The command `reconcile`."""
+
+# ruff: noqa: PLC0415 - imports inside the commands, as in __init__.py
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from cdc_indexer.cli import Files
+
+DONE, FAILED = 0, 1
+
+_DAY = click.DateTime(["%Y-%m-%d"])
+
+
+@click.command()
+@click.option("--report-only", is_flag=True, help="Only say what differs; send nothing.")
+@click.option("--since", type=_DAY, metavar="DATE", help="Only studies of this day (YYYY-MM-DD) or later.")
+@click.option("--until", type=_DAY, metavar="DATE", help="Only studies of this day or earlier.")
+@click.option(
+    "--accept", is_flag=True, help="Send what a pass has held because it would change or delete so much."
+)
+@click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
+@click.pass_obj
+def reconcile(
+    files: Files,
+    report_only: bool,
+    since: datetime | None,
+    until: datetime | None,
+    accept: bool,
+    as_json: bool,
+) -> int:
+    """Compare archive and central index, and heal what differs.
+
+    Exit status 0: equal or healed; 1: something still differs, or the index can't be compared (it answers no digests; then
+    the archive is compared with what the index was told, and what differs is healed all the same).
+    """
+    if since and until and since > until:
+        raise click.UsageError("--since is later than --until: nothing lies between.")
+    from cdc_indexer.jobs.runner import hold_signals
+
+    hold_signals()
+    settings = files.load()
+    from cdc_indexer.jobs.reconcile import ReconcileOptions
+    from cdc_indexer.jobs.reconcile import reconcile as compare
+    from cdc_indexer.monitor.progressbar import Progressbar
+
+    options = ReconcileOptions(
+        since.date() if since else None, until.date() if until else None, report_only, accept
+    )
+    with Progressbar() as progressbar:
+        result = compare(settings, options, progressbar.show)
+    if result is None:
+        return DONE
+    if as_json:
+        import json
+
+        click.echo(json.dumps(result))
+    else:
+        _show(result)
+    if not result["index"]:
+        click.echo(
+            "This central index can't be compared (it answers no digests): what was compared is the archive and what the "
+            "index was told.",
+            err=True,
+        )
+        return FAILED
+    differs = result["missing"] + result["stale"] + result["extra"]
+    return FAILED if result["held"] or (differs > result["healed"]) else DONE
+
+
+_WORDS = ("compared", "missing", "stale", "extra", "kept", "healed", "seconds")
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False)
+    equal = result["compared"] - result["missing"] - result["stale"]
+    for word in _WORDS:
+        table.add_row(word, f"{result[word]:,}")
+        if word == "compared":
+            table.add_row("equal", f"{equal:,}")
+    Console().print(table)
+    if result["held"]:
+        click.echo(f"Held: {result['held']}.", err=True)

@@ -1,0 +1,134 @@
+"""What isn't durable yet: the changes that the next step writes, and the ledger's entries on their way (passive)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+from cdc_indexer.flow.backfill import Backfill
+from cdc_indexer.flow.progress import Progress
+from cdc_indexer.model.changes import Changes, Closing, Parking
+from cdc_indexer.model.ledger import Entry
+from cdc_indexer.model.version import VersionClock
+
+__all__ = ["Results"]
+
+#: Of so many studies it is remembered which versions had been drawn when their entry was put.
+_REMEMBERED = 10_000
+
+
+class Results:
+    """Collects what is to be written.
+
+    What holds always: ``entry`` gives what the ledger will say of a study, as long as the disk may say something else.
+    ``generation`` grows with everything that is to be written; what had a generation is durable once ``durable`` has it.
+    """
+
+    def __init__(self, progress: Progress, clock: VersionClock) -> None:
+        self._progress = progress
+        self._clock = clock
+        self._changes = Changes()
+        #: Taken by the writer and not durable yet: generation, entries, bound.
+        self._writing: deque[tuple[int, dict[str, Entry], int | None, bool]] = deque()
+        self._backfills: dict[str, Backfill] = {}
+        self._put_at: OrderedDict[str, int] = OrderedDict()
+        self._forgotten_at = 0
+        self.generation = 1
+        self._taken = 1
+        #: Changes when the ledger begins anew, and when that is durable: what was looked up before doesn't count.
+        self.ledger_epoch = 0
+
+    def entry(self, key: str) -> Entry | None:
+        """The entry of a study that isn't durable yet; None where the disk says it."""
+        found = self._changes.ledger.get(key)
+        if found is None:
+            for _, ledger, _, _ in reversed(self._writing):
+                if (found := ledger.get(key)) is not None:
+                    break
+        return found
+
+    @property
+    def ledger_is_new(self) -> bool:
+        """Whether the disk may still hold entries of a ledger that was given up."""
+        return self._changes.new_ledger or any(anew for _, _, _, anew in self._writing)
+
+    @property
+    def pending(self) -> bool:
+        """Whether something isn't durable yet."""
+        return self._taken != self.generation or bool(self._writing)
+
+    # --- what is to be written ---------------------------------------------------------------------------
+
+    def moved(self) -> int:
+        """Something of the progress or of a backfill changed; the generation to wait for."""
+        self.generation += 1
+        return self.generation
+
+    def put(self, key: str, entry: Entry) -> None:
+        """The new entry of a study."""
+        self._changes.ledger[key] = entry
+        self.generation += 1
+        put_at = self._put_at
+        put_at[key] = self._clock.last
+        put_at.move_to_end(key)
+        if len(put_at) > _REMEMBERED:
+            _, self._forgotten_at = put_at.popitem(last=False)
+
+    def put_since(self, key: str, version: int) -> bool:
+        """Whether the study may have got an entry after that version was drawn.
+
+        Its own version doesn't say so: it was drawn before a reading that may have been later than another's.
+        """
+        return self._put_at.get(key, self._forgotten_at) >= version
+
+    def park(self, parking: Parking | Closing) -> None:
+        """A study is parked, or what was parked of it is closed."""
+        self._changes.parking[parking.study_key] = parking
+        self.generation += 1
+
+    def set(self, name: str, value: object) -> None:
+        """A value of the durable state by name."""
+        self._changes.meta[name] = value
+        self.generation += 1
+
+    def begin_ledger(self) -> None:
+        """Forgets what the index was told."""
+        self._changes.ledger.clear()
+        self._changes.new_ledger = True
+        self.ledger_epoch += 1
+        self.generation += 1
+
+    def follow(self, backfill: Backfill) -> int:
+        """From now on it is told how far that backfill is."""
+        self._backfills[backfill.name] = backfill
+        return self.moved()
+
+    def forget(self, name: str) -> int:
+        """That backfill is done."""
+        self._backfills.pop(name, None)
+        self._changes.jobs[name] = None
+        return self.moved()
+
+    # --- the writer --------------------------------------------------------------------------------------
+
+    def take(self, clock: int) -> tuple[int, Changes]:
+        """What the next step writes, and the generation that is durable after it. ``clock``: see ``Now``."""
+        changes, self._changes = self._changes, Changes()
+        self._progress.render(changes)
+        for name, backfill in self._backfills.items():
+            if backfill.moved:
+                changes.jobs[name] = backfill.state()
+        bound = self._clock.wanted_bound(clock)
+        if bound is not None:
+            changes.meta["version_bound"] = bound
+        self._taken = self.generation
+        self._writing.append((self.generation, changes.ledger, bound, changes.new_ledger))
+        return self.generation, changes
+
+    def durable(self, generation: int) -> None:
+        """Everything up to that generation is on the disk."""
+        while self._writing and self._writing[0][0] <= generation:
+            _, _, bound, anew = self._writing.popleft()
+            if bound is not None:
+                self._clock.bounded(bound)
+            if anew:
+                self.ledger_epoch += 1

@@ -1,0 +1,65 @@
+"""A pause that somebody has asked for: studies wait, nothing is lost, and it ends by itself when its time is over."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cdc_indexer.model.observer import Condition
+from cdc_indexer.state import requests
+from cdc_indexer.state.requests import Inbox, PauseRequest, Refused
+
+if TYPE_CHECKING:
+    from cdc_indexer.jobs.engine import Engine
+
+__all__ = ["Pausing", "as_sentence", "paused"]
+
+log = structlog.get_logger("cdc_indexer")
+
+
+def paused(state_dir: Path) -> PauseRequest | None:
+    """The pause that is in force. One whose time is over is taken away; one that can't be read is refused and put aside."""
+    try:
+        request = Inbox(state_dir).read(PauseRequest)
+    except Refused as error:
+        log.error("a request is refused", reason=str(error))
+        return None
+    if request is not None and request.until is not None and request.until <= datetime.now(timezone.utc):
+        requests.remove(state_dir, PauseRequest.file())
+        return None
+    return request
+
+
+def as_sentence(request: PauseRequest) -> str:
+    """Who paused, since when, and until when."""
+    since = f" since {request.since:%Y-%m-%d %H:%M} UTC" if request.since is not None else ""
+    until = f", until {request.until:%Y-%m-%d %H:%M} UTC" if request.until is not None else ""
+    return f"Paused by {request.by}{since}{until}: studies wait; `python -m cdc_indexer resume` goes on"
+
+
+class Pausing:
+    """``look`` is called every second by the main thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._request: PauseRequest | None = None
+
+    def look(self) -> None:
+        """Begins and ends the pause."""
+        engine = self._engine
+        request = paused(engine.settings.state_dir)
+        if request == self._request:
+            return
+        self._request = request
+        with engine.inside() as core:
+            core.parts.order.paused = request is not None
+        said = as_sentence(request) if request is not None else None
+        engine.observer.condition(Condition.PAUSED, said)
+        if said:
+            log.warning("paused", reason=said)
+        else:
+            log.info("sending goes on after a pause")
+            engine.sending.wake()

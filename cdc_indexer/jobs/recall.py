@@ -1,0 +1,105 @@
+"""What the durable state says at the start, and whether it is of this centre and this index."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from cdc_indexer.flow.progress import Columns
+from cdc_indexer.model.errors import FatalError, StateError
+from cdc_indexer.model.position import Identity, Position
+from cdc_indexer.model.settled import EPOCH, Settled
+from cdc_indexer.model.version import VersionClock
+from cdc_indexer.state.store import LEDGER_DAMAGED
+
+if TYPE_CHECKING:
+    from cdc_indexer.model.settings import Settings
+    from cdc_indexer.state.store import Store
+
+__all__ = ["OTHER_INDEX", "Recalled", "recall"]
+
+log = structlog.get_logger("cdc_indexer")
+
+OTHER_INDEX = (
+    "webservice_url is another one than the studies were sent to so far. If the same index has moved, say so once "
+    "with `run --same-index`; if it is another index, send it everything with `initial --restart`."
+)
+
+_CENTER = "center"
+_URL = "webservice_url"
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """The state, as the program uses it. ``news`` is what has to be written because it is new."""
+
+    meta: Mapping[str, Any]
+    jobs: Mapping[str, Mapping[str, Any]]
+    settled: Settled
+    identity: Identity | None
+    position: Position | None
+    columns: Columns | None
+    clock: VersionClock
+    written_at: float | None
+    news: Mapping[str, Any]
+
+
+def recall(store: Store, settings: Settings, *, anew: bool, same_index: bool) -> Recalled:
+    """Reads the state. ``anew``: it may be of another centre or index, since everything is sent again.
+
+    Raises FatalError with the choice when it is of another centre or index, StateError when it can't be understood.
+    """
+    loaded = store.load()
+    meta = loaded.meta
+    news: dict[str, Any] = {}
+    if meta.get(LEDGER_DAMAGED):
+        # Nobody knows any more what the index was told: nothing is called missing, until it is compared or sent anew.
+        news |= {LEDGER_DAMAGED: None, "scope": None}
+        log.error(
+            "the ledger was damaged and begins anew: an index that answers digests is compared with the archive; else run "
+            "`initial --restart` if it may lack something"
+        )
+    _check(meta, loaded.ledger, settings, anew=anew, same_index=same_index)
+    for name, value in ((_CENTER, settings.center), (_URL, settings.webservice_url)):
+        if meta.get(name) != value:
+            news[name] = value
+    if "began_at" not in meta:
+        news["began_at"] = time.time()
+    try:
+        position, columns = meta.get("position"), meta.get("columns")
+        return Recalled(
+            meta,
+            loaded.jobs,
+            Settled.load(datetime.fromisoformat(meta.get("until", EPOCH.isoformat())), loaded.settled),
+            Identity(**meta["identity"]) if meta.get("identity") else None,
+            Position(**position) if position else None,
+            tuple((str(n), str(t), bool(u)) for n, t, u in columns) if columns else None,
+            VersionClock(int(meta.get("version_bound", 0))),
+            meta.get("written_at"),
+            news,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StateError(
+            f"{store.path} holds something that this version doesn't understand ({type(error).__name__}): put a good "
+            "copy of it back, or move the file away to begin anew (every study in study_service is then sent again)."
+        ) from None
+
+
+def _check(
+    meta: Mapping[str, Any], entries: int, settings: Settings, *, anew: bool, same_index: bool
+) -> None:
+    if anew:
+        return
+    center, url = meta.get(_CENTER), meta.get(_URL)
+    if center is not None and center != settings.center:
+        raise FatalError(
+            f"server.json says centre {settings.center!r}, but the studies sent so far went out as {center!r}: "
+            f"put {center!r} back, or send everything under the new one with `initial --restart`."
+        )
+    if url is not None and url != settings.webservice_url and entries and not same_index:
+        raise FatalError(OTHER_INDEX)

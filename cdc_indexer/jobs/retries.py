@@ -1,0 +1,61 @@
+"""Parked studies that are to be sent once more: somebody asked for it, or they were parked on a wrong suspicion."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from cdc_indexer.flow.case import Insist
+from cdc_indexer.model.errors import StorageError
+from cdc_indexer.state.parked_studies import ParkedStudies
+
+if TYPE_CHECKING:
+    from cdc_indexer.jobs.engine import Engine
+
+__all__ = ["Retries"]
+
+#: How many parked studies are sent again at a time.
+_PAGE = 50
+
+
+class Retries:
+    """``look`` is called now and then by the main thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.studies = ParkedStudies(engine.settings.state_dir)
+        #: What was rejected since then (seconds since 1970) is to be sent again, once that is durable.
+        self._unpark_since: float | None = None
+
+    def unpark(self, seconds: float) -> None:
+        """What was rejected in the last so many seconds wasn't those studies' fault."""
+        since = time.time() - seconds
+        self._unpark_since = min(since, self._unpark_since or since)
+
+    @property
+    def pending(self) -> bool:
+        """Whether something is marked, or will be."""
+        return self._unpark_since is not None or bool(self.studies.requested(limit=1))
+
+    def look(self) -> None:
+        """Hints at the studies that are marked."""
+        engine = self._engine
+        try:
+            if self._unpark_since is not None and not engine.core.parts.results.pending:
+                self.studies.retry_rejected_since(self._unpark_since)
+                self._unpark_since = None
+            marked = self.studies.requested(limit=_PAGE)
+        except StorageError as error:
+            engine.storage_trouble(error)
+            return
+        with engine.inside() as core:
+            for entry in marked:
+                # One that is on its way already is left to that.
+                if core.backfills.room() and core.parts.cases.get(entry.study_key) is None:
+                    core.backfills.hint(
+                        entry.study_iuid,
+                        entry.study_pk,
+                        engine.now(),
+                        gone=entry.operation == "delete",
+                        insist=Insist.RETRY,
+                    )

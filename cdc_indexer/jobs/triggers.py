@@ -1,0 +1,86 @@
+"""Whether the triggers record: the archive's newest studies, through the view, against the outbox.
+
+Triggers that were dropped, by hand or because a tool has swapped the table, are seen by nothing else: the log is quiet, the
+outbox is quiet, and studies are lost until a sweep finds them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cdc_indexer.model import failpoints
+from cdc_indexer.model.errors import IndexerError
+from cdc_indexer.model.observer import Condition
+from cdc_indexer.model.study import names
+from cdc_indexer.source.outbox import Outbox
+
+if TYPE_CHECKING:
+    from cdc_indexer.jobs.engine import Engine
+
+__all__ = ["FIRST_PK", "TriggersWatch"]
+
+log = structlog.get_logger("cdc_indexer")
+
+#: In the durable state: the highest study_pk at the first position. What lies below was stored before the service began.
+FIRST_PK = "first_pk"
+
+#: It looks this often, at so many of the newest studies.
+_EVERY_SECONDS = 180.0
+_NEWEST = 50
+
+_SAID = (
+    "{count} of the archive's newest studies aren't in study_service: its triggers don't record (they were dropped, or "
+    "the table was swapped); these studies are sent all the same. Run extras/add_indexer.sql again "
+    "(add_indexer_arc5.sql for dcm4chee-arc 5)"
+)
+
+
+class TriggersWatch:
+    """``look`` is called often, from one thread; it looks now and then."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._outbox = Outbox(engine.source)
+        self._every_seconds = failpoints.seconds("triggers", _EVERY_SECONDS)
+        self._next_at = time.monotonic() + self._every_seconds
+        self._said = False
+        #: Missing in the last look; a study counts when it is missing twice.
+        self._missing: set[int] = set()
+
+    def look(self) -> None:
+        """Says when they don't record, and when they do again; what they missed is looked at."""
+        if time.monotonic() < self._next_at:
+            return
+        self._next_at = time.monotonic() + self._every_seconds
+        first_pk = self._engine.meta.get(FIRST_PK)
+        if not isinstance(first_pk, int):
+            return
+        try:
+            # One after the other: a row is there as soon as its study is.
+            newest = [study for study in self._outbox.newest_studies(_NEWEST) if names(study)[1] > first_pk]
+            recorded = self._outbox.recorded([names(study)[1] for study in newest])
+        except IndexerError:
+            return  # the stream meets the same and says so
+        missing = {names(study)[1]: names(study)[0] for study in newest if names(study)[1] not in recorded}
+        twice = {study_pk: uid for study_pk, uid in missing.items() if study_pk in self._missing}
+        self._missing = set(missing)
+        with self._engine.inside() as core:
+            for study_pk, uid in twice.items():
+                core.backfills.hint(uid, study_pk, self._engine.now())
+        # The newest of all tells how it is now.
+        newest_pk = names(newest[0])[1] if newest else 0
+        if newest_pk in twice:
+            self._tell(_SAID.format(count=len(twice)))
+        elif self._said and newest_pk in recorded:
+            self._tell(None)
+
+    def _tell(self, said: str | None) -> None:
+        if said is not None and not self._said:
+            log.error("the triggers don't record", reason=said)
+        elif said is None:
+            log.info("the triggers record again")
+        self._said = said is not None
+        self._engine.observer.condition(Condition.NOT_RECORDED, said)

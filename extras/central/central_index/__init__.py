@@ -1,0 +1,1 @@
+"""The reference central index: takes the studies of many centres, and shows them to who may read."""

@@ -1,0 +1,287 @@
+"""Who was shown what: sealed records, of which only who has the key can read what is personal."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from cryptography.fernet import Fernet, InvalidToken
+
+from central_index.words import id_key
+
+Statement = tuple[str, Sequence[Any]]
+
+TABLES = """
+CREATE TABLE audit (
+    id TEXT PRIMARY KEY,
+    at BIGINT NOT NULL,
+    reader TEXT NOT NULL,
+    address TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    content TEXT NOT NULL,
+    -- In the order of the seals; NULL until it is sealed. Unique: two processes can't seal the same one.
+    place BIGINT UNIQUE,
+    seal TEXT
+);
+CREATE INDEX audit_by_time ON audit (at);
+CREATE TABLE audit_patients (patient TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (patient, record));
+-- The key that counts, and the last seal before what was forgotten.
+CREATE TABLE audit_marks (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+_PAGE = 500
+_COLUMNS = "id, at, reader, address, kind, content, place, seal"
+
+
+class UnusableAuditKey(Exception):
+    """The key can't be used; the text is one sentence."""
+
+
+class Runs(Protocol):
+    """What is needed of a store."""
+
+    async def run(self, statements: Sequence[Statement]) -> list[list[tuple[Any, ...]]]:
+        """All of them in one durable transaction, with ? for values; the rows of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """``at`` in microseconds since 1970. ``content``: what was looked for, and [centre, study_iuid, patient_id] of each."""
+
+    at: int
+    reader: str
+    address: str
+    kind: str
+    content: dict[str, Any]
+
+
+class Checked(NamedTuple):
+    """``wrong``: sentences."""
+
+    records: int
+    unsealed: int
+    last: str | None
+    wrong: list[str]
+
+
+class AuditKey:
+    """Seals, hides what is personal, and finds a patient without opening every record."""
+
+    def __init__(self, path: Path) -> None:
+        """Makes the file if it isn't there. Raises UnusableAuditKey."""
+        try:
+            if not path.exists():
+                _make(path)
+            text = path.read_text().strip()
+        except OSError as error:
+            raise UnusableAuditKey(f"{path} can't be used: {error.strerror}.") from None
+        if len(text) < 32:
+            raise UnusableAuditKey(f"{path} must hold a random key of at least 32 characters.")
+        self._key = text.encode()
+        self._cipher = Fernet(base64.urlsafe_b64encode(self._derived("content")))
+        self.check = self._derived("check").hex()
+
+    def _derived(self, purpose: str) -> bytes:
+        return hmac.new(self._key, purpose.encode(), hashlib.sha256).digest()
+
+    def hide(self, content: dict[str, Any]) -> str:
+        return self._cipher.encrypt(json.dumps(content).encode()).decode()
+
+    def open(self, content: str) -> dict[str, Any]:
+        """Raises InvalidToken."""
+        found: dict[str, Any] = json.loads(self._cipher.decrypt(content.encode()))
+        return found
+
+    def patient(self, patient_id: str) -> str:
+        """What stands for a patient, however the id is written."""
+        return hmac.new(self._derived("patient"), id_key(patient_id).encode(), hashlib.sha256).hexdigest()
+
+    def seal(self, previous: str, place: int, row: Sequence[Any]) -> str:
+        text = json.dumps([previous, place, *row])
+        return hmac.new(self._derived("seal"), text.encode(), hashlib.sha256).hexdigest()
+
+
+def _make(path: Path) -> None:
+    """Complete or not at all; where another process makes it at the same time, the first one counts."""
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        with os.fdopen(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+class Audit:
+    """The records in a store."""
+
+    def __init__(self, store: Runs, key: AuditKey) -> None:
+        self._store = store
+        self._key = key
+
+    async def open(self) -> None:
+        """Raises UnusableAuditKey if the records are another key's."""
+        await self._store.run(
+            [
+                (
+                    "INSERT INTO audit_marks (name, value) VALUES ('key', ?) ON CONFLICT DO NOTHING",
+                    [self._key.check],
+                )
+            ]
+        )
+        ((kept,),) = (await self._store.run([("SELECT value FROM audit_marks WHERE name = 'key'", [])]))[0]
+        if kept != self._key.check:
+            raise UnusableAuditKey(
+                "The audit's records were made with another key: give --audit-key its file."
+            )
+
+    async def add(self, record: Record) -> None:
+        """Durable when this returns."""
+        number = uuid.uuid4().hex
+        values = [
+            number,
+            record.at,
+            record.reader,
+            record.address,
+            record.kind,
+            self._key.hide(record.content),
+        ]
+        statements: list[Statement] = [
+            ("INSERT INTO audit (id, at, reader, address, kind, content) VALUES (?, ?, ?, ?, ?, ?)", values)
+        ]
+        if patients := sorted({self._key.patient(one) for one in _patients(record.content)}):
+            places = ", ".join(["(?, ?)"] * len(patients))
+            named = [value for one in patients for value in (one, number)]
+            statements.append((f"INSERT INTO audit_patients (patient, record) VALUES {places}", named))
+        await self._store.run(statements)
+
+    async def seal(self) -> int:
+        """Those that are not yet, each by the one before; how many. If another process does the same, one of both fails."""
+        rows, last = await self._store.run(
+            [
+                (f"SELECT {_COLUMNS} FROM audit WHERE place IS NULL ORDER BY at, id LIMIT ?", [_PAGE]),
+                ("SELECT place, seal FROM audit WHERE place = (SELECT max(place) FROM audit)", []),
+            ]
+        )
+        if not rows:
+            return 0
+        place, previous = last[0] if last else await self._forgotten()
+        statements: list[Statement] = []
+        for *row, _, _ in rows:
+            place += 1
+            previous = self._key.seal(previous, place, row)
+            statements.append(
+                ("UPDATE audit SET place = ?, seal = ? WHERE id = ?", [place, previous, row[0]])
+            )
+        await self._store.run(statements)
+        return len(rows)
+
+    async def _forgotten(self) -> tuple[int, str]:
+        (rows,) = await self._store.run([("SELECT value FROM audit_marks WHERE name = 'forgotten'", [])])
+        place, _, seal = rows[0][0].partition(" ") if rows else ("0", "", "")
+        return int(place), seal
+
+    async def of_patient(self, patient_id: str) -> AsyncIterator[Record]:
+        """Who looked at this person's studies, or for them."""
+        (rows,) = await self._store.run(
+            [
+                (
+                    f"SELECT {_COLUMNS} FROM audit WHERE id IN (SELECT record FROM audit_patients WHERE patient = ?) "
+                    "ORDER BY at",
+                    [self._key.patient(patient_id)],
+                )
+            ]
+        )
+        for row in rows:
+            yield self._record(row)
+
+    async def forget(self, before: int) -> int:
+        """All from before that moment, microseconds since 1970, if it is sealed; the last seal is kept."""
+        (rows,) = await self._store.run(
+            [
+                (
+                    "SELECT place, seal FROM audit WHERE at < ? AND place IS NOT NULL ORDER BY place DESC LIMIT 1",
+                    [before],
+                )
+            ]
+        )
+        if not rows:
+            return 0
+        place, seal = rows[0]
+        (gone, *_) = await self._store.run(
+            [
+                ("SELECT count(*) FROM audit WHERE place <= ?", [place]),
+                (
+                    "DELETE FROM audit_patients WHERE record IN (SELECT id FROM audit WHERE place <= ?)",
+                    [place],
+                ),
+                ("DELETE FROM audit WHERE place <= ?", [place]),
+                (
+                    "INSERT INTO audit_marks (name, value) VALUES ('forgotten', ?) "
+                    "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                    [f"{place} {seal}"],
+                ),
+            ]
+        )
+        return int(gone[0][0])
+
+    async def check(self) -> Checked:
+        """Whether each record is as it was sealed, and none is missing."""
+        wrong: list[str] = []
+        place, previous = await self._forgotten()
+        records = 0
+        while True:
+            (rows,) = await self._store.run(
+                [(f"SELECT {_COLUMNS} FROM audit WHERE place > ? ORDER BY place LIMIT ?", [place, _PAGE])]
+            )
+            if not rows:
+                break
+            for *row, at_place, seal in rows:
+                if at_place != place + 1:
+                    wrong.append(f"Missing: {at_place - place - 1} after place {place}.")
+                elif self._key.seal(previous, at_place, row) != seal:
+                    wrong.append(f"Changed: place {at_place}, of {_moment(row[1])}.")
+                else:
+                    wrong += await self._unnamed(at_place, row)
+                place, previous = at_place, seal
+                records += 1
+        (unsealed,) = await self._store.run([("SELECT count(*) FROM audit WHERE place IS NULL", [])])
+        return Checked(records, unsealed[0][0], f"{place} {previous[:16]}" if records else None, wrong)
+
+    async def _unnamed(self, place: int, row: Sequence[Any]) -> list[str]:
+        (found,) = await self._store.run([("SELECT patient FROM audit_patients WHERE record = ?", [row[0]])])
+        expected = {self._key.patient(one) for one in _patients(self._record([*row, 0, ""]).content)}
+        return [] if {one[0] for one in found} == expected else [f"Its patients were changed: place {place}."]
+
+    def _record(self, row: Sequence[Any]) -> Record:
+        try:
+            content = self._key.open(row[5])
+        except (InvalidToken, ValueError):
+            content = {}
+        return Record(row[1], row[2], row[3], row[4], content)
+
+
+def now() -> int:
+    return time.time_ns() // 1000
+
+
+def _patients(content: dict[str, Any]) -> Iterable[str]:
+    """Who was looked for by id, and whose studies were shown."""
+    asked = content.get("filters", {}).get("patient_id")
+    ids = [one[2] for one in content.get("studies", [])]
+    return {str(one) for one in (asked, *ids) if one}
+
+
+def _moment(at: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at / 1_000_000))

@@ -1,0 +1,83 @@
+"""Nothing is shown that isn't recorded: the record is durable before the answer leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from starlette.requests import Request
+
+from central_index.audit import Audit, Record, now
+from central_index.keys import Role
+from central_index.model import StoreUnavailable
+
+#: An open page asks for the same again and again: what was recorded so lately isn't recorded again.
+_AGAIN_SECONDS = 600.0
+_MOST_REMEMBERED = 1_000
+_SEAL_SECONDS = 5.0
+
+log = structlog.get_logger()
+
+
+class Disclosure:
+    def __init__(self, audit: Audit) -> None:
+        self._audit = audit
+        #: By reader, address and question: when it was recorded, and which studies.
+        self._lately: dict[str, tuple[float, set[tuple[str, str, int]]]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Raises UnusableAuditKey."""
+        await self._audit.open()
+        self._task = asyncio.create_task(self._seal())
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        with contextlib.suppress(StoreUnavailable):
+            await self._audit.seal()
+
+    async def shown(
+        self, request: Request, role: Role, filters: Mapping[str, Any], studies: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Raises StoreUnavailable: then there must be no answer."""
+        address = request.client.host if request.client else ""
+        asked = {
+            name: value for name, value in filters.items() if value not in (None, "") and name != "after"
+        }
+        question = json.dumps([role.name, address, asked], sort_keys=True, default=str)
+        began, known = self._lately.get(question, (-_AGAIN_SECONDS, set()))
+        again = time.monotonic() - began < _AGAIN_SECONDS
+        if not again:
+            began, known = time.monotonic(), set()
+        new = [one for one in studies if _which(one) not in known]
+        # The first time even if nothing was found: who looked is a question, too.
+        if again and not new:
+            return
+        content = {
+            "filters": {name: value for name, value in asked.items() if name != "limit"},
+            "studies": [[one["center"], one["study_iuid"], one["patient_id"]] for one in new],
+        }
+        await self._audit.add(Record(now(), role.name, address, "search", content))
+        while len(self._lately) >= _MOST_REMEMBERED:
+            del self._lately[next(iter(self._lately))]
+        self._lately[question] = began, known | {_which(one) for one in new}
+
+    async def _seal(self) -> None:
+        while True:
+            await asyncio.sleep(_SEAL_SECONDS)
+            with contextlib.suppress(StoreUnavailable):
+                while await self._audit.seal():
+                    pass
+
+
+def _which(study: Mapping[str, Any]) -> tuple[str, str, int]:
+    # Another version may show another name.
+    return study["center"], study["study_iuid"], study["versions"]

@@ -1,0 +1,28 @@
+"""A search as CSV (pure)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+COLUMNS = (
+    "center", "study_iuid", "study_datetime", "patient_id", "patient_name", "study_description", "study_modality",
+    "study_series", "study_instances", "first_received_at",
+)  # fmt: skip
+#: What a spreadsheet would take for a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def as_csv(studies: Iterable[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    writer.writerows([_cell(study.get(column)) for column in COLUMNS] for study in studies)
+    # A spreadsheet knows by this mark that it is UTF-8.
+    return "\ufeff" + text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

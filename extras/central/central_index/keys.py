@@ -1,0 +1,239 @@
+"""Who may do what: the file of keys."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+import structlog
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+_EXAMPLE = '{"centers": {"000": "a long random key"}, "readers": {"radiology": "another long random key"}}'
+_SHORTEST_KEY = 12
+_HASHER = PasswordHasher()
+_NOBODY = _HASHER.hash("nobody's password")
+
+log = structlog.get_logger()
+
+
+class UnusableKeys(Exception):
+    """The file can't be used; the text is one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What a key is for: one centre that writes, or one reader.
+
+    ``centers``: what a reader may see, None is all. ``initials``: a reader sees initials and pseudonyms instead of names and
+    ids. ``until``: the last day on which the key counts. ``exports``: whether a reader may take a search as CSV.
+    """
+
+    name: str
+    writes: bool
+    centers: frozenset[str] | None = None
+    initials: bool = False
+    until: date | None = None
+    exports: bool = False
+    #: For pseudonyms, which stay the same as long as the reader's first key does.
+    secret: bytes = b""
+
+    def sees(self, center: str) -> bool:
+        return self.centers is None or center in self.centers
+
+
+Name = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class _Entry(BaseModel):
+    """Two keys at a time, while one takes the place of the other."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    keys: Annotated[list[SecretStr], Field(min_length=1, max_length=2)]
+
+
+class _Center(_Entry):
+    viewer: Annotated[str, Field(max_length=500, pattern="^https?://")] | None = None
+
+
+class _Reader(_Entry):
+    """A person with a name and a password needs no key."""
+
+    keys: Annotated[list[SecretStr], Field(max_length=2)] = []
+    password: Annotated[SecretStr, Field(min_length=20)] | None = None
+    centers: list[Name] | None = None
+    names: Literal["full", "initials"] = "full"
+    until: Annotated[date, Field(strict=False)] | None = None
+    exports: bool = False
+
+    @model_validator(mode="after")
+    def _can_come_in(self) -> _Reader:
+        if not self.keys and self.password is None:
+            raise ValueError
+        return self
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+    centers: dict[Name, SecretStr | _Center]
+    readers: dict[Name, SecretStr | _Reader]
+
+
+class Keys:
+    """The roles by key. The file is read again when it has changed: a key that was taken out is refused at once."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises UnusableKeys."""
+        self._path = path
+        self._read_from: tuple[int, int, int] | None = None
+        self._roles: dict[bytes, Role] = {}
+        self._by_password: dict[bytes, Role] = {}
+        self._hashes: dict[str, str] = {}
+        self._viewers: dict[str, str] = {}
+        #: False while the file can't be read; what was read last counts.
+        self.usable = True
+        self._read()
+
+    def role(self, key: str) -> Role | None:
+        """None for a key that isn't in the file."""
+        # What the file holds of a password is no key.
+        key_digest = digest(key)
+        role = self.role_of_digest(key_digest)
+        return role if key_digest in self._roles else None
+
+    def digest_of_password(self, name: str, password: str) -> bytes | None:
+        """For `role_of_digest`, if that is this person's password. Takes a while: call it in a thread."""
+        self._read_if_changed()
+        kept = self._hashes.get(name)
+        try:
+            # A name that isn't there takes as long as a wrong password.
+            _HASHER.verify(kept or _NOBODY, password)
+        except (VerificationError, InvalidHashError):
+            return None
+        return digest(kept) if kept is not None else None
+
+    def centers(self) -> list[str]:
+        """All that have a key."""
+        return sorted({role.name for role in self._roles.values() if role.writes})
+
+    def role_of_digest(self, key_digest: bytes) -> Role | None:
+        """As `role`, for who remembers the `digest` of a key instead of the key."""
+        self._read_if_changed()
+        role = self._roles.get(key_digest) or self._by_password.get(key_digest)
+        return None if role is None or (role.until is not None and date.today() > role.until) else role
+
+    def viewer(self, center: str, study_iuid: str) -> str | None:
+        """Where the centre shows this study's images."""
+        template = self._viewers.get(center)
+        return template.replace("{study_iuid}", quote(study_iuid, safe="")) if template is not None else None
+
+    def _read_if_changed(self) -> None:
+        try:
+            if self._signature() != self._read_from:
+                self._read()
+                self._say(None)
+        except OSError as error:
+            self._say(f"{self._path} can't be read: {error.strerror}.")
+        except UnusableKeys as error:
+            # Half written, perhaps: what was read last counts until it can be read.
+            self._say(str(error))
+
+    def _say(self, wrong: str | None) -> None:
+        """Once, when it begins and when it is over."""
+        if wrong is not None and self.usable:
+            log.error(
+                "The file of keys can't be used; the keys that were read last go on to count.", reason=wrong
+            )
+        elif wrong is None and not self.usable:
+            log.info("The file of keys can be used again.")
+        self.usable = wrong is None
+
+    def _signature(self) -> tuple[int, int, int]:
+        stat = self._path.stat()
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+    def _read(self) -> None:
+        try:
+            signature = self._signature()
+            content = _File.model_validate(json.loads(self._path.read_bytes()))
+        except FileNotFoundError:
+            raise UnusableKeys(f"{self._path} isn't there: write it, such as {_EXAMPLE}.") from None
+        except OSError as error:
+            raise UnusableKeys(f"{self._path} can't be read: {error.strerror}.") from None
+        except (ValidationError, ValueError):
+            # What they say would show keys.
+            raise UnusableKeys(f"{self._path} must look like {_EXAMPLE}.") from None
+        roles: dict[bytes, Role] = {}
+        for role, secrets in _members(content):
+            for secret in secrets:
+                key = secret.get_secret_value()
+                if len(key) < _SHORTEST_KEY:
+                    raise UnusableKeys(
+                        f"{self._path}: the key of {role.name!r} is shorter than {_SHORTEST_KEY}."
+                    )
+                if digest(key) in roles:
+                    raise UnusableKeys(f"{self._path}: the key of {role.name!r} is another's, too.")
+                roles[digest(key)] = role
+        self._roles = roles
+        #: A login by password is remembered by what the file holds of it: another password ends it.
+        self._by_password = {
+            digest(entry.password.get_secret_value()): role
+            for role, entry in _readers(content)
+            if entry.password is not None
+        }
+        self._hashes = {
+            role.name: entry.password.get_secret_value()
+            for role, entry in _readers(content)
+            if entry.password is not None
+        }
+        self._viewers = {
+            name: entry.viewer
+            for name, entry in content.centers.items()
+            if isinstance(entry, _Center) and entry.viewer is not None
+        }
+        self._read_from = signature
+
+
+def _members(content: _File) -> Iterator[tuple[Role, list[SecretStr]]]:
+    for name, center in content.centers.items():
+        yield Role(name, writes=True), center.keys if isinstance(center, _Center) else [center]
+    for name, reader in content.readers.items():
+        if isinstance(reader, SecretStr):
+            yield Role(name, writes=False, exports=True), [reader]
+            continue
+        yield (
+            Role(
+                name,
+                writes=False,
+                centers=frozenset(reader.centers) if reader.centers is not None else None,
+                initials=reader.names == "initials",
+                until=reader.until,
+                exports=reader.exports,
+                secret=digest((reader.keys or [reader.password or SecretStr("")])[0].get_secret_value()),
+            ),
+            reader.keys,
+        )
+
+
+def _readers(content: _File) -> Iterator[tuple[Role, _Reader]]:
+    roles = {role.name: role for role, _ in _members(content) if not role.writes}
+    for name, entry in content.readers.items():
+        if isinstance(entry, _Reader):
+            yield roles[name], entry
+
+
+def hashed(password: str) -> str:
+    """What the file holds of a password."""
+    return _HASHER.hash(password)
+
+
+def digest(key: str) -> bytes:
+    """Compared instead of the key, so that the time a comparison takes says nothing about it."""
+    return hashlib.sha256(key.encode(errors="replace")).digest()

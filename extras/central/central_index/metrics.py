@@ -1,0 +1,117 @@
+"""What Prometheus is told: requests of this process, and each centre as it stands. Never anything of a patient."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from central_index.overview import SILENT_SECONDS, Center
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_STATES = ("ok", "warning", "failed", "silent", "differing", "unknown")
+
+
+class Metrics:
+    """Of one process. The centres are asked for when somebody scrapes."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "central_index_requests",
+            "Requests answered.",
+            ["method", "route", "status"],
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "central_index_request_seconds", "From a request's head to its answer's.", ["method", "route"],
+            registry=self._registry,
+        )  # fmt: skip
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        self._requests.labels(method, route, status).inc()
+        self._seconds.labels(method, route).observe(seconds)
+
+    def text(self, centers: Iterable[Center], keys_usable: bool) -> bytes:
+        registry = CollectorRegistry()
+        registry.register(_Centers(list(centers), keys_usable))
+        return generate_latest(self._registry) + generate_latest(registry)
+
+
+class _Centers:
+    def __init__(self, centers: list[Center], keys_usable: bool) -> None:
+        self._centers = centers
+        self._keys_usable = keys_usable
+
+    def collect(self) -> Iterator[Metric]:
+        usable = GaugeMetricFamily(
+            "central_index_keys_usable", "1: the file of keys could be read when it last changed."
+        )
+        usable.add_metric([], float(self._keys_usable))
+        yield usable
+        state = GaugeMetricFamily(
+            "central_index_center_state",
+            f"1 for the state that the centre is in; silent: no report for {SILENT_SECONDS:g} s.",
+            labels=["center", "state"],
+        )
+        for one in self._centers:
+            for name in _STATES:
+                state.add_metric([one.center, name], float(one.state == name))
+        yield state
+        gauges: list[tuple[str, str, Callable[[Center], float | None]]] = [
+            ("studies", "Studies of this centre in the index.", lambda one: one.studies),
+            ("studies_today", "Studies that came first today.", lambda one: one.today),
+            (
+                "behind_seconds",
+                "How far its newest report says that it is behind.",
+                lambda one: one.behind_seconds,
+            ),
+            ("waiting", "Studies that wait at the centre.", lambda one: one.waiting),
+            ("parked", "Studies that are parked at the centre.", lambda one: one.parked),
+        ]
+        for name, text, value in gauges:
+            yield self._family(name, text, {one.center: value(one) for one in self._centers})
+        for kind in ("missing", "stale", "extra"):
+            yield self._family(
+                f"pass_{kind}",
+                f"Studies found {kind} by its last reconciliation.",
+                {one.center: (one.last_pass or {}).get(kind) for one in self._centers},
+            )
+
+    @staticmethod
+    def _family(name: str, text: str, values: dict[str, float | None]) -> Metric:
+        family = GaugeMetricFamily(f"central_index_center_{name}", text, labels=["center"])
+        for center, value in values.items():
+            if value is not None:
+                family.add_metric([center], float(value))
+        return family
+
+
+class Measured:
+    """Counts each request by its route, never by its address: that may hold a UID."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+
+        async def send_and_count(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", None) or _mount(scope)
+                self._metrics.answered(scope["method"], route, message["status"], time.perf_counter() - began)
+            await send(message)
+
+        await self._app(scope, receive, send_and_count)
+
+
+def _mount(scope: Scope) -> str:
+    return "/static" if scope["path"].startswith("/static/") else "other"

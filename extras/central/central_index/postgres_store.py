@@ -1,0 +1,353 @@
+"""The studies in PostgreSQL: any number of processes, on any number of machines, in front of one database."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg_pool import PoolTimeout
+
+from central_index import postgres_search
+from central_index.counted import Counted
+from central_index.model import (
+    REMEMBERED_SECONDS,
+    Arrivals,
+    CenterReport,
+    Change,
+    Filters,
+    Found,
+    Outcome,
+    Range,
+    RangeDigest,
+    Reported,
+    StoreUnavailable,
+    UnusableStore,
+    Verdict,
+    key_digest,
+)
+from central_index.postgres_news import Listener
+from central_index.postgres_pool import Connection, Pool
+from central_index.postgres_rows import HELD, UPSERT, Key, Write, found_from, written_rows
+from central_index.postgres_schema import prepare
+from central_index.store import OnChange
+from central_index.versions import after, judge
+
+#: So many changes share one commit, at most; what comes meanwhile goes with the next.
+_GROUP = 500
+#: While one group waits for the disk, the next is worked on.
+_WRITERS = 4
+_MAINTENANCE_SECONDS = 60.0
+_FORGOTTEN_AT_ONCE = 10_000
+_MAINTENANCE_LOCK = 0x666F72676574
+
+log = structlog.get_logger()
+
+
+class PostgresStore:
+    """``database`` and ``read_database``: addresses as libpq takes them; searches go to the second."""
+
+    def __init__(self, database: str, read_database: str | None, on_change: OnChange) -> None:
+        # The tables are large or will be: a plan made while they were empty must not go through them.
+        by_index = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+        self._writers = Pool(database, "read-write", _WRITERS + 4, by_index)
+        reading = {"default_transaction_read_only": "on", "statement_timeout": "10s", "jit": "off"}
+        target = "primary" if read_database is None else "any"
+        self._readers = Pool(read_database or database, target, 8, reading)
+        self._listener = Listener(database, on_change)
+        self._queue: asyncio.Queue[_Job | None] = asyncio.Queue()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._counted: Counted[dict[str, int]] = Counted()
+
+    async def open(self) -> None:
+        await self._writers.open()
+        await self._readers.open()
+        try:
+            await self._writers.run(prepare)
+        except StoreUnavailable as error:
+            await self._close_pools()
+            raise UnusableStore(f"The database can't be used: {_sentence(error)}") from None
+        except UnusableStore:
+            await self._close_pools()
+            raise
+        self._tasks = [asyncio.create_task(self._write_all()) for _ in range(_WRITERS)]
+        self._tasks.append(asyncio.create_task(self._maintain()))
+        await self._listener.open()
+
+    async def close(self) -> None:
+        for _ in range(_WRITERS):
+            self._queue.put_nowait(None)
+        *writers, maintenance = self._tasks
+        await asyncio.gather(*writers)
+        maintenance.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await maintenance
+        await self._listener.close()
+        await self._close_pools()
+
+    async def _close_pools(self) -> None:
+        await self._readers.close()
+        await self._writers.close()
+
+    # --- writing -----------------------------------------------------------------------------------------
+
+    async def write(self, changes: Sequence[Change]) -> list[Outcome]:
+        done: asyncio.Future[list[Outcome]] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait(_Job(changes, done))
+        return await done
+
+    async def _write_all(self) -> None:
+        while (job := await self._queue.get()) is not None:
+            jobs = [job]
+            size = len(job.changes)
+            while size < _GROUP and not self._queue.empty():
+                more = self._queue.get_nowait()
+                if more is None:
+                    # For the next writer to end by; this one ends after it has gone round.
+                    self._queue.put_nowait(None)
+                    break
+                jobs.append(more)
+                size += len(more.changes)
+            await self._write_group(jobs)
+
+    async def _write_group(self, jobs: list[_Job]) -> None:
+        changes = [change for job in jobs for change in job.changes]
+        try:
+            # One statement writes, and it refuses an older version by itself: only keys that are kept apart need more.
+            alone = all(change.version is not None or change.idempotency_key is None for change in changes)
+            outcomes = await self._writers.run(partial(_apply_all, changes), in_transaction=not alone)
+        except psycopg.Error as error:
+            if len(jobs) > 1:
+                # One that the database can't take must not keep the others out.
+                for job in jobs:
+                    await self._write_group([job])
+                return
+            jobs[0].fail(StoreUnavailable(str(error)))
+        except Exception as error:
+            # Whatever it is: who waits is told, and the task goes on.
+            for job in jobs:
+                job.fail(error)
+        else:
+            for job in jobs:
+                job.succeed(outcomes[: len(job.changes)])
+                outcomes = outcomes[len(job.changes) :]
+            self._listener.changed()
+
+    async def report(self, center: str, content: dict[str, Any], received_at: float) -> Reported:
+        return await self._writers.run(
+            partial(_report, center=center, content=content, received_at=received_at)
+        )
+
+    async def _maintain(self) -> None:
+        """One of all processes forgets what is too old."""
+        while True:
+            with contextlib.suppress(StoreUnavailable):
+                await self._writers.run(_forget)
+                await self._writers.run(partial(postgres_search.refresh, center=None))
+            await asyncio.sleep(_MAINTENANCE_SECONDS)
+
+    # --- reading -----------------------------------------------------------------------------------------
+
+    async def search(self, filters: Filters) -> Found:
+        found = await self._readers.run(partial(postgres_search.search, filters=filters))
+        if found is None:
+            await self._writers.run(partial(postgres_search.refresh, center=None))
+            found = await self._readers.run(partial(postgres_search.search, filters=filters, at_once=True))
+            assert found is not None
+        return found
+
+    async def counts(self) -> dict[str, int]:
+        return await self._counted.get(lambda: self._readers.run(postgres_search.counts))
+
+    async def arrivals(self, periods: Sequence[tuple[float, float]]) -> dict[str, Arrivals]:
+        return await self._readers.run(partial(postgres_search.arrivals, periods=periods))
+
+    async def newest(self, centers: Sequence[str]) -> dict[str, int]:
+        return await self._readers.run(partial(postgres_search.newest, centers=centers))
+
+    async def check(self) -> None:
+        await self._execute("SELECT 1")
+
+    async def digests(
+        self, center: str, ranges: Sequence[Range], most_listed: int | None
+    ) -> list[RangeDigest]:
+        return await self._writers.run(
+            partial(postgres_search.digests, center=center, ranges=ranges, most_listed=most_listed)
+        )
+
+    async def reports(self) -> list[CenterReport]:
+        return await self._readers.run(postgres_search.reports)
+
+    # --- logins ------------------------------------------------------------------------------------------
+
+    async def open_session(self, name_digest: bytes, key_digest: bytes, until: float) -> None:
+        await self._execute(
+            "INSERT INTO sessions (name_digest, key_digest, until) VALUES (%s, %s, %s)",
+            name_digest, key_digest, until,
+        )  # fmt: skip
+
+    async def session(self, name_digest: bytes, now: float) -> bytes | None:
+        rows = await self._execute(
+            "SELECT key_digest FROM sessions WHERE name_digest = %s AND until > %s", name_digest, now
+        )
+        return bytes(rows[0][0]) if rows else None
+
+    async def close_session(self, name_digest: bytes) -> None:
+        await self._execute("DELETE FROM sessions WHERE name_digest = %s", name_digest)
+
+    async def refuse_login(self, address: str, now: float) -> None:
+        await self._execute("INSERT INTO refused_logins (address, refused_at) VALUES (%s, %s)", address, now)
+
+    async def refused_logins(self, address: str, since: float) -> int:
+        rows = await self._execute(
+            "SELECT count(*) FROM refused_logins WHERE address = %s AND refused_at > %s", address, since
+        )
+        return int(rows[0][0])
+
+    async def run(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
+        async def work(connection: Connection) -> list[list[tuple[Any, ...]]]:
+            found: list[list[tuple[Any, ...]]] = []
+            for text, values in statements:
+                cursor = await connection.execute(text.replace("?", "%s").encode(), values)
+                found.append(await cursor.fetchall() if cursor.description else [])
+            return found
+
+        return await self._writers.run(work)
+
+    async def _execute(self, statement: str, *values: object) -> list[Any]:
+        async def work(connection: Connection) -> list[Any]:
+            cursor = await connection.execute(statement.encode(), values)
+            return await cursor.fetchall() if cursor.description else []
+
+        return await self._writers.run(work)
+
+
+class _Job:
+    def __init__(self, changes: Sequence[Change], done: asyncio.Future[list[Outcome]]) -> None:
+        self.changes = changes
+        self._done = done
+
+    def succeed(self, outcomes: list[Outcome]) -> None:
+        # Cancelled when who asked has gone.
+        if not self._done.done():
+            self._done.set_result(outcomes)
+
+    def fail(self, error: Exception) -> None:
+        if not self._done.done():
+            self._done.set_exception(error)
+
+
+async def _apply_all(changes: Sequence[Change], connection: Connection) -> list[Outcome]:
+    known = await _known_keys(connection, changes)
+    outcomes: list[Outcome | None] = [None] * len(changes)
+    places: dict[Key, list[int]] = {}
+    for place, change in enumerate(changes):
+        places.setdefault((change.center, change.study_iuid), []).append(place)
+    # Again for those of which another process has just written a version: the judgement was about an older one.
+    while places:
+        rows = await connection.execute(HELD, [[key[0] for key in places], [key[1] for key in places]])
+        writes: list[Write] = []
+        for key, found in map(found_from, await rows.fetchall()):
+            now, last, versions = found.held, None, 0
+            for place in places[key]:
+                change = changes[place]
+                outcome = outcomes[place] = judge(now, change, found.clock, known[place])
+                if outcome.verdict in (Verdict.APPLIED, Verdict.ABSENT):
+                    now, last = after(change, outcome), change
+                    versions = 0 if now.deleted else versions + 1
+            if last is not None and now is not None:
+                writes.append(Write(found.id, last, now, versions))
+        if not writes:
+            break
+        rows = await connection.execute(UPSERT, written_rows(writes))
+        kept = set(await rows.fetchall())
+        keys = ((write.change.center, write.change.study_iuid) for write in writes)
+        places = {key: places[key] for key in keys if key not in kept}
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+async def _known_keys(connection: Connection, changes: Sequence[Change]) -> list[bool]:
+    """For each whether its key came before; remembers them. With a version the study's own row remembers what counts."""
+    keys = {
+        place: (change.center, digest)
+        for place, change in enumerate(changes)
+        if change.version is None and (digest := key_digest(change)) is not None
+    }
+    known = [False] * len(changes)
+    if not keys:
+        return known
+    wanted = sorted(set(keys.values()))
+    rows = await connection.execute(
+        "INSERT INTO requests (center, key_digest, received_at) "
+        "SELECT center, key_digest, extract(epoch FROM now()) "
+        "FROM unnest(%s::text[], %s::bytea[]) AS new (center, key_digest) ORDER BY 1, 2 "
+        "ON CONFLICT (center, key_digest) DO NOTHING RETURNING center, key_digest",
+        [[center for center, _ in wanted], [digest for _, digest in wanted]],
+    )
+    new = {(center, bytes(digest)) for center, digest in await rows.fetchall()}
+    rows = await connection.execute(
+        "SELECT key_digest FROM requests WHERE center = '' AND key_digest = ANY(%s)",
+        [[digest for _, digest in wanted]],
+    )
+    moved = {bytes(digest) for (digest,) in await rows.fetchall()}
+    for place, key in keys.items():
+        known[place] = key not in new or key[1] in moved
+        # The next one with this key in the same group.
+        new.discard(key)
+    return known
+
+
+async def _report(
+    connection: Connection, center: str, content: dict[str, Any], received_at: float
+) -> Reported:
+    # The row is locked before it is read: two reports of one centre come one after the other.
+    rows = await connection.execute("SELECT at FROM reports WHERE center = %s FOR UPDATE", [center])
+    previous = await rows.fetchone()
+    rows = await connection.execute("SELECT max(version) FROM studies WHERE center = %s", [center])
+    highest = await rows.fetchone()
+    # An older one comes late: it says that the centre lives, and no more.
+    await connection.execute(
+        "INSERT INTO reports AS kept (center, at, received_at, content) VALUES (%s, %s, %s, %s) "
+        "ON CONFLICT (center) DO UPDATE SET received_at = excluded.received_at,"
+        " content = CASE WHEN excluded.at > kept.at THEN excluded.content ELSE kept.content END,"
+        " at = greatest(kept.at, excluded.at)",
+        [center, content["at"], received_at, json.dumps(content)],
+    )
+    return Reported(previous[0] if previous else None, highest[0] if highest else None)
+
+
+async def _forget(connection: Connection) -> None:
+    rows = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", [_MAINTENANCE_LOCK])
+    row = await rows.fetchone()
+    if row is None or not row[0]:
+        return
+    before = time.time() - REMEMBERED_SECONDS
+    await connection.execute("DELETE FROM sessions WHERE until < %s", [time.time()])
+    await connection.execute("DELETE FROM refused_logins WHERE refused_at < %s", [time.time() - 3600])
+    await connection.execute(
+        "DELETE FROM requests WHERE (center, key_digest) IN "
+        "(SELECT center, key_digest FROM requests WHERE received_at < %s LIMIT %s)",
+        [before, _FORGOTTEN_AT_ONCE],
+    )
+    # A centre's newest stays: by its version the centre sees that nothing was lost.
+    await connection.execute(
+        "DELETE FROM studies USING"
+        " (SELECT center, study_iuid FROM studies WHERE deleted AND received_at < %s LIMIT %s) AS old "
+        "WHERE studies.center = old.center AND studies.study_iuid = old.study_iuid AND studies.deleted "
+        "AND version < (SELECT max(version) FROM studies AS all_of WHERE all_of.center = old.center)",
+        [before, _FORGOTTEN_AT_ONCE],
+    )
+
+
+def _sentence(error: Exception) -> str:
+    """What libpq or the server said, on one line."""
+    cause = error.__cause__
+    if isinstance(cause, PoolTimeout):
+        return "no connection within 5 s; is the address right, and is the server there?"
+    return " ".join(str(cause or error).split())

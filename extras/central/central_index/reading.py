@@ -1,0 +1,136 @@
+"""What people may ask: studies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from central_index.access import Access
+from central_index.disclosure import Disclosure
+from central_index.document import Rejected
+from central_index.export import as_csv
+from central_index.filters import place_as_text, read_filters
+from central_index.keys import Keys, Role
+from central_index.model import Filters, Found
+from central_index.persons import IdRule, hidden, names_differ
+from central_index.store import Store
+from central_index.web import json_body, refusal
+from central_index.words import id_key
+
+_MOST_EXPORTED = 10_000
+_EXPORT_PAGE = 500
+
+log = structlog.get_logger()
+
+
+class Reading:
+    def __init__(
+        self, store: Store, access: Access, keys: Keys, id_rule: IdRule | None, disclosure: Disclosure
+    ) -> None:
+        self._store = store
+        self._access = access
+        self._keys = keys
+        self._id_rule = id_rule
+        self._disclosure = disclosure
+
+    async def studies(self, request: Request) -> Response:
+        """GET: the filters are in the address."""
+        pairs = request.query_params.multi_items()
+        if len(dict(pairs)) != len(pairs):
+            return refusal(422, "A filter is given twice.")
+        return await self._found(request, await self._access.reader(request), dict(pairs))
+
+    async def search(self, request: Request) -> Response:
+        """POST: the filters are a JSON object, so that no proxy on the way logs a patient's name."""
+        role = await self._access.reader(request)
+        wanted = await self._wanted(request)
+        return wanted if isinstance(wanted, Response) else await self._found(request, role, wanted)
+
+    async def export(self, request: Request) -> Response:
+        """The same as CSV, for who may."""
+        role = await self._access.reader(request)
+        if not role.exports:
+            return refusal(403, "This reader may not take a search as CSV.")
+        wanted = await self._wanted(request)
+        if isinstance(wanted, Response):
+            return wanted
+        try:
+            filters = replace(self._allowed(role, read_filters(wanted)), after=None, limit=_EXPORT_PAGE)
+        except Rejected as error:
+            return refusal(422, str(error))
+        studies: list[dict[str, Any]] = []
+        while len(studies) < _MOST_EXPORTED:
+            found = await self._store.search(filters)
+            await self._disclosure.shown(request, role, {**wanted, "csv": True}, found.studies)
+            studies += found.studies
+            if found.following is None:
+                break
+            filters = replace(filters, after=found.following)
+        log.info("export", reader=role.name, studies=len(studies))
+        return Response(as_csv(self._shown(role, study) for study in studies), media_type="text/csv")
+
+    async def _wanted(self, request: Request) -> dict[str, Any] | Response:
+        if not request.headers.get("content-type", "").startswith("application/json"):
+            return refusal(415, "The filters must be application/json.")
+        wanted = await json_body(request)
+        if not isinstance(wanted, dict):
+            return refusal(422, "The filters must be a JSON object.")
+        return wanted
+
+    async def _found(self, request: Request, role: Role, wanted: Mapping[str, Any]) -> Response:
+        try:
+            filters = self._allowed(role, read_filters(wanted))
+        except Rejected as error:
+            return refusal(422, str(error))
+        found = await self._store.search(filters)
+        await self._disclosure.shown(request, role, wanted, found.studies)
+        counts = await self._store.counts()
+        names = sorted(name for name in wanted if name not in ("after", "limit"))
+        if names:
+            # Who looked for what kind of thing, never for whom.
+            log.info("search", reader=role.name, filters=names, found=len(found.studies))
+        return JSONResponse(
+            {
+                "studies": [self._shown(role, study) for study in found.studies],
+                "next": place_as_text(found.following) if found.following is not None else None,
+                "hits": found.hits,
+                "more_hits": found.more_hits,
+                "total": sum(count for center, count in counts.items() if role.sees(center)),
+                **self._person(wanted, found),
+            }
+        )
+
+    def _allowed(self, role: Role, filters: Filters) -> Filters:
+        """What this reader may look for. Raises Rejected, HTTPException."""
+        if role.initials and (filters.patient or filters.patient_id or filters.accession_number):
+            raise HTTPException(403, "This reader sees no names, and can't look for a person.")
+        if filters.center is not None and not role.sees(filters.center):
+            raise HTTPException(403, "This reader doesn't see that centre.")
+        if self._id_rule is not None and filters.patient_id is not None:
+            # However each centre writes it.
+            filters = replace(filters, patient_id=None, patient_key=id_key(filters.patient_id))
+        if role.centers is None:
+            return filters
+        only = tuple(sorted(role.centers))
+        # One centre alone is found by its own index.
+        return replace(filters, only=only, center=only[0] if len(only) == 1 else filters.center)
+
+    def _shown(self, role: Role, study: dict[str, Any]) -> dict[str, Any]:
+        shown = {**study, "viewer": self._keys.viewer(study["center"], study["study_iuid"])}
+        return hidden(shown, role.secret) if role.initials else shown
+
+    def _person(self, wanted: Mapping[str, Any], found: Found) -> dict[str, Any]:
+        """Of one id: whether it is a person's, in all centres, and whether the names say so, too."""
+        patient_id = wanted.get("patient_id")
+        if self._id_rule is None or not patient_id:
+            return {}
+        return {
+            "one_person": self._id_rule.is_valid(str(patient_id)),
+            "names_differ": names_differ(study["patient_name"] for study in found.studies),
+        }

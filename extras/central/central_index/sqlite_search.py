@@ -1,0 +1,165 @@
+"""What is read from the SQLite file; each function gets a connection that sees one state throughout."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Any
+
+from central_index.digests import range_digest
+from central_index.model import (
+    MOST_COUNTED,
+    Arrivals,
+    CenterReport,
+    Filters,
+    Found,
+    Place,
+    Range,
+    RangeDigest,
+    TooManyStudies,
+)
+from central_index.shown import COLUMNS, as_json
+from central_index.sqlite_schema import HASHED, digest_of_row
+
+
+def search(connection: sqlite3.Connection, filters: Filters) -> Found:
+    conditions, values = _conditions(connection, filters)
+    hits: int | None = None
+    if filters.after is None:
+        (hits,) = connection.execute(
+            f"SELECT count(*) FROM (SELECT 1 FROM studies WHERE {conditions} LIMIT ?)",
+            [*values, MOST_COUNTED + 1],
+        ).fetchone()
+    else:
+        conditions += " AND (sorted_at, id) < (?, ?)"
+        values += filters.after
+    rows = connection.execute(
+        f"SELECT {', '.join(COLUMNS)} FROM studies WHERE {conditions} ORDER BY sorted_at DESC, id DESC LIMIT ?",
+        [*values, filters.limit + 1],
+    ).fetchall()
+    # One more than asked for says whether there is another page.
+    shown = rows[: filters.limit]
+    following = Place(shown[-1][1], shown[-1][0]) if len(rows) > filters.limit else None
+    studies = [as_json(row) for row in shown]
+    if hits is None:
+        return Found(studies, following, None, False)
+    return Found(studies, following, min(hits, MOST_COUNTED), hits > MOST_COUNTED)
+
+
+def counts(connection: sqlite3.Connection) -> dict[str, int]:
+    return dict(connection.execute("SELECT center, count(*) FROM studies WHERE NOT deleted GROUP BY center"))
+
+
+def arrivals(connection: sqlite3.Connection, periods: Sequence[tuple[float, float]]) -> dict[str, Arrivals]:
+    found: list[dict[str, int]] = []
+    for begin, end in periods:
+        rows = connection.execute(
+            "SELECT center, count(*) FROM studies WHERE first_received_at BETWEEN ? AND ? AND NOT deleted GROUP BY center",
+            (begin, end),
+        )
+        found.append(dict(rows.fetchall()))
+    today, before = found
+    return {center: Arrivals(today.get(center, 0), before.get(center, 0)) for center in {*today, *before}}
+
+
+def newest(connection: sqlite3.Connection, centers: Sequence[str]) -> dict[str, int]:
+    query = "SELECT max(version) FROM studies WHERE center = ?"
+    found = {center: connection.execute(query, (center,)).fetchone()[0] for center in centers}
+    return {center: version for center, version in found.items() if version is not None}
+
+
+def digests(
+    connection: sqlite3.Connection, center: str, ranges: Sequence[Range], most_listed: int | None
+) -> list[RangeDigest]:
+    found: list[RangeDigest] = []
+    for after, until in ranges:
+        where = "center = ? AND NOT deleted"
+        values: list[object] = [center]
+        if after is not None:
+            where += " AND study_pk > ?"
+            values.append(after)
+        if until is not None:
+            where += " AND study_pk <= ?"
+            values.append(until)
+        if most_listed is None:
+            known = [
+                row[0] for row in connection.execute(f"SELECT digest FROM studies WHERE {where}", values)
+            ]
+            if None in known:
+                # Changed by hand. These few are made from what is stored now.
+                rows = connection.execute(
+                    f"SELECT {', '.join(HASHED)} FROM studies WHERE {where} AND digest IS NULL", values
+                )
+                known = [digest for digest in known if digest is not None]
+                known += [digest_of_row(*row) for row in rows]
+            found.append(RangeDigest(len(known), range_digest(known), None))
+            continue
+        rows = connection.execute(
+            f"SELECT study_pk, study_iuid, digest, {', '.join(HASHED)} FROM studies "
+            f"WHERE {where} ORDER BY study_pk LIMIT ?",
+            [*values, most_listed + 1],
+        )
+        listed = [(pk, iuid, digest or digest_of_row(*row)) for pk, iuid, digest, *row in rows]
+        most_listed -= len(listed)
+        if most_listed < 0:
+            raise TooManyStudies
+        total = range_digest(digest for _, _, digest in listed)
+        found.append(RangeDigest(len(listed), total, [(pk, iuid, one.hex()) for pk, iuid, one in listed]))
+    return found
+
+
+def reports(connection: sqlite3.Connection) -> list[CenterReport]:
+    rows = connection.execute("SELECT center, received_at, content FROM reports ORDER BY center")
+    return [CenterReport(center, moment, json.loads(content)) for center, moment, content in rows]
+
+
+def _conditions(connection: sqlite3.Connection, filters: Filters) -> tuple[str, list[Any]]:
+    found: list[tuple[str, object]] = []
+    for column in ("patient_id", "patient_key", "accession_number", "study_iuid", "center"):
+        value = getattr(filters, column)
+        if value is not None:
+            found.append((f"{column} = ?", value))
+    if filters.modality is not None:
+        # DICOM parts the values of one field by a backslash: CT\SR.
+        found.append((r"instr('\' || study_modality || '\', '\' || ? || '\') > 0", filters.modality.upper()))
+    if filters.from_date is not None:
+        found.append(("study_datetime >= ?", f"{filters.from_date} 00:00:00"))
+        found.append(("sorted_at >= ?", f"{filters.from_date} 00:00:00"))
+    if filters.to_date is not None:
+        found.append(("study_datetime <= ?", f"{filters.to_date} 23:59:59"))
+        found.append(("sorted_at <= ?", f"{filters.to_date} 23:59:59"))
+    if filters.only is not None:
+        found.append(("center IN (SELECT value FROM json_each(?))", json.dumps(filters.only)))
+    words = _words(filters)
+    if words is not None and (filters.patient is not None or _is_rare(connection, words)):
+        found.append(("id IN (SELECT rowid FROM study_words WHERE study_words MATCH ?)", words))
+    conditions = ["NOT deleted", *(condition for condition, _ in found)]
+    return " AND ".join(conditions), [value for _, value in found]
+
+
+def _words(filters: Filters) -> str | None:
+    """What the index of words is asked for."""
+    parts: list[str] = []
+    if filters.patient is not None:
+        # Each word in quotes is a word to FTS5, whatever it holds, and with * the beginning of one.
+        words = " ".join(f"{_quoted(word)}*" for word in filters.patient.split())
+        parts.append(f"words : ({words})" if words else '""')
+    if filters.modality is not None:
+        parts.append(f"modalities : {_quoted(filters.modality)}")
+    if filters.center is not None:
+        parts.append(f"center : {_quoted(filters.center)}")
+    return " AND ".join(parts) if parts else None
+
+
+def _quoted(word: str) -> str:
+    return '"{}"'.format(word.replace('"', '""'))
+
+
+def _is_rare(connection: sqlite3.Connection, words: str) -> bool:
+    """What many studies have is found sooner by going through them in their order."""
+    (number,) = connection.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM study_words WHERE study_words MATCH ? LIMIT ?)",
+        (words, MOST_COUNTED),
+    ).fetchone()
+    return bool(number < MOST_COUNTED)

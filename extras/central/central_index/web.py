@@ -1,0 +1,113 @@
+"""What every request and answer has in common: bodies, refusals, headers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from central_index.model import StoreUnavailable
+
+LARGEST_BODY_BYTES = 4 * 1024 * 1024
+_BODY_SECONDS = 30.0
+#: What this index can more than take studies, for the program that sends them; said with every answer.
+FEATURES = "versions, digests, reports, batch=500"
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; "
+        "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    # Patients' names stay in no browser's cache.
+    "Cache-Control": "no-store",
+    "Index-Features": FEATURES,
+}
+OK = {"status": "Ok"}
+
+
+def refusal(status: int, reason: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"status": "Error", "reason": reason}, status, headers)
+
+
+class SafeHeaders:
+    """Adds HEADERS to every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._headers = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *(pair for pair in message["headers"] if pair[0] != b"cache-control"),
+                    *self._headers,
+                ]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
+
+async def on_http_exception(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return refusal(error.status_code, error.detail, error.headers)
+
+
+async def on_unavailable(_: Request, error: Exception) -> Response:
+    assert isinstance(error, StoreUnavailable)
+    return refusal(503, "The index can't reach its studies at present.", {"Retry-After": "5"})
+
+
+async def json_body(request: Request) -> Any:
+    """Raises HTTPException for one that is too large, too slow, or no JSON."""
+    return _decoded(await _body(request))
+
+
+async def _body(request: Request) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+
+    async def read() -> None:
+        nonlocal size
+        async for part in request.stream():
+            size += len(part)
+            if size > LARGEST_BODY_BYTES:
+                raise HTTPException(413, f"More than {LARGEST_BODY_BYTES} bytes.")
+            parts.append(part)
+
+    try:
+        await asyncio.wait_for(read(), _BODY_SECONDS)
+    except (TimeoutError, asyncio.TimeoutError):
+        raise HTTPException(408, f"The body took longer than {_BODY_SECONDS:g} s.") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "The body ended early.") from None
+    return b"".join(parts)
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        # Two members of one name, or NaN, mean something else to everybody.
+        return json.loads(
+            body.decode(), object_pairs_hook=_without_repetition, parse_constant=_refuse_constant
+        )
+    except (ValueError, RecursionError):
+        raise HTTPException(400, "The body isn't JSON in UTF-8.") from None
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError
+    return found
+
+
+def _refuse_constant(_: str) -> None:
+    raise ValueError

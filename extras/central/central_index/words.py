@@ -1,0 +1,63 @@
+"""What a study is found by: words without accents, and marks for the values that are looked for as a whole (pure)."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from string import ascii_lowercase, ascii_uppercase
+from typing import Any
+
+#: Of one study. No name has so many.
+_MOST_WORDS = 64
+#: As SQLite's upper() does it.
+_UPPER = str.maketrans(ascii_lowercase, ascii_uppercase)
+
+
+def words_of(text: str) -> list[str]:
+    """Letters and digits, folded: PEÑA^JOSÉ is pena, jose."""
+    folded = unicodedata.normalize("NFKD", text.casefold())
+    plain = "".join(one for one in folded if not unicodedata.combining(one))
+    return re.findall(r"[^\W_]+", plain)[:_MOST_WORDS]
+
+
+def id_key(patient_id: str) -> str:
+    """The same for 26.267.267-K, 26267267-k and 026267267K. SQLite's column is made in the same way."""
+    return re.sub(r"[ .\-/]", "", patient_id).translate(_UPPER).lstrip("0")
+
+
+def modality_mark(modality: str) -> str:
+    return f"=m:{modality}"
+
+
+def center_mark(center: str) -> str:
+    return f"=c:{center}"
+
+
+def id_mark(patient_id: str) -> str:
+    return f"=i:{patient_id}"
+
+
+def key_mark(key: str) -> str:
+    return f"=k:{key}"
+
+
+def accession_mark(accession_number: str) -> str:
+    return f"=a:{accession_number}"
+
+
+def tokens_of(study: Mapping[str, Any]) -> list[str]:
+    """All that a study is found by. A mark begins as no word does, so that no beginning of a word means it."""
+    name, patient_id = study["patient_name"] or "", study["patient_id"]
+    tokens = dict.fromkeys(words_of(f"{name} {patient_id or ''}"))
+    tokens[center_mark(study["center"])] = None
+    if patient_id:
+        tokens[id_mark(patient_id)] = None
+        tokens[key_mark(id_key(patient_id))] = None
+    accession = study.get("accession_number")
+    if isinstance(accession, str) and accession:
+        tokens[accession_mark(accession)] = None
+    for modality in (study["study_modality"] or "").split("\\"):
+        if modality:
+            tokens[modality_mark(modality.upper())] = None
+    return list(tokens)

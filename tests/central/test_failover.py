@@ -1,0 +1,142 @@
+"""The primary is killed under load, its synchronous standby promoted: nothing accepted is lost, nothing older wins."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+import requests
+
+from tests.central.conftest import READER, WRITER, Index, MakeIndex, study
+from tests.central.postgres import Cluster, started
+from tests.indexer import wait_until
+
+STUDIES = 40
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Cluster, Cluster]]:
+    """A primary that commits nothing before its standby has it, and the standby."""
+    with ExitStack() as stack:
+        primary = stack.enter_context(started(synchronous_standby_names="*", synchronous_commit="on"))
+        standby = Cluster()
+        stack.callback(standby.remove)
+        standby.copy_of(primary)
+        standby.start()
+        replicating = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
+        wait_until(lambda: primary.execute("postgres", replicating) != [], 20, "the standby doesn't follow")
+        yield primary, standby
+
+
+class Load:
+    """Four who send versions without rest, and know what was accepted."""
+
+    def __init__(self, indexes: list[Index]) -> None:
+        self._indexes = indexes
+        self.accepted: dict[str, int] = {}
+        self.statuses: set[int | str] = set()
+        self.last_accepted = 0.0
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._send, args=[number]) for number in range(4)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _send(self, number: int) -> None:
+        rng = random.Random(number)
+        with requests.Session() as session:
+            session.trust_env = False
+            while not self._stopping.is_set():
+                index = rng.choice(self._indexes)
+                study_number = rng.randrange(STUDIES)
+                # Now and then an old one that comes late.
+                version = time.time_ns() // 1000 - rng.choice([0, 0, 0, 2_000_000])
+                self._one(session, index, study_number, version, rng.random() < 0.1)
+
+    def _one(self, session: requests.Session, index: Index, number: int, version: int, delete: bool) -> None:
+        iuid = f"1.2.840.{number}"
+        headers = {
+            "X-Api-Key": WRITER,
+            "Study-Version": str(version),
+            "Idempotency-Key": f"{number}/{version}",
+        }
+        url = f"{index.url}/api/v1/register"
+        document = study(number, study_description=str(version))
+        try:
+            if delete:
+                answer = session.delete(f"{url}/{iuid}", headers=headers, timeout=15)
+            else:
+                answer = session.post(url, json=document, headers=headers, timeout=15)
+        except requests.RequestException as error:
+            self.statuses.add(type(error).__name__)
+            return
+        with self._lock:
+            self.statuses.add(answer.status_code)
+            if answer.status_code in (200, 201, 404):
+                self.accepted[iuid] = max(version, self.accepted.get(iuid, 0))
+                self.last_accepted = time.monotonic()
+
+
+def test_a_killed_primary_loses_nothing(pair: tuple[Cluster, Cluster], make_index: MakeIndex) -> None:
+    primary, standby = pair
+    name = primary.new_database().rpartition("/")[2]
+    # In either order: the one that can be written to is found.
+    hosts = [f"127.0.0.1:{primary.port}", f"127.0.0.1:{standby.port}"]
+    urls = [f"postgresql://tests@{','.join(some)}/{name}" for some in (hosts, hosts[::-1])]
+    indexes = [make_index(database=url) for url in urls]
+    for one in indexes:
+        one.start()
+    with Load(indexes) as load:
+        wait_until(lambda: len(load.accepted) == STUDIES, 60, "the load doesn't begin")
+        time.sleep(1)
+        primary.kill()
+        killed = time.monotonic()
+        time.sleep(1)
+        standby.promote()
+        promoted = time.monotonic()
+        wait_until(
+            lambda: load.last_accepted > promoted, 10, "it doesn't come back within 10 s of the promotion"
+        )
+        assert load.last_accepted > killed
+        time.sleep(1)
+    assert load.statuses <= {200, 201, 404, 409, 503}, load.statuses
+    rows = standby.execute(name, "SELECT study_iuid, version, deleted, study_description FROM studies")
+    held = {iuid: version for iuid, version, _, _ in rows}
+    lost = {iuid: version for iuid, version in load.accepted.items() if held.get(iuid, 0) < version}
+    assert lost == {}
+    # What is kept is what came with that version.
+    assert [iuid for iuid, version, deleted, said in rows if not deleted and said != str(version)] == []
+    # And both processes go on, for people too.
+    for one in indexes:
+        assert one.ask("GET", "/api/v1/studies", READER).status_code == 200
+        assert "Traceback" not in one.log
+
+
+def test_searches_may_go_to_the_standby(pair: tuple[Cluster, Cluster], make_index: MakeIndex) -> None:
+    primary, standby = pair
+    database = primary.new_database()
+    index = make_index(database=database)
+    index.options["CENTRAL_READ_DATABASE"] = standby.url(database.rpartition("/")[2])
+    index.start()
+    assert index.post(study()).status_code == 201
+    wait_until(lambda: len(index.studies(patient="pena")) == 1, 10, "the standby doesn't get it")
+    # What decides comes from the primary, also while the standby stands still.
+    standby.execute("postgres", "SELECT pg_wal_replay_pause()")
+    index.post(study(2), key=WRITER)
+    answer = index.ask("POST", "/api/v1/register/digests", WRITER, json={"ranges": [[None, None]]})
+    assert answer.json()["ranges"][0]["count"] == 2
+    assert len(index.studies()) == 1
+    standby.execute("postgres", "SELECT pg_wal_replay_resume()")
+    wait_until(lambda: len(index.studies()) == 2, 10, "the standby doesn't go on")

@@ -1,0 +1,69 @@
+"""The unit for systemd, and what docs/region.md shows."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from central_index.keys import Keys
+from central_index.metrics import Metrics
+from central_index.model import CenterReport
+from central_index.overview import overview
+from tests.central.test_reports import report
+from tests.servers import cache_directory
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+UNIT = ROOT / "extras/central/central-index.service"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd isn't installed")
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    unit = tmp_path / UNIT.name
+    # What it runs is somewhere else here.
+    unit.write_text(UNIT.read_text().replace("/opt/central-index/bin/python", "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_prometheus_understands_the_alerts() -> None:
+    tool = shutil.which("promtool") or str(cache_directory() / "promtool/promtool")
+    if not Path(tool).exists():
+        pytest.skip("no promtool here: tests/setup_servers.sh promtool")
+    path = ROOT / "extras/central/prometheus-alerts.yml"
+    done = subprocess.run([tool, "check", "rules", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_metric_of_the_alerts_is_one(tmp_path: Path) -> None:
+    """Whatever the centres' state is."""
+    text = (ROOT / "extras/central/prometheus-alerts.yml").read_text()
+    named = set(re.findall(r"central_index_\w+", text))
+    center = overview([], [CenterReport("0", 0.0, report(state="failed"))], {}, {}, {}, 1.0)
+    metrics = Metrics()
+    metrics.answered("GET", "/", 200, 0.1)
+    said = metrics.text(center, keys_usable=True).decode()
+    assert [name for name in sorted(named) if not re.search(rf"^{name}[ {{]", said, re.MULTILINE)] == []
+
+
+def test_the_keys_of_the_document_are_good(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs/region.md").read_text(), re.DOTALL)
+    path = tmp_path / "keys.json"
+    path.write_text(shown)
+    keys = Keys(path)
+    assert keys.centers() == ["000", "111"]
+    assert json.loads(shown)["readers"].keys() == {"radiology", "research", "hospital 111"}
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.es.md"])
+def test_the_keys_of_the_readme_are_good(tmp_path: Path, name: str) -> None:
+    (shown,) = re.findall(r"^echo '(.*)' > keys\.json$", (ROOT / name).read_text(), re.MULTILINE)
+    path = tmp_path / "keys.json"
+    path.write_text(shown)
+    assert Keys(path).centers() == ["000"]

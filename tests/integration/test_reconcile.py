@@ -1,0 +1,129 @@
+"""Archive and central index converge whatever happened to either: with the reference index, real processes, real sockets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.central.conftest import KEYS, Index
+from tests.indexer import Indexer, wait_until
+from tests.pacs import Pacs
+
+pytestmark = pytest.mark.one_server
+
+CENTER = "000"
+FIELDS = "study_iuid, study_pk, patient_id, patient_name, study_description, study_instances"
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    (tmp_path / "index").mkdir()
+    one = Index(tmp_path / "index")
+    one.start()
+    yield one
+    one.stop()
+    one.session.close()
+
+
+@pytest.fixture
+def indexer(pacs: Pacs, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Indexer]:
+    monkeypatch.setenv("CDC_INDEXER_TEST_GONE_AFTER_SECONDS", "1")
+    monkeypatch.setenv("CDC_INDEXER_TEST_REPORT_SECONDS", "2")
+    one = Indexer(
+        tmp_path / "indexer",
+        pacs,
+        f"{index.url}/api/v1/register",
+        delivery={"settle_seconds": 0.2, "deletes": "delete"},
+    )
+    one.center = CENTER
+    one.settings["key"] = KEYS["centers"][CENTER]
+    one.write_files()
+    yield one
+    one.close()
+
+
+def in_archive(pacs: Pacs) -> set[tuple[Any, ...]]:
+    return set(pacs.execute(f"SELECT {FIELDS} FROM indexer_study"))
+
+
+def in_index(index: Index) -> set[tuple[Any, ...]]:
+    return {
+        tuple(row)
+        for row in index.rows(f"SELECT {FIELDS} FROM studies WHERE center = '{CENTER}' AND NOT deleted")
+    }
+
+
+def reconcile(indexer: Indexer, *arguments: str, status: int = 0) -> dict[str, Any]:
+    done = indexer.run("reconcile", "--json", *arguments)
+    assert done.returncode == status, done.stdout + done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_what_was_changed_in_the_index_by_hand_is_healed(pacs: Pacs, index: Index, indexer: Indexer) -> None:
+    stored = {pacs.store_study(f"1.{number}") for number in range(10)}
+    assert indexer.run("initial").returncode == 0
+    assert in_index(index) == in_archive(pacs)
+    result = reconcile(indexer)
+    assert (result["compared"], result["missing"], result["stale"], result["extra"]) == (10, 0, 0, 0)
+    assert result["index"]
+
+    index.execute("DELETE FROM studies WHERE study_iuid IN ('1.1', '1.2')")
+    index.execute("UPDATE studies SET patient_name = 'OTRA^PERSONA' WHERE study_iuid = '1.3'")
+    index.execute(
+        "INSERT INTO studies (patient_pk, study_pk, study_iuid, center, more, first_received_at, received_at, versions) "
+        f"VALUES (1, {max(stored) + 5}, '9.9', '{CENTER}', '{{}}', 0, 0, 1)"
+    )
+    result = reconcile(indexer, "--report-only", status=1)
+    assert (result["missing"], result["stale"], result["extra"], result["healed"]) == (2, 1, 1, 0)
+    result = reconcile(indexer)
+    assert (result["missing"], result["stale"], result["extra"], result["healed"]) == (2, 1, 1, 4)
+    assert in_index(index) == in_archive(pacs)
+    result = reconcile(indexer)
+    assert (result["missing"], result["stale"], result["extra"]) == (0, 0, 0)
+
+
+def test_an_index_that_went_back_in_time_heals_by_itself(
+    pacs: Pacs, index: Index, indexer: Indexer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Restored from a backup, and a live study arrives before the next report."""
+    monkeypatch.setenv("CDC_INDEXER_TEST_REPORT_SECONDS", "1")
+    for number in range(10):
+        pacs.store_study(f"1.{number}")
+    with indexer.running():
+        wait_until(lambda: len(in_index(index)) == 10, what="ten")
+        wait_until(lambda: index.rows("SELECT count(*) FROM reports") == [(1,)], what="a report")
+        index.stop()
+        copy = index.backup()
+        index.start()
+        for number in range(20, 25):
+            pacs.store_study(f"1.{number}")
+        wait_until(lambda: len(in_index(index)) == 15, what="fifteen")
+        reported = index.rows("SELECT at FROM reports")
+        wait_until(lambda: index.rows("SELECT at FROM reports") > reported, what="a report since")
+        index.stop()
+        index.restore(copy)
+        index.start()
+        pacs.store_study("1.30")
+        wait_until(lambda: in_index(index) == in_archive(pacs), 90, "healed")
+
+
+def test_a_start_without_a_state_sends_only_what_differs(pacs: Pacs, index: Index, indexer: Indexer) -> None:
+    for number in range(10):
+        pacs.store_study(f"1.{number}")
+    with indexer.running():
+        wait_until(lambda: len(in_index(index)) == 10, what="ten")
+    shutil.rmtree(indexer.state_dir)
+    versions = index.rows("SELECT study_iuid, versions FROM studies ORDER BY study_iuid")
+    pacs.store_study("1.20")
+    with indexer.running():
+        wait_until(lambda: len(in_index(index)) == 11, what="the eleventh")
+        wait_until(lambda: indexer.caught_up, what="caught up")
+    assert in_index(index) == in_archive(pacs)
+    now = dict(index.rows("SELECT study_iuid, versions FROM studies"))
+    assert [(uid, now[uid]) for uid, _ in versions] == versions

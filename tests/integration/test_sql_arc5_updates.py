@@ -1,0 +1,147 @@
+"""What dcm4chee-arc 5's own update scripts do to its tables: nothing is recorded that didn't change, and `check` notices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from cdc_indexer.checks import installation
+from cdc_indexer.model.finding import Finding, Status
+from tests import following
+from tests.integration.test_sql_arc5 import operations, patient_of, view
+from tests.pacs5 import ADD_INDEXER, Pacs5, Pacs5Before531
+from tests.servers import Server
+
+ADD = ADD_INDEXER.read_text()
+
+
+@pytest.fixture
+def archive(server: Server) -> Iterator[Pacs5]:
+    pacs = Pacs5.create(server)
+    assert isinstance(pacs, Pacs5)
+    yield pacs
+    pacs.destroy()
+
+
+@pytest.fixture
+def older(server: Server) -> Iterator[Pacs5]:
+    pacs = Pacs5Before531.create(server)
+    assert isinstance(pacs, Pacs5)
+    yield pacs
+    pacs.destroy()
+
+
+def version(archive: Pacs5) -> Finding:
+    """What `check --admin` says of the archive's version."""
+    settings = following.settings(archive.server, archive.name)
+    with following.reading(settings) as connection:
+        checks = installation.objects(connection, settings)
+        (check,) = [make for name, make in checks if name == "archive's version"]
+        (finding,) = check()
+    return finding
+
+
+def test_ids_that_are_rewritten_record_nothing(archive: Pacs5) -> None:
+    """As the second update script of 5.34 does it: every row of patient_id, and of patient."""
+    pks = [archive.store_study(patient_id=f"{number}-K") for number in range(5)]
+    operations(archive)
+    for statement in (
+        "UPDATE patient_id SET version = 7, pat_id_type_code = 'MR', entity_uid = '1.2', entity_uid_type = 'ISO'",
+        "UPDATE patient_id SET pat_id = pat_id, entity_id = entity_id, patient_fk = patient_fk, version = 8",
+        "UPDATE patient SET num_studies = 1, pat_sex = 'O', version = 9",
+        "UPDATE patient SET pat_name_fk = pat_name_fk, version = 10",
+        "UPDATE person_name SET ideographic_name = 'X', alphabetic_name = alphabetic_name",
+    ):
+        archive.execute(statement)
+        assert operations(archive) == [], statement
+    archive.execute("UPDATE patient_id SET entity_id = 'Ñ' WHERE pat_id = '3-K'")
+    assert operations(archive) == [("patient", 0, patient_of(archive, pks[3]))]
+    archive.execute("UPDATE patient_id SET entity_id = 'ñ' WHERE pat_id = '3-K'")
+    assert operations(archive) == [("patient", 0, patient_of(archive, pks[3]))]
+
+
+def test_the_update_to_5_31_under_the_triggers(older: Pacs5) -> None:
+    """The archive goes on through it, and records nothing; then `check` names the script, which mends what is left."""
+    pks = [older.store_study(patient_id=f"{number}-K") for number in range(3)]
+    assert version(older).status is Status.OK
+    operations(older)
+    # What the archive's update script does.
+    older.execute("ALTER TABLE patient_id ADD COLUMN patient_fk BIGINT NULL")
+    older.execute("ALTER TABLE patient_id ADD FOREIGN KEY (patient_fk) REFERENCES patient (pk)")
+    older.execute(
+        "UPDATE patient_id SET patient_fk = (SELECT pk FROM patient WHERE patient_id_fk = patient_id.pk)"
+    )
+    assert operations(older) == []
+    for (name,) in older.execute(
+        "SELECT CONSTRAINT_NAME FROM information_schema.KEY_COLUMN_USAGE WHERE TABLE_SCHEMA = %s"
+        " AND TABLE_NAME = 'patient' AND COLUMN_NAME = 'patient_id_fk' AND REFERENCED_TABLE_NAME IS NOT NULL",
+        (older.name,),
+    ):
+        older.execute(f"ALTER TABLE patient DROP FOREIGN KEY {name}")
+    older.execute("ALTER TABLE patient DROP COLUMN patient_id_fk")
+    # The new version stores under the old triggers: nothing fails.
+    newer = Pacs5(older.server, older.name)
+    try:
+        new = newer.store_study(patient_id="new")
+        newer.rename_patient(patient_of(newer, new), "X")
+        newer.change_patient_id(patient_of(newer, new), "other")
+        newer.delete_study(newer.store_study(patient_id="new too"))
+        # What the view can't give any more is recorded by key and UID.
+        assert ("changed", new, None) in operations(newer)
+
+        said = version(newer)
+        assert said.status is Status.FAILED
+        assert f"mysql {newer.name} < extras/add_indexer_arc5.sql" in said.remedy
+        newer.server.run_script(ADD, newer.name)
+        assert version(newer).status is Status.OK
+        assert [view(newer, pk)["patient_id"] for pk in (*pks, new)] == ["0-K", "1-K", "2-K", "other"]
+    finally:
+        newer.close()
+
+
+def test_a_column_that_a_newer_version_has_is_noticed(archive: Pacs5) -> None:
+    """5.23 has no entity_id: a view made for it says of no patient who issued the id."""
+    pk = archive.store_study()
+    archive.execute("ALTER TABLE patient_id DROP COLUMN entity_id")
+    archive.server.run_script(ADD, archive.name)
+    assert version(archive).status is Status.OK
+    operations(archive)
+    archive.execute("UPDATE patient_id SET pat_id = 'X'")
+    assert operations(archive) == [("patient", 0, patient_of(archive, pk))]
+    archive.execute("ALTER TABLE patient_id ADD COLUMN entity_id VARCHAR(255)")
+    archive.execute("UPDATE patient_id SET entity_id = 'A'")
+    said = version(archive)
+    assert said.status is Status.FAILED
+    assert "entity_id" in said.message
+    assert view(archive, pk)["patient_id_issuer"] is None
+    archive.server.run_script(ADD, archive.name)
+    assert view(archive, pk)["patient_id_issuer"] == "A"
+
+
+def test_an_unknown_count_is_null(archive: Pacs5) -> None:
+    """A series whose records lie in its metadata, and whose number the archive hasn't in its cache."""
+    pk = archive.store_study()
+    purged = archive.store_image(pk)
+    archive.purge_instance_records(purged)
+    other = archive.store_image(pk)
+    assert view(archive, pk)["study_instances"] == 3
+    archive.execute("DELETE FROM series_query_attrs WHERE series_fk = %s", (purged,))
+    assert view(archive, pk)["study_instances"] is None
+    assert view(archive, pk)["study_series"] == 3
+    archive.purge_instance_records(other)
+    assert view(archive, pk)["study_instances"] is None
+    archive.execute(
+        "INSERT INTO series_query_attrs (view_id, series_fk, num_instances) VALUES ('v', %s, 1)", (purged,)
+    )
+    assert view(archive, pk)["study_instances"] == 3
+
+
+def test_another_uid_ends_the_old_one_first(archive: Pacs5) -> None:
+    pk = archive.store_study("1.2.3")
+    operations(archive)
+    archive.execute("UPDATE study SET study_iuid = '1.2.4'")
+    rows = archive.execute(
+        "SELECT operation, study_pk, study_iuid FROM study_service ORDER BY recorded_at, id"
+    )
+    assert rows == [("deleted", pk, "1.2.3"), ("changed", pk, "1.2.4")]

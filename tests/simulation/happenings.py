@@ -1,0 +1,399 @@
+"""What can happen in a world, by name: what the archive, the servers, the index, the disk and people do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cdc_indexer.flow.case import Insist
+from cdc_indexer.model.outcome import Kind, Outcome
+from tests.simulation.archive import ZERO
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+__all__ = ["HAPPENINGS", "PASSES"]
+
+#: Seconds that pass.
+PASSES = (0.02, 0.3, 1.2, 5.5, 31.0, 70.0, 700.0, 4000.0, 100_000.0)
+
+HAPPENINGS: dict[str, tuple[int, Callable[[World], bool], Callable[[World], None]]] = {}
+
+
+def happening(
+    name: str, weight: int, when: Callable[[World], bool] = lambda world: True
+) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
+    """Registers one: how often, and when it can."""
+
+    def register(do: Callable[[World], None]) -> Callable[[World], None]:
+        HAPPENINGS[name] = (weight, when, do)
+        return do
+
+    return register
+
+
+# --- the archive -----------------------------------------------------------------------------------------
+
+
+@happening("store", 10, lambda world: len(world.primary.studies) < 9)
+def store(world: World) -> None:
+    archive = world.archive
+    transaction, at_once = world.transaction()
+    patients = archive.free_patients(transaction)
+    choice = world.draw(4)
+    patient = patients[world.draw(len(patients))] if patients and choice else archive.new_patient(transaction)
+    uids = world.free_uids()
+    uid = uids[world.draw(len(uids))] if uids and world.draw(2) else None
+    archive.store(transaction, patient, uid, (2, 0)[world.draw(2)], _late(world))
+    transaction.opaque = transaction.opaque or ("opaque" in world.config.features and world.draw(4) == 3)
+    world.finish(transaction, at_once)
+
+
+def _late(world: World) -> int:
+    """How long ago a row says that it was recorded, in microseconds."""
+    if "late" not in world.config.features:
+        return 0
+    late = (0, 0, 0, 1_500_000, 45_000_000, 400_000_000, ZERO)[world.draw(7)]
+    # One without a time is found by the log alone.
+    world.sweep_needed = world.sweep_needed or late == ZERO
+    return late
+
+
+def _of_study(name: str, weight: int, change: Callable[[World, object, object], None]) -> None:
+    def do(world: World) -> None:
+        transaction, at_once = world.transaction()
+        studies = world.archive.free_studies(transaction)
+        if studies:
+            change(world, transaction, studies[world.draw(len(studies))])
+        world.finish(transaction, at_once)
+
+    HAPPENINGS[name] = (weight, lambda world: bool(world.primary.studies), do)
+
+
+_of_study("change", 12, lambda w, t, s: w.archive.change(t, s, _late(w), instances=s.instances + 1))  # type: ignore[attr-defined,arg-type]
+_of_study("delete", 5, lambda w, t, s: w.archive.delete(t, s))  # type: ignore[arg-type]
+
+
+def _other_patient(world: World, transaction: object, study: object) -> None:
+    patients = world.archive.free_patients(transaction)  # type: ignore[arg-type]
+    if patients:
+        world.archive.change(transaction, study, patient_pk=patients[world.draw(len(patients))].pk)  # type: ignore[arg-type]
+
+
+_of_study("move", 3, _other_patient)
+
+
+def _other_uid(world: World, transaction: object, study: object) -> None:
+    world.archive.change(transaction, study, uid=world.archive.new_uid())  # type: ignore[arg-type]
+    world.sweep_needed = True
+
+
+_of_study("other uid", 1, _other_uid)
+
+
+def _without_patient(world: World, transaction: object, study: object) -> None:
+    world.archive.change(transaction, study, patient_pk=None)  # type: ignore[arg-type]
+    world.sweep_needed = True
+
+
+_of_study("lose patient", 1, _without_patient)
+
+
+@happening("rename", 4, lambda world: bool(world.primary.patients))
+def rename(world: World) -> None:
+    transaction, at_once = world.transaction()
+    patients = world.archive.free_patients(transaction)
+    if patients:
+        world.archive.rename(transaction, patients[world.draw(len(patients))])
+    world.finish(transaction, at_once)
+
+
+@happening("commit", 12, lambda world: any(not one.logged for one in world.primary.transactions))
+def commit(world: World) -> None:
+    open_ones = [one for one in world.primary.transactions if not one.logged]
+    transaction = open_ones[world.draw(len(open_ones))]
+    world.primary.log_transaction(transaction)
+    if not world.draw(2):
+        world.primary.show(transaction)
+
+
+@happening("show", 12, lambda world: any(one.logged for one in world.primary.transactions))
+def show(world: World) -> None:
+    logged = [one for one in world.primary.transactions if one.logged]
+    world.primary.show(logged[world.draw(len(logged))])
+
+
+@happening("roll back", 3, lambda world: any(not one.logged for one in world.primary.transactions))
+def roll_back(world: World) -> None:
+    open_ones = [one for one in world.primary.transactions if not one.logged]
+    world.primary.roll_back(open_ones[world.draw(len(open_ones))])
+
+
+@happening("replicate", 3, lambda world: bool(world.primary.relay) and world.replica is not world.primary)
+def replicate(world: World) -> None:
+    assert world.primary.relay is not None and world.replica is not None
+    world.replica.apply(world.primary.relay.pop(0))
+
+
+# --- time, servers ---------------------------------------------------------------------------------------
+
+
+@happening("time", 14)
+def time(world: World) -> None:
+    world.pass_time(PASSES[world.draw(len(PASSES))])
+
+
+@happening("rotate", 1)
+def rotate(world: World) -> None:
+    world.server.rotate()
+
+
+@happening("purge", 1, lambda world: bool(world.server.log))
+def purge(world: World) -> None:
+    world.server.purge(1 + world.draw(len(world.server.log)))
+
+
+@happening("reset log", 1)
+def reset_log(world: World) -> None:
+    world.server.reset_log()
+
+
+@happening("log off", 1, lambda world: world.server.log_on)
+def log_off(world: World) -> None:
+    world.server.log_on = False
+    world.server.log_life += 1
+
+
+@happening("log on", 4, lambda world: not world.server.log_on)
+def log_on(world: World) -> None:
+    world.server.log_on = True
+    world.server.rotate()
+
+
+@happening("database away", 1, lambda world: not world.database_away)
+def database_away(world: World) -> None:
+    world.database_away = True
+
+
+@happening("database back", 4, lambda world: world.database_away)
+def database_back(world: World) -> None:
+    world.database_away = False
+
+
+@happening(
+    "fail over",
+    1,
+    lambda world: world.replica is not None and world.server is world.primary is not world.replica,
+)
+def fail_over(world: World) -> None:
+    world.fail_over()
+
+
+@happening("switch", 2, lambda world: world.replica is not None and world.replica is not world.primary)
+def switch(world: World) -> None:
+    """Another server answers at the address; both go on, and one of them lags."""
+    assert world.replica is not None
+    world.server = world.replica if world.server is world.primary else world.primary
+    # What it doesn't have yet may be older than what was sent; and what the log doesn't show isn't found by its time.
+    world.index.marks_count = False
+    world.sweep_needed = (
+        world.sweep_needed or "opaque" in world.config.features or "log" in world.config.features
+    )
+
+
+@happening("clock jumps", 1)
+def clock_jumps(world: World) -> None:
+    world.server.clock_ahead += (-3, 7200, -7200, 200_000, -200_000)[world.draw(5)] * 1_000_000
+    world.clock_jumped = True
+
+
+@happening("prune", 1, lambda world: bool(world.server.outbox))
+def prune(world: World) -> None:
+    visible = [row_id for row_id, row in world.server.outbox.items() if row.visible]
+    for row_id in visible[: 1 + world.draw(3)]:
+        del world.server.outbox[row_id]
+    world.sweep_needed = True
+    world.index.keys_count = False
+
+
+@happening("truncate", 1, lambda world: bool(world.server.outbox) and not world.primary.transactions)
+def truncate(world: World) -> None:
+    world.server.outbox.clear()
+    world.sweep_needed = True
+    world.index.keys_count = False
+
+
+@happening("triggers off", 1, lambda world: world.archive.triggers_on)
+def triggers_off(world: World) -> None:
+    world.archive.triggers_on = False
+    world.sweep_needed = True
+
+
+@happening("triggers on", 4, lambda world: not world.archive.triggers_on)
+def triggers_on(world: World) -> None:
+    world.archive.triggers_on = True
+
+
+# --- the index -------------------------------------------------------------------------------------------
+
+
+def _waiting(world: World) -> list[object]:
+    process = world.process
+    return (
+        [request for request in process.requests if request.outcomes is None] if process is not None else []
+    )
+
+
+@happening("index", 30, lambda world: bool(_waiting(world)))
+def index(world: World) -> None:
+    """It takes the request that came first (or another), and answers; or the answer is lost, or late."""
+    waiting = _waiting(world)
+    request = waiting[world.draw(len(waiting))]
+    how = world.draw(8) if "odd answers" in world.config.features else 0
+    lost = [Outcome(Kind.RETRY_INDEX, None, reason="timeout")] * len(request.send.deliveries)  # type: ignore[attr-defined]
+    if how == 5:  # taken, and the answer is lost
+        world.index.take(request)  # type: ignore[arg-type]
+        request.outcomes = lost  # type: ignore[attr-defined]
+    elif how == 6:  # not taken
+        request.outcomes = lost  # type: ignore[attr-defined]
+    elif how == 7 and world.config.versions:  # taken later
+        request.outcomes = lost  # type: ignore[attr-defined]
+        world.zombies.append(request)
+    else:
+        request.outcomes = world.index.take(request)  # type: ignore[arg-type,attr-defined]
+
+
+@happening("late", 6, lambda world: bool(world.zombies))
+def late(world: World) -> None:
+    """The index takes what was sent by somebody who doesn't wait any more."""
+    world.index.take(world.zombies.pop(world.draw(len(world.zombies))))
+
+
+@happening("mood", 2)
+def mood(world: World) -> None:
+    world.index.mood = ("ok", "ok", "ok", "refuses", "portal", "busy", "away", "fails", "rejects")[
+        world.draw(9)
+    ]
+    world.say("the index", world.index.mood)
+
+
+@happening("odd study", 1, lambda world: bool(world.archive.uids))
+def odd_study(world: World) -> None:
+    uids = sorted(world.archive.uids)
+    uid = uids[world.draw(len(uids))]
+    (world.index.rejects, world.index.fails)[world.draw(2)].add(uid)
+
+
+@happening("even study", 1, lambda world: bool(world.index.rejects or world.index.fails))
+def even_study(world: World) -> None:
+    world.index.rejects.clear()
+    world.index.fails.clear()
+
+
+def _runs(world: World) -> bool:
+    return world.process is not None and not world.process.stopping
+
+
+# --- people, processes, the disk -------------------------------------------------------------------------
+
+
+@happening("another writer", 2, lambda world: world.config.versions and bool(world.index.studies))
+def another_writer(world: World) -> None:
+    """Somebody else has sent the same with a higher number."""
+    uids = sorted(world.index.studies)
+    held = world.index.studies[uids[world.draw(len(uids))]]
+    held.version = max(held.version, world.clock()) + (1, 1_000_000, 3_600_000_000)[world.draw(3)]
+
+
+@happening("start", 30, lambda world: world.process is None)
+def start(world: World) -> None:
+    world.start(
+        ("run", "run", "run", "once", "initial")[world.draw(5 if "modes" in world.config.features else 1)]
+    )
+
+
+@happening("kill", 2, lambda world: world.process is not None)
+def kill(world: World) -> None:
+    world.kill()
+
+
+@happening("term", 1, _runs)
+def term(world: World) -> None:
+    assert world.process is not None
+    world.process.stop()
+
+
+@happening("ask for initial", 1, _runs)
+def initial(world: World) -> None:
+    assert world.process is not None
+    world.process.initial_wanted = bool(world.draw(2))
+
+
+@happening(
+    "ask for sweep",
+    1,
+    lambda world: world.process is not None and not world.process.stopping and world.scope_complete,
+)
+def sweep(world: World) -> None:
+    assert world.process is not None
+    world.process.sweep_wanted += 1
+
+
+@happening("resend", 1, _runs)
+def resend(world: World) -> None:
+    assert world.process is not None
+    view = list(world.server.view().items())
+    if view and world.process.core.backfills.room():
+        pk, values = view[world.draw(len(view))]
+        world.resends += 1
+        process = world.process
+        process.core.backfills.hint(
+            values["study_iuid"], pk, process.now(), insist=Insist.RESEND, seed=f"resend{world.resends}"
+        )
+
+
+@happening("pause", 1, lambda world: world.process is not None)
+def pause(world: World) -> None:
+    """Or on again."""
+    assert world.process is not None
+    order = world.process.core.parts.order
+    order.paused = not order.paused
+
+
+@happening("other settings", 1, lambda world: not world.index.conflicts)
+def other_settings(world: World) -> None:
+    """Read again by SIGHUP."""
+    which = world.draw(3)
+    old = world.policy
+    world.policy = (
+        replace(old, deletes=not old.deletes),
+        replace(old, updates=not old.updates),
+        replace(old, stable=not old.stable),
+    )[which]
+    world.sweep_needed = world.settings_changed = True
+    if world.process is not None:
+        world.process.core.use(world.policy)
+
+
+@happening("parked retry", 2, lambda world: bool(world.disk.parked))
+def parked_retry(world: World) -> None:
+    for parked in world.disk.parked.values():
+        parked.retry = True
+
+
+@happening("disk full", 1, lambda world: not world.disk.full)
+def disk_full(world: World) -> None:
+    world.disk.full = True
+
+
+@happening("disk free", 6, lambda world: world.disk.full)
+def disk_free(world: World) -> None:
+    world.disk.full = False
+
+
+@happening("reload", 1, _runs)
+def reload(world: World) -> None:
+    """Other settings for the database: every session is opened anew."""
+    assert world.process is not None
+    world.process.source.reload()

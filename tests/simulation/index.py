@@ -1,0 +1,172 @@
+"""A central index: what it holds, what it answers, and a judge beside it of everything that arrives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cdc_indexer.flow.case import Insist
+from cdc_indexer.model.outcome import Kind, Outcome, Refusal
+
+if TYPE_CHECKING:
+    from cdc_indexer.flow.order import Delivery, Send
+
+__all__ = ["Arrival", "Broken", "Index", "Request"]
+
+
+class Broken(AssertionError):
+    """A promise is broken."""
+
+
+@dataclass(eq=False, slots=True)
+class Arrival:
+    """A document (None: a deletion) that the index accepted. ``sure``: it is durable that it did."""
+
+    body: bytes | None
+    key: str
+    version: int
+    mark: tuple[int, int, int]
+    #: How often the study had been stored by then.
+    births: int
+    sure: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """One request under way. ``outcomes`` is None until the index, or the time, has decided."""
+
+    send: Send
+    began: float
+    #: Of the process that sent it; it may be dead.
+    alive: bool = True
+    outcomes: list[Outcome] | None = None
+    arrivals: list[Arrival] = field(default_factory=list)
+    #: The index may still take it after its sender gave up.
+    afloat: bool = False
+
+
+@dataclass(slots=True)
+class _Held:
+    body: bytes | None
+    key: str
+    version: int
+    mark: tuple[int, int, int]
+
+
+class Index:
+    """``versions``: it keeps the newest by number. ``knows_keys``: to a key that it knows it only answers."""
+
+    def __init__(self, *, versions: bool, knows_keys: bool, conflicts: bool) -> None:
+        self.versions = versions
+        self.knows_keys = knows_keys
+        #: It says 409 of a study that it has.
+        self.conflicts = conflicts
+        self.mood = "ok"
+        self.studies: dict[str, _Held] = {}
+        self.last: dict[str, Arrival] = {}
+        self._keys: set[str] = set()
+        #: Studies that it always rejects, or always fails on.
+        self.rejects: set[str] = set()
+        self.fails: set[str] = set()
+        #: The archive has gone back (a failover): so may what is sent.
+        self.marks_count = True
+        #: Rows were taken away before they were settled: what a sweep finds instead of them has another key.
+        self.keys_count = True
+        self.arrived = 0
+        self.births: dict[str, int] = {}
+        self.say: Callable[..., None] = lambda *what: None
+        #: Since when (in arrivals) nothing that was sent before counts: a new ledger.
+        self.anew_for: set[str] = set()
+
+    # --- what it says ------------------------------------------------------------------------------------
+
+    def answer_all(self) -> Outcome | None:
+        """What it says to everything in its present mood; None: it looks at the study."""
+        return {
+            "ok": None,
+            "refuses": Outcome(Kind.HELD, 401, reason="key", refusal=Refusal.KEY),
+            "portal": Outcome(Kind.HELD, 200, reason="portal", refusal=Refusal.STRANGER),
+            "busy": Outcome(Kind.RETRY_INDEX, 503, reason="busy"),
+            "away": Outcome(Kind.RETRY_INDEX, None, reason="away"),
+            "fails": Outcome(Kind.RETRY_STUDY, 500, reason="fails"),
+            "rejects": Outcome(Kind.REJECTED, 400, reason="rejects", answer="no"),
+        }[self.mood]
+
+    def get(self) -> Outcome:
+        """What a GET gives."""
+        said = self.answer_all()
+        return Outcome(Kind.ACCEPTED, 200) if said is None else said
+
+    def take(self, request: Request) -> list[Outcome]:
+        """Takes a request in, and what it answers."""
+        said = self.answer_all()
+        if said is not None:
+            return [said] * len(request.send.deliveries)
+        return [self._take_one(delivery, request) for delivery in request.send.deliveries]
+
+    def _take_one(self, delivery: Delivery, request: Request) -> Outcome:
+        uid = delivery.study_iuid
+        if delivery.body is not None and uid in self.rejects:
+            return Outcome(Kind.REJECTED, 422, reason="no", answer="no")
+        if uid in self.fails:
+            return Outcome(Kind.RETRY_STUDY, 500, reason="fails on it")
+        held = self.studies.get(uid)
+        if self.versions and held is not None:
+            same = held.key == delivery.idempotency_key and held.body == delivery.body
+            if delivery.version < held.version or (delivery.version == held.version and not same):
+                return Outcome(Kind.STALE, 409, version=held.version)
+            if same and delivery.version == held.version:
+                request.arrivals.append(self.last[uid])  # answered as before
+                return Outcome(Kind.ACCEPTED, 200)
+        elif self.conflicts and held is not None and held.body is not None and delivery.body is not None:
+            self._accept(uid, delivery, request, applied=False)
+            return Outcome(Kind.ALREADY_THERE, 409)
+        elif self.knows_keys and delivery.idempotency_key in self._keys:
+            self._accept(uid, delivery, request, applied=False)
+            return Outcome(Kind.ACCEPTED, 200)
+        self._accept(uid, delivery, request, applied=True)
+        return Outcome(Kind.ACCEPTED, 201)
+
+    def _accept(self, uid: str, delivery: Delivery, request: Request, *, applied: bool) -> None:
+        self.arrived += 1
+        mark = mark_of(delivery.body)
+        arrival = Arrival(
+            delivery.body, delivery.idempotency_key, delivery.version, mark, self.births.get(uid, 0)
+        )
+        before = self.last.get(uid)
+        if before is not None and before.body == arrival.body and delivery.hints.insist is Insist.NO:
+            if uid in self.anew_for:
+                pass
+            elif before.sure:
+                raise Broken(f"{uid} was sent twice, though it was durable that the index has it")
+            elif before.key != arrival.key and arrival.births == 1 and self.keys_count:
+                # (Of a study that was stored again rows of an earlier life may settle by themselves.)
+                raise Broken(f"{uid} was sent again under another key: {before.key}, then {arrival.key}")
+        self.anew_for.discard(uid)
+        self.last[uid] = arrival
+        request.arrivals.append(arrival)
+        self._keys.add(arrival.key)
+        self.say(
+            "the index takes",
+            uid,
+            mark if arrival.body is not None else "deleted",
+            arrival.key[:8],
+            arrival.version,
+        )
+        if applied:
+            held = self.studies.get(uid)
+            if held is not None and self.marks_count and mark[0] and mark < held.mark:
+                raise Broken(f"{uid} went back from {held.mark} to {mark}")
+            self.studies[uid] = _Held(
+                arrival.body, arrival.key, arrival.version, mark if mark[0] else (held.mark if held else mark)
+            )
+
+
+def mark_of(body: bytes | None) -> tuple[int, int, int]:
+    """Which state of the study a document shows, and which of its patient; a deletion shows none."""
+    if body is None:
+        return (0, 0, 0)
+    said = json.loads(body)
+    return (int(said["study_description"][1:]), said["patient_pk"], int(said["patient_name"][1:]))

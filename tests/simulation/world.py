@@ -1,0 +1,258 @@
+"""A world: time, the archive's servers, the index, the disk, one process at a time, and what can happen next."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cdc_indexer.flow.order as order_module
+from cdc_indexer.flow.policy import Policy
+from tests.simulation.actors import steps_of
+from tests.simulation.archive import BEGINNING, Archive, Server, Transaction
+from tests.simulation.disk import Disk
+from tests.simulation.index import Broken, Index
+from tests.simulation.invariants import check_disk
+from tests.simulation.process import Process
+
+__all__ = ["Config", "Step", "World"]
+
+#: What happened, by name, and what was drawn for it.
+Step = tuple[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Config:
+    """What stays as it is for the whole of a world."""
+
+    stable: bool = False
+    updates: bool = True
+    deletes: bool = False
+    versions: bool = False
+    knows_keys: bool = False
+    conflicts: bool = False
+    concurrency: int = 2
+    batch_size: int = 1
+    max_studies: int = 50
+    max_hints: int = 200
+    queue_limit: int = 256
+    reading_limit: int = 200
+    page: int = 3
+    #: So many studies of a page of `initial` are offered together.
+    chunk: int = 50
+    #: At the end it is stopped and started again, and another sweep looks for differences.
+    thorough: bool = True
+    give_up_seconds: float = 300.0
+    #: `initial` begins a new ledger.
+    restarts: bool = False
+    #: Studies that were there before the triggers.
+    already_there: int = 0
+    replica: bool = False
+    follow_replica: bool = False
+    features: tuple[str, ...] = ()
+
+
+class World:
+    """What ``enabled`` names can happen; ``do`` lets it. ``draw`` decides the rest: 0 is what goes well."""
+
+    def __init__(self, config: Config, trace: list[str] | None = None, disk: Disk | None = None) -> None:
+        self.config = config
+        self.seconds = 1000.0
+        self.trace = trace
+        self.jitter = random.Random(7)
+        self.policy = Policy("c", stable=config.stable, updates=config.updates, deletes=config.deletes)
+        self.index = Index(versions=config.versions, knows_keys=config.knows_keys, conflicts=config.conflicts)
+        self.index.say = self.say
+        self.disk = Disk() if disk is None else disk
+        self.process: Process | None = None
+        self.primary = self.server = Server("one", 1_000_000)
+        self.archive = Archive(self.primary)
+        self.index.births = self.archive.births
+        self.replica: Server | None = None
+        if config.replica:
+            self.replica = Server("two", 5_000_000)
+            self.primary.relay = []
+            if config.follow_replica:
+                self.server = self.replica
+        #: Requests of processes that are dead; the index may still take them.
+        self.zombies: list[Any] = []
+        self.database_away = False
+        #: Something happened that only a sweep finds.
+        self.sweep_needed = False
+        self.scope_complete = not config.already_there
+        self.clock_jumped = False
+        self.settings_changed = False
+        self.last_version = 0
+        self.runs = 0
+        self.kills = 0
+        self.resends = 0
+        #: Studies of which a kill made the program forget what the index took.
+        self.uncertain: set[str] = set()
+        self.durable_generation = 0
+        self.next_draws: Callable[[int], int] = lambda n: 0
+        #: Ids that were durably settled, ever.
+        self.settled: set[int] = set()
+        #: Rows in the log before a fresh position: the audit brings them.
+        self.ahead_of_stream: set[int] = set()
+        order_module.QUEUE_LIMIT = config.queue_limit
+        self._prepare()
+
+    def _prepare(self) -> None:
+        archive = self.archive
+        if self.config.already_there:
+            archive.triggers_on = False
+            for _ in range(self.config.already_there):
+                transaction = archive.begin()
+                patient = archive.new_patient(transaction)
+                archive.store(transaction, patient, None, 2, 0)
+                self.primary.log_transaction(transaction)
+                self.primary.show(transaction)
+            archive.triggers_on = True
+            if self.replica is not None:
+                self.apply_all()
+
+    # --- small things ------------------------------------------------------------------------------------
+
+    def clock(self) -> int:
+        """That of the followed server."""
+        return self.archive.now + self.server.clock_ahead
+
+    def pass_time(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.archive.now = BEGINNING + int((self.seconds - 1000.0) * 1e6)
+
+    def draw(self, n: int) -> int:
+        """Something in [0, n)."""
+        return self.next_draws(n) if n > 1 else 0
+
+    def say(self, *what: object) -> None:
+        if self.trace is not None:
+            self.trace.append("      " + " ".join(map(str, what)))
+
+    def apply_all(self) -> None:
+        assert self.replica is not None and self.primary.relay is not None
+        while self.primary.relay:
+            self.replica.apply(self.primary.relay.pop(0))
+
+    # --- processes ---------------------------------------------------------------------------------------
+
+    def start(self, mode: str) -> None:
+        self.disk.begin()
+        self.process = Process(self, mode)
+        self.process.begin(steps_of(self.process))
+        self.durable_generation = 0
+        self.say("started", mode)
+
+    def end_process(self) -> None:
+        self.process = None
+
+    def kill(self) -> None:
+        process = self.process
+        assert process is not None
+        process.kill()
+        self.kills += 1
+        for request in process.requests:
+            if request.outcomes is None:
+                if self.config.versions:
+                    self.zombies.append(request)
+                elif self.draw(2):
+                    self.index.take(request)
+        self.check_memory_of_index(process)
+        self.process = None
+
+    def check_memory_of_index(self, process: Process) -> None:
+        """Promise 2: what a kill makes the index see twice."""
+        requests = [*(request for _, request in process.unsure), *process.requests]
+        forgotten = sum(len(request.arrivals) for request in requests)
+        self.uncertain.update(
+            delivery.study_iuid for request in requests for delivery in request.send.deliveries
+        )
+        if forgotten > self.config.concurrency * self.config.batch_size:
+            raise Broken(f"a kill forgets {forgotten} results")
+
+    def commit(self, process: Process, generation: int, changes: Any) -> None:
+        """A step of the state's writer is on the disk."""
+        self.disk.apply(changes, self.seconds)
+        process.committed(generation)
+        self.durable_generation = generation
+        check_disk(self, changes)
+
+    def row_taken(self, row_id: int) -> None:
+        """Somebody takes it: then it wasn't settled.
+
+        (Ids are forgotten with their time: a clock that goes back, or a server that lags, shows their rows once more.)
+        """
+        if row_id in self.settled and not self.clock_jumped and self.index.marks_count:
+            raise Broken(f"row {row_id} is taken again, though it is durably settled")
+
+    def version_drawn(self, version: int) -> None:
+        if version <= self.last_version:
+            raise Broken(f"version {version} is given out after {self.last_version}")
+        self.last_version = version
+
+    def skip_log(self, server: Server) -> None:
+        """A position is taken anew, at the end of the log."""
+        self.ahead_of_stream.update(
+            row.id for one in server.log for event in one.events for row in event or ()
+        )
+
+    def sent(self, process: Process, send: Any) -> None:
+        """A request goes out."""
+        for delivery in send.deliveries:
+            if delivery.epoch < process.core.parts.rows_epoch:
+                raise Broken(f"what was read of {delivery.key} from another server is sent")
+
+    def decided(self, process: Process) -> None:
+        """What the core takes the ledger to say is what was put there last."""
+        results = process.core.parts.results
+        for case in process.core.parts.cases:
+            if case.known and case.lease is None and not results.ledger_is_new:
+                entry = process.put.get(case.key) or self.disk.ledger.get(case.key)
+                if case.entry != entry:
+                    raise Broken(
+                        f"the core takes the ledger to say {case.entry} of {case.key}, but it is {entry}"
+                    )
+
+    def initial_began(self) -> None:
+        """Its beginning is durable."""
+
+    def initial_done(self) -> None:
+        self.scope_complete = True
+
+    def fail_over(self) -> None:
+        """The replica takes over with what it has; what it hasn't is lost, and what it gives out begins there."""
+        assert self.replica is not None
+        self.primary = self.server = self.archive.server = self.replica
+        self.replica = None
+        self.archive.next_pk = 1 + max([*self.primary.studies, *self.primary.patients], default=0)
+        self.sweep_needed = True
+        # What was read from the other one may still go out.
+        self.index.marks_count = False
+
+    # --- transactions ------------------------------------------------------------------------------------
+
+    def transaction(self) -> tuple[Transaction, bool]:
+        """One to write in; whether it is to be committed at once."""
+        open_ones = [one for one in self.primary.transactions if not one.logged]
+        how = self.draw(4)
+        if how < 2 or (how == 3 and len(self.primary.transactions) >= 3):
+            return self.archive.begin(), True
+        if how == 2 and open_ones:
+            return open_ones[self.draw(len(open_ones))], False
+        return self.archive.begin(), False
+
+    def finish(self, transaction: Transaction, at_once: bool) -> None:
+        if at_once:
+            if not transaction.studies and not transaction.patients and not transaction.rows:
+                self.primary.transactions.remove(transaction)
+                return
+            self.primary.log_transaction(transaction)
+            self.primary.show(transaction)
+
+    def free_uids(self) -> list[str]:
+        """That a study had, and none has now."""
+        taken = {study.uid for study in self.primary.studies.values()}
+        for one in self.primary.transactions:
+            taken |= {study.uid for study in one.studies.values() if study is not None}
+        return sorted(uid for uid in self.archive.uids if uid not in taken)

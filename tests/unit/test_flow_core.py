@@ -1,0 +1,393 @@
+"""The core by hand, a course at a time: what the simulation found, as the shortest that shows it."""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime, timedelta
+
+import pytest
+
+from cdc_indexer.flow.backfill import Backfill
+from cdc_indexer.flow.case import Hints, Insist
+from cdc_indexer.flow.cases import Cases
+from cdc_indexer.flow.compare import compare
+from cdc_indexer.flow.core import Core
+from cdc_indexer.flow.decide import DOUBT, Do, decide, is_first, may_hold
+from cdc_indexer.flow.gate import Gatekeeper
+from cdc_indexer.flow.order import Order, Send
+from cdc_indexer.flow.policy import Policy
+from cdc_indexer.flow.progress import Progress
+from cdc_indexer.flow.readings import Found
+from cdc_indexer.model.changes import Changes, Closing, State
+from cdc_indexer.model.ledger import Entry
+from cdc_indexer.model.moment import Now, microseconds
+from cdc_indexer.model.outcome import Kind, Outcome
+from cdc_indexer.model.position import Identity, Position
+from cdc_indexer.model.settled import Settled
+from cdc_indexer.model.study import OutboxRow, study_document
+from cdc_indexer.model.version import VersionClock
+
+NOON = datetime(2026, 5, 4, 12)
+ACCEPTED = Outcome(Kind.ACCEPTED, 201)
+LOST = Outcome(Kind.RETRY_INDEX, None, reason="timeout")
+
+
+def study(uid: str = "1.2", pk: int = 5, text: str = "a", patient_pk: int = 1) -> dict[str, object]:
+    return {
+        "patient_pk": patient_pk,
+        "patient_id": "1-9",
+        "patient_name": "A^B",
+        "study_pk": pk,
+        "study_iuid": uid,
+        "study_datetime": None,
+        "study_description": text,
+        "study_modality": "CT",
+        "study_series": 1,
+        "study_instances": 2,
+    }
+
+
+def row(row_id: int, operation: str = "stored", at: datetime = NOON, **values: object) -> OutboxRow:
+    return OutboxRow(row_id, operation, at, {**study(), **values})
+
+
+class Drive:
+    """A core, and a disk that is a Changes' worth of dictionaries."""
+
+    def __init__(self, policy: Policy | None = None, until: datetime | None = None) -> None:
+        self.policy = policy or Policy("c")
+        progress = Progress(
+            Settled(until) if until else Settled(), Identity("s", "pacsdb"), Position("bin.1", 4)
+        )
+        order = Order(Gatekeeper(60.0, 4, random.Random(1)), 4)
+        self.core = Core(self.policy, progress, VersionClock(), order)
+        self.ledger: dict[str, Entry] = {}
+        self.written: list[Changes] = []
+        self.seconds = 0.0
+        self.write()
+
+    @property
+    def now(self) -> Now:
+        return Now(self.seconds, microseconds(NOON) + int(self.seconds * 1e6))
+
+    def write(self) -> Changes:
+        generation, changes = self.core.take_changes(self.now)
+        if changes.new_ledger:
+            self.ledger.clear()
+        self.ledger.update(changes.ledger)
+        self.written.append(changes)
+        self.core.durable(generation, self.now)
+        return changes
+
+    def look_up(self) -> None:
+        epoch, keys = self.core.intake.to_look_up()
+        entries = {key: self.ledger[key] for key in keys if key in self.ledger}
+        self.core.intake.looked_up(epoch, keys, entries, self.now)
+
+    def read(self, *studies: dict[str, object]) -> int:
+        """One reading of the view, which holds these; how many studies it was for."""
+        reading = self.core.looks.begin(self.now)
+        if reading is None:
+            return 0
+        entries = {key: self.ledger[key] for key in reading.keys if key in self.ledger}
+        by_pk = {int(str(values["study_pk"])): values for values in studies}
+        by_uid = {str(values["study_iuid"]): values for values in studies}
+        found = Found(reading.epoch, by_pk, by_uid=by_uid, entries=entries)
+        self.core.looks.end(reading, found, self.now)
+        return len(reading.leases)
+
+    def take(self) -> list[Send]:
+        return self.core.take_sends(self.now)[0]
+
+    def answer(self, send: Send, outcome: Outcome = ACCEPTED) -> None:
+        self.core.judge(send, [outcome] * len(send.deliveries), self.now, began=self.seconds)
+
+    def send_all(self) -> list[str]:
+        """All that is to be sent is accepted; its keys."""
+        keys = []
+        while sends := self.take():
+            for send in sends:
+                keys += [delivery.idempotency_key for delivery in send.deliveries]
+                self.answer(send)
+            self.write()
+        return keys
+
+    def at_rest(self) -> bool:
+        return not len(self.core.parts.cases) and self.core.at_rest(self.now)
+
+
+def test_a_bare_hint_is_looked_at() -> None:
+    drive = Drive()
+    drive.core.backfills.hint("1.2", 5, drive.now)
+    drive.seconds += 6
+    assert drive.read(study()) == 1
+    assert len(drive.send_all()) == 1
+    assert drive.at_rest()
+
+
+def test_what_a_sweep_finds_goes_with_the_row_that_comes_meanwhile() -> None:
+    drive = Drive()
+    drive.core.backfills.hint("1.2", 5, drive.now)
+    assert drive.read(study()) == 0
+    drive.core.intake.take(row(7), drive.now, streamed=True)
+    drive.seconds += 6
+    drive.read(study())
+    keys = drive.send_all()
+    alone = Drive()
+    alone.core.intake.take(row(7), alone.now, streamed=True)
+    alone.look_up()
+    assert keys == alone.send_all()
+
+
+def test_the_bounds_of_the_cases_that_it_is_given_hold() -> None:
+    drive = Drive()
+    cases = Cases(drive.policy, max_studies=1)
+    order = Order(Gatekeeper(60.0, 4, random.Random(1)), 4)
+    core = Core(drive.policy, Progress(Settled()), VersionClock(), order, cases)
+    core.intake.take(row(7), drive.now)
+    assert not core.room()
+
+
+def test_a_study_without_patient_comes_to_rest() -> None:
+    drive = Drive()
+    drive.core.intake.take(row(7), drive.now, streamed=True)
+    drive.look_up()
+    drive.send_all()
+    drive.seconds += 6
+    assert drive.read() == 1  # the view doesn't show it
+    assert drive.read() == 1  # nor by its UID
+    drive.write()
+    assert drive.at_rest()
+    assert not drive.ledger["1.2"].unverified
+
+
+def test_after_a_restart_a_study_that_is_not_visible_yet_is_waited_for() -> None:
+    drive = Drive()
+    drive.ledger["1.2"] = Entry("1.2", 5, version=drive.now.clock, digest=b"old", unverified=True)
+    drive.core.intake.restore([drive.ledger["1.2"]], drive.now)
+    drive.seconds += 1
+    assert drive.read() == 1
+    assert drive.read() == 1
+    drive.seconds += 6
+    assert drive.read(study()) == 1
+    assert len(drive.send_all()) == 1
+    assert drive.at_rest()
+
+
+def test_a_new_ledger_ends_what_waited_with_an_entry_of_the_old_one() -> None:
+    drive = Drive()
+    drive.core.intake.take(row(7), drive.now, streamed=True)
+    drive.look_up()
+    drive.send_all()
+    drive.core.backfills.begin_ledger()
+    drive.write()
+    assert drive.at_rest()
+
+
+def test_the_deletion_of_an_unknown_study_has_the_key_of_its_last_row() -> None:
+    keys = []
+    for first_one_too in (True, False):
+        drive = Drive(Policy("c", deletes=True))
+        if first_one_too:
+            drive.core.intake.take(row(7), drive.now, superseded=True)
+        drive.core.intake.take(row(8, "deleted", NOON + timedelta(seconds=1)), drive.now)
+        drive.seconds += 1
+        drive.read()
+        keys += drive.send_all()
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+
+
+def test_a_study_stored_again_has_the_key_of_its_new_life() -> None:
+    keys = []
+    for earlier_life_too in (True, False):
+        drive = Drive()
+        if earlier_life_too:
+            drive.core.intake.take(row(7, study_pk=4), drive.now, superseded=True)
+            drive.core.intake.take(row(8, "deleted", NOON + timedelta(seconds=1), study_pk=4), drive.now)
+        drive.core.intake.take(row(9, at=NOON + timedelta(seconds=2)), drive.now, superseded=True)
+        drive.seconds += 6
+        drive.read(study())
+        keys += drive.send_all()
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+
+
+def test_rows_go_before_tickets_in_a_key() -> None:
+    keys = []
+    for fed in (True, False):
+        drive = Drive()
+        # With a newer row in the table it isn't sent as recorded.
+        drive.core.intake.take(row(7, text="older"), drive.now, superseded=True)
+        if fed:
+            drive.core.backfills.hint("1.2", 5, drive.now, backfill=Backfill("initial", "run", {}))
+        drive.seconds += 6
+        drive.read(study())
+        keys += drive.send_all()
+    assert len(keys) == 2
+    assert len(set(keys)) == 1
+
+
+@pytest.mark.parametrize("deletes", [True, False])
+def test_what_was_given_up_without_an_answer_is_deleted_like_what_arrived(deletes: bool) -> None:
+    entry = Entry("1.2", 5, rejected=b"digest of what was parked")
+    do, _ = decide(Policy("c", deletes=deletes), entry, None, Hints(gone=True))
+    assert do is (Do.DELETE if deletes else Do.NOTHING)
+
+
+def test_what_was_never_answered_is_doubtful_until_something_is_final() -> None:
+    drive = Drive()
+    drive.core.intake.take(row(7), drive.now, streamed=True)
+    drive.look_up()
+    (send,) = drive.take()
+    drive.answer(send, LOST)
+    drive.write()
+    assert drive.ledger["1.2"].rejected == DOUBT
+    assert is_first(drive.ledger["1.2"])
+    assert may_hold(drive.ledger["1.2"])
+    first_key = send.deliveries[0].idempotency_key
+    drive.seconds += 60
+    assert drive.send_all() == [first_key]
+    assert drive.ledger["1.2"].rejected is None
+
+
+def test_a_failover_leaves_what_was_in_flight_to_the_sweep() -> None:
+    """The other server doesn't hold the study, and the index may."""
+    drive = Drive(Policy("c", deletes=True))
+    drive.core.intake.take(row(7), drive.now, streamed=True)
+    drive.look_up()
+    (send,) = drive.take()
+    drive.core.intake.restart_stream(Position("bin.1", 4), Identity("another", "pacsdb"))
+    drive.answer(send, LOST)
+    drive.write()
+    assert drive.at_rest()
+    found = compare(drive.policy, [], drive.ledger, scope_pk=0)
+    assert [entry.study_iuid for entry in found.gone] == ["1.2"]
+
+
+def test_a_doubtful_study_differs_though_its_digest_is_the_same() -> None:
+    policy = Policy("c")
+    digest = study_document(study(), "c").digest
+    doubtful = Entry("1.2", 5, version=3, digest=digest, rejected=DOUBT)
+    assert compare(policy, [study()], {"1.2": doubtful}, scope_pk=0).stale == [("1.2", 5)]
+
+
+def test_a_row_that_until_has_passed_is_not_taken_from_the_table() -> None:
+    drive = Drive(until=NOON)
+    assert not drive.core.intake.take(row(7, at=NOON), drive.now)
+    # From the log it is, whatever it says of the time: clocks go back.
+    assert drive.core.intake.take(row(8, at=NOON), drive.now, streamed=True)
+
+
+def test_a_page_does_not_claim_rows_that_until_has_passed() -> None:
+    drive = Drive(until=NOON)
+    old, young = (7, NOON), (8, NOON + timedelta(seconds=1))
+    drive.seconds += 2
+    version = drive.core.looks.draw(drive.now)
+    assert version is not None
+    job = Backfill("initial", "run", {})
+    reading = drive.core.backfills.offer(job, [study()], {5: [old, young]}, version, 0, drive.now)
+    assert reading is not None
+    assert reading.row_ids == [8]
+
+
+def test_already_sent_adopts_a_study_whose_rows_until_has_passed() -> None:
+    drive = Drive(until=NOON)
+    job = Backfill("initial", "run", {})
+    assert drive.core.backfills.adopt(study(), [(7, NOON)], 9, job)
+    waits = [(8, NOON + timedelta(seconds=1))]
+    assert not drive.core.backfills.adopt(study("1.3", 6), waits, 9, job)
+
+
+def test_a_study_on_two_pages_of_a_patient_ends_the_change_once() -> None:
+    drive = Drive()
+    change = OutboxRow(7, "patient", NOON, {"patient_pk": 1, "study_pk": 0})
+    drive.core.intake.take(change, drive.now, streamed=True)
+    backfills = drive.core.backfills
+    for page_of in ([study(pk=5)], [study(pk=9)], []):
+        page = backfills.begin_page(drive.now)
+        assert page is not None
+        backfills.end_page(page, page_of, drive.now, limit=1, epoch=page.epoch)
+    drive.read(study(pk=9))
+    drive.send_all()
+    assert drive.core.parts.progress.is_settled(7)
+    assert drive.at_rest()
+
+
+def test_a_backfill_closes_what_the_old_ledger_had_parked() -> None:
+    drive = Drive()
+    drive.core.backfills.begin_ledger()
+    drive.core.backfills.hint("1.2", 5, drive.now, backfill=Backfill("initial", "run", {}))
+    drive.seconds += 6
+    drive.read(study())
+    (send,) = drive.take()
+    drive.answer(send)
+    assert drive.write().parking == {"1.2": Closing("1.2", State.SUPERSEDED)}
+
+
+def test_a_retry_is_looked_at_once_and_closes() -> None:
+    drive = Drive()
+    drive.ledger["1.2"] = Entry("1.2", 5, rejected=study_document(study(), "c").digest)
+    drive.core.backfills.hint("1.2", 5, drive.now, insist=Insist.RETRY)
+    assert drive.read(study()) == 1
+    (send,) = drive.take()
+    drive.answer(send)
+    assert drive.write().parking == {"1.2": Closing("1.2", State.ACCEPTED)}
+    assert drive.at_rest()
+
+
+def test_a_newer_version_at_the_index_frees_the_slot() -> None:
+    """Nothing is to be written for it, so nobody wrote, and the slot was never free again."""
+    drive = Drive()
+    drive.core.intake.take(row(7), drive.now, streamed=True)
+    drive.look_up()
+    (send,) = drive.take()
+    drive.write()
+    drive.answer(send, Outcome(Kind.STALE, 409, version=drive.now.clock + 5))
+    assert drive.core.parts.results.pending
+    drive.write()
+    assert drive.core.parts.order.active == 0
+
+
+def test_a_page_does_not_go_out_after_what_was_read_later() -> None:
+    """The other reading drew its version first, and read last."""
+    drive = Drive()
+    drive.core.backfills.hint("1.2", 5, drive.now, insist=Insist.RESEND, seed="s")
+    reading = drive.core.looks.begin(drive.now)
+    version = drive.core.looks.draw(drive.now)
+    assert reading is not None
+    assert version is not None
+    drive.core.looks.end(reading, Found(reading.epoch, {5: study(text="newer")}), drive.now)
+    assert len(drive.send_all()) == 1
+    assert drive.at_rest()
+    page = drive.core.backfills.offer(Backfill("initial", "r", {}), [study()], {}, version, 0, drive.now)
+    assert page is not None
+    assert not page.leases
+    drive.read(study(text="newer"))
+    assert not drive.send_all()
+    drive.write()
+    assert drive.at_rest()
+
+
+def test_a_row_of_an_earlier_life_that_comes_last_hides_nothing() -> None:
+    """Its primary key is that of no study any more; the study is there under another."""
+    drive = Drive()
+    drive.core.intake.take(row(8, "changed", NOON + timedelta(seconds=1)), drive.now, streamed=True)
+    drive.core.intake.take(row(7, study_pk=4), drive.now)
+    drive.seconds += 6
+    for _ in range(2):
+        drive.read(study(text="newest"))
+    assert len(drive.send_all()) == 1
+    assert drive.ledger["1.2"].digest == study_document(study(text="newest"), "c").digest
+    assert drive.at_rest()
+
+
+def test_asking_for_a_study_that_is_gone_leaves_it_doubtful() -> None:
+    drive = Drive(Policy("c", deletes=True))
+    drive.ledger["1.2"] = Entry("1.2", 5, rejected=DOUBT)
+    drive.core.backfills.hint("1.2", 5, drive.now, insist=Insist.RESEND, seed="s")
+    drive.read()
+    drive.read()
+    drive.write()
+    assert drive.at_rest()
+    assert drive.ledger["1.2"].rejected == DOUBT
