@@ -69,6 +69,9 @@ def config_of(rng: random.Random) -> tuple[Config, int]:
     if not features and rng.random() < 0.8:
         # Where a sweep is needed it hides much: most kinds of trouble are tried alone, or in pairs.
         features = rng.sample(list(FEATURES), rng.choice((1, 2)))
+    features += [
+        name for name in ("opaque", "odd answers", "kills") if name not in features and rng.random() < 0.25
+    ]
     versions = rng.random() < 0.4
     updates = rng.random() < 0.85
     replica = "servers" in features or "failover" in features

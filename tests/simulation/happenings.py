@@ -109,7 +109,7 @@ def rename(world: World) -> None:
     world.finish(transaction, at_once)
 
 
-@happening("commit", 12, lambda world: any(not one.logged for one in world.primary.transactions))
+@happening("commit", 4, lambda world: any(not one.logged for one in world.primary.transactions))
 def commit(world: World) -> None:
     open_ones = [one for one in world.primary.transactions if not one.logged]
     transaction = open_ones[world.draw(len(open_ones))]
@@ -118,19 +118,19 @@ def commit(world: World) -> None:
         world.primary.show(transaction)
 
 
-@happening("show", 12, lambda world: any(one.logged for one in world.primary.transactions))
+@happening("show", 2, lambda world: any(one.logged for one in world.primary.transactions))
 def show(world: World) -> None:
     logged = [one for one in world.primary.transactions if one.logged]
     world.primary.show(logged[world.draw(len(logged))])
 
 
-@happening("roll back", 3, lambda world: any(not one.logged for one in world.primary.transactions))
+@happening("roll back", 1, lambda world: any(not one.logged for one in world.primary.transactions))
 def roll_back(world: World) -> None:
     open_ones = [one for one in world.primary.transactions if not one.logged]
     world.primary.roll_back(open_ones[world.draw(len(open_ones))])
 
 
-@happening("replicate", 3, lambda world: bool(world.primary.relay) and world.replica is not world.primary)
+@happening("replicate", 2, lambda world: bool(world.primary.relay) and world.replica is not world.primary)
 def replicate(world: World) -> None:
     assert world.primary.relay is not None and world.replica is not None
     world.replica.apply(world.primary.relay.pop(0))

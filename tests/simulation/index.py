@@ -144,7 +144,9 @@ class Index:
                 pass
             elif before.sure:
                 raise Broken(f"{uid} was sent twice, though it was durable that the index has it")
-            elif before.key != arrival.key and arrival.births == 1 and self.keys_count and not before.asked_for:
+            elif (
+                before.key != arrival.key and arrival.births == 1 and self.keys_count and not before.asked_for
+            ):
                 # (Of a study that was stored again rows of an earlier life may settle by themselves.)
                 raise Broken(f"{uid} was sent again under another key: {before.key}, then {arrival.key}")
         self.anew_for.discard(uid)
