@@ -225,6 +225,10 @@ def _look(world: World) -> None:
     process = world.process
     if process is not None:
         invariants.check_bounds(world, process)
+        if process.mode != "run" and process.source.epoch > process.began_in:
+            process.finished = (
+                True  # a command ends with an error when the database is another one than before
+            )
         if process.finished and not process.requests and not process.core.parts.results.pending:
             process.stop()
         if process.drained:

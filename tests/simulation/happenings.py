@@ -197,9 +197,9 @@ def switch(world: World) -> None:
     world.server = world.replica if world.server is world.primary else world.primary
     # What it doesn't have yet may be older than what was sent; and what the log doesn't show isn't found by its time.
     world.index.marks_count = False
-    world.sweep_needed = (
-        world.sweep_needed or "opaque" in world.config.features or "log" in world.config.features
-    )
+    # Nor does a replica show what isn't committed on the primary, so that nothing holds `until` back there.
+    hidden = {"opaque", "log"}.intersection(world.config.features) or world.primary.transactions
+    world.sweep_needed = world.sweep_needed or bool(hidden)
 
 
 @happening("clock jumps", 1)
