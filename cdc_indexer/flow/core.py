@@ -89,7 +89,7 @@ class Core:
 
     def new_epoch(self) -> None:
         """The source's settings are others: what is being read now decides nothing."""
-        self.parts.epoch += 1
+        self.parts.enter(self.parts.epoch + 1)
 
     def hurry(self) -> None:
         """From now on nothing waits for quiet: the program is to end once all is sent."""

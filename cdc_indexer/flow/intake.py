@@ -34,6 +34,7 @@ class Intake:
         self._parts = parts
         self._looks = looks
         self._to_look_up: dict[str, Case] = {}
+        parts.forget_rows = self._forget_rows
 
     def take(self, row: OutboxRow, now: Now, *, streamed: bool = False, superseded: bool = False) -> bool:
         """Takes an outbox row unless it is known; whether it was new.

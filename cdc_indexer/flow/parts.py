@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cdc_indexer.flow.cases import Cases
@@ -22,7 +23,7 @@ class Parts:
 
     Attributes:
         epoch: of the source; what was read in an earlier one decides nothing.
-        rows_epoch: the first one of this server; rows of an earlier one are another server's.
+        rows_epoch: the one of the rows under way; rows of an earlier one may be another server's.
         hurry: nothing waits for quiet, since the program is to end once all is sent.
     """
 
@@ -37,6 +38,8 @@ class Parts:
     epoch: int = 0
     rows_epoch: int = 0
     hurry: bool = False
+    #: Set by Intake.
+    forget_rows: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.patients = ChangedPatients()
@@ -44,8 +47,16 @@ class Parts:
         self.settlement = Settlement(self.cases, self.progress, self.patients, self.results, self.order)
 
     def enter(self, epoch: int) -> None:
-        """The source is in that epoch now, if it isn't past it already."""
-        self.epoch = max(self.epoch, epoch)
+        """The source is in that epoch now, if it isn't past it already.
+
+        Then the rows under way are forgotten, whichever server it is: a session may meet another one before a new stream
+        begins there, and that a row isn't in its table doesn't say that it was pruned. Stream and audit bring them again.
+        """
+        if epoch > self.epoch:
+            first, self.epoch = not self.epoch, epoch
+            if not first:
+                self.rows_epoch = epoch
+                self.forget_rows()
 
     @property
     def early(self) -> bool:

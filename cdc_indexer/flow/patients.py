@@ -142,11 +142,12 @@ class ChangedPatients:
         return self._done(changes)
 
     def _done(self, changes: Iterable[PatientChange]) -> list[PatientChange]:
-        # A study that was stored again between two pages is on both.
+        # A study that was stored again between two pages is on both; and a change that another server's rows took along
+        # isn't the one that has its row now.
         done = [
             change
             for change in dict.fromkeys(changes)
-            if change.read and not change.open and change.row_id in self.open
+            if change.read and not change.open and self.open.get(change.row_id) is change
         ]
         for change in done:
             del self.open[change.row_id]

@@ -69,6 +69,9 @@ def config_of(rng: random.Random) -> tuple[Config, int]:
     if not features and rng.random() < 0.8:
         # Where a sweep is needed it hides much: most kinds of trouble are tried alone, or in pairs.
         features = rng.sample(list(FEATURES), rng.choice((1, 2)))
+    features += [
+        name for name in ("opaque", "odd answers", "kills") if name not in features and rng.random() < 0.25
+    ]
     versions = rng.random() < 0.4
     updates = rng.random() < 0.85
     replica = "servers" in features or "failover" in features
@@ -222,6 +225,10 @@ def _look(world: World) -> None:
     process = world.process
     if process is not None:
         invariants.check_bounds(world, process)
+        if process.mode != "run" and process.source.epoch > process.began_in:
+            process.finished = (
+                True  # a command ends with an error when the database is another one than before
+            )
         if process.finished and not process.requests and not process.core.parts.results.pending:
             process.stop()
         if process.drained:

@@ -30,6 +30,8 @@ class Arrival:
     mark: tuple[int, int, int]
     #: How often the study had been stored by then.
     births: int
+    #: Somebody asked for it, whatever the ledger says.
+    asked_for: bool = False
     sure: bool = False
 
 
@@ -135,13 +137,16 @@ class Index:
         arrival = Arrival(
             delivery.body, delivery.idempotency_key, delivery.version, mark, self.births.get(uid, 0)
         )
+        arrival.asked_for = delivery.hints.insist is not Insist.NO
         before = self.last.get(uid)
         if before is not None and before.body == arrival.body and delivery.hints.insist is Insist.NO:
             if uid in self.anew_for:
                 pass
             elif before.sure:
                 raise Broken(f"{uid} was sent twice, though it was durable that the index has it")
-            elif before.key != arrival.key and arrival.births == 1 and self.keys_count:
+            elif (
+                before.key != arrival.key and arrival.births == 1 and self.keys_count and not before.asked_for
+            ):
                 # (Of a study that was stored again rows of an earlier life may settle by themselves.)
                 raise Broken(f"{uid} was sent again under another key: {before.key}, then {arrival.key}")
         self.anew_for.discard(uid)

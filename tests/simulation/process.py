@@ -7,6 +7,7 @@ once that is answered with yes. What jobs/ does with threads, this does with act
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,11 @@ class Source:
         #: The server that answered last, or is known from before the start.
         self._identity = known
         self.epoch = 1
+
+    def begin(self) -> None:
+        """Which server answers at the start; another one than before begins the second epoch."""
+        with suppress(Away):
+            self.connect()
 
     def reload(self) -> None:
         """Other settings: a new epoch."""
@@ -121,6 +127,8 @@ class Process:
         self.put: dict[str, Entry | None] = {}
         self._watch_ledger()
         self.source = Source(world, progress.identity)
+        self.source.begin()
+        self.began_in = self.source.epoch
         #: How far the database's clock is ahead, as it was when it was last asked.
         self.clock_ahead = 0
         self.requests: list[Request] = []

@@ -57,9 +57,9 @@ def _stream(p: Process) -> Steps:
     if position is None:
         position = server.end()
         world.skip_log(server)
-    p.position_lost = False
+    lost, p.position_lost = p.position_lost, False
     yield None
-    core.intake.restart_stream(position, server.identity, epoch=epoch)
+    core.intake.restart_stream(position, server.identity, epoch=epoch, lost=lost)
     world.say("connected", position)
     yield None
     yield from full_audit(p, server)
@@ -72,13 +72,13 @@ def _stream(p: Process) -> Steps:
 
     def something() -> bool:
         """There is more in the log, or it is another one."""
-        if world.server is not server or world.database_away or not server.log_on:
+        if world.server is not server or world.database_away or not server.log_on or p.source.epoch != epoch:
             return True
         return state.at < len(server.log) or server.log_life != state.life
 
     while True:
         yield something
-        if p.source.connect() is not server:
+        if p.source.connect() is not server or p.source.epoch != epoch:
             raise Away
         if server.log_life != state.life:
             # Purged, or reset, while it was read.

@@ -183,7 +183,8 @@ class World:
 
         (Ids are forgotten with their time: a clock that goes back, or a server that lags, shows their rows once more.)
         """
-        if row_id in self.settled and not self.clock_jumped and self.index.marks_count:
+        late_rows = self.clock_jumped or not self.index.marks_count or self.config.follow_replica
+        if row_id in self.settled and not late_rows:
             raise Broken(f"row {row_id} is taken again, though it is durably settled")
 
     def version_drawn(self, version: int) -> None:

@@ -391,3 +391,42 @@ def test_asking_for_a_study_that_is_gone_leaves_it_doubtful() -> None:
     drive.write()
     assert drive.at_rest()
     assert drive.ledger["1.2"].rejected == DOUBT
+
+
+def test_rows_are_forgotten_as_soon_as_another_server_may_answer() -> None:
+    """The verifier meets it before the stream does: that a row isn't in its table says nothing."""
+    drive = Drive()
+    drive.core.parts.enter(1)
+    drive.core.intake.take(row(7, "changed"), drive.now, streamed=True)
+    drive.seconds += 6
+    drive.core.parts.enter(2)
+    assert drive.read() == 0
+    assert drive.at_rest()
+    assert not drive.core.parts.progress.known(7)
+    drive.core.intake.restart_stream(Position("bin.1", 4), Identity("another", "pacsdb"), epoch=2)
+    assert drive.core.intake.take(row(7, "changed"), drive.now, streamed=True)
+    drive.seconds += 6
+    assert drive.read(study()) == 1
+
+
+def test_another_server_s_change_of_a_patient_does_not_end_the_one_of_now() -> None:
+    drive = Drive()
+    row_of_patient = OutboxRow(7, "patient", NOON, {"patient_pk": 1, "study_pk": 0})
+    for server in ("s", "another"):
+        drive.core.intake.restart_stream(Position("bin.1", 4), Identity(server, "pacsdb"))
+        drive.core.intake.take(row_of_patient, drive.now, streamed=True)
+        page = drive.core.backfills.begin_page(drive.now)
+        assert page is not None
+        drive.core.backfills.end_page(page, [study()], drive.now, limit=9, epoch=page.epoch)
+        if server == "s":
+            reading = drive.core.looks.begin(drive.now)
+            assert reading is not None
+            drive.core.looks.end(reading, Found(reading.epoch, {5: study()}), drive.now)
+            (send,) = drive.take()
+    drive.answer(send)
+    drive.write()
+    assert not drive.core.parts.progress.is_settled(7)
+    drive.read(study())
+    drive.write()
+    assert drive.core.parts.progress.is_settled(7)
+    assert drive.at_rest()
