@@ -338,7 +338,8 @@ class Source:
                     for session in closed:
                         session.close()
                     self._idle = [pair for pair in self._idle if pair[1] not in closed]
-                    if closed:
+                    # One that another thread has just opened or closed is counted too, and is in no list of ours.
+                    if closed or not counted_until or (self._opening and now < waited_until):
                         counted_until = now + _COUNTED_SECONDS
                     if now < counted_until:
                         self._changed.wait(_COUNTED_AGAIN_SECONDS)

@@ -360,6 +360,18 @@ def test_with_one_session_the_log_is_left_to_the_table(outbox: Outbox, account: 
         assert [row.id for row in Reading(one).rows([1])] == [1]
 
 
+def test_a_session_that_is_only_counted_still_takes_no_log_away(outbox: Outbox, account: str) -> None:
+    """One that another thread opens or has just closed: it is in no list, and the server counts it."""
+    limited(outbox, account, 2)
+    with source_of(outbox, account) as one, one.session() as session:
+        passing = outbox.server.connect(user=account, password=PASSWORD)
+        timer = threading.Timer(0.2, passing.close)
+        timer.start()
+        with one.session_apart(read_timeout_seconds=10) as apart:
+            assert apart.rows("SELECT 1") == session.rows("SELECT 1")
+        timer.join()
+
+
 def test_no_session_at_all_is_said(outbox: Outbox, account: str) -> None:
     limited(outbox, account, 1)
     with contextlib.closing(outbox.server.connect(user=account, password=PASSWORD)):
