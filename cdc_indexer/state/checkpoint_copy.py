@@ -37,11 +37,16 @@ class CheckpointCopy:
         self._changed = True
         self._next = clock()
 
-    def note(self, meta: Mapping[str, Any]) -> None:
-        """This is durable now. From the writer's thread; the rest from one other."""
+    def note(self, meta: Mapping[str, Any]) -> bool:
+        """This is durable now; whether it should be written at once. From the writer's thread; the rest from one other."""
+        # The first position of all: whoever looks whether the service has begun sees it at once.
+        first = "identity" in meta and "identity" not in self._meta
+        if first:
+            self._next = self._clock()
         if meta:
             self._meta = {**self._meta, **meta}
             self._changed = True
+        return first
 
     def write(self, *, now: bool = False) -> None:
         """Writes the file if something changed and it is time, or with ``now`` in any case."""

@@ -157,10 +157,9 @@ class Writer:
                 continue
             self.written_at = time.time()
             self.write_seconds = time.monotonic() - began
-            if self._copy is not None:
-                self._copy.note(changes.meta)
+            first = self._copy is not None and self._copy.note(changes.meta)
             self._untidy += len(changes.ledger) + 1
-            if self._untidy >= TIDY_ENTRIES:
+            if first or self._untidy >= TIDY_ENTRIES:
                 self._tidy.set()
             break
         return True

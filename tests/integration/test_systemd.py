@@ -29,12 +29,12 @@ UNIT = Path(__file__).resolve().parent.parent.parent / "extras/cdc-indexer.servi
 _SERVICE = """
 import sys
 from cdc_indexer import cli
-from cdc_indexer.jobs import run as service
+from cdc_indexer.jobs import follow, run as service
 service._PATIENCE_SECONDS = 1.0
 if "stuck" in sys.argv:
     sys.argv.remove("stuck")
     # A read that never returns, as where a timeout is forgotten.
-    service.BinlogReader.__iter__ = lambda self: iter(lambda: __import__("time").sleep(3600), None)
+    follow.BinlogReader.__iter__ = lambda self: iter(lambda: __import__("time").sleep(3600), None)
 cli.main()
 """
 
