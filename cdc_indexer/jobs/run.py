@@ -90,6 +90,7 @@ class Service:
         engine = self.engine
         self._observer = engine.observer
         self._sweeper = Sweeper(engine, self._runner)
+        self._sweeper.tell()
         self._audit = Audit(
             engine, self._binlog_end, lambda: self._sweeper.want("the database's clock went back")
         )

@@ -179,6 +179,10 @@ CAUSES: Mapping[Cause, str] = {
     Cause.OTHER_WRITER: (
         "Otro proceso envía estudios de este centro al índice central: deténgalo o asígnele el suyo."
     ),
+    Cause.INDEX_LOST: (
+        "El índice central perdió algo de lo que había aceptado. Si responde a comparaciones, se compara con el archivo y "
+        "se completa solo; si no, envíe todo de nuevo con «cdc-indexer initial --restart»."
+    ),
     Cause.PAUSED: "Alguien pidió una pausa: los estudios esperan. «cdc-indexer resume» la termina.",
     Cause.OPEN_TRANSACTION: (
         "Una transacción del archivo lleva más de 15 minutos abierta: si nadie la termina, XA RECOVER la "
