@@ -39,6 +39,7 @@ class Pass:
         return {
             "at": ended.isoformat(timespec="seconds").replace("+00:00", "Z"),
             "compared": self.compared,
+            "equal": max(0, self.compared - self.missing - self.stale),
             "missing": self.missing,
             "stale": self.stale,
             "extra": self.extra,
