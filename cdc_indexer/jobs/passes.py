@@ -21,7 +21,8 @@ LAST_RESULT = "last_pass"
 class Pass:
     """What a pass found and did; ``held`` is why nothing of it is sent, empty: it is."""
 
-    began_at: float = field(default_factory=time.time)
+    #: Seconds since 1970; while it goes on, now.
+    ended_at: float = 0.0
     compared: int = 0
     missing: int = 0
     stale: int = 0
@@ -35,7 +36,7 @@ class Pass:
 
     def to_json(self) -> dict[str, Any]:
         """For the durable state, the report and `--json`; ``at`` is its end."""
-        ended = datetime.fromtimestamp(self.began_at + self.seconds, timezone.utc)
+        ended = datetime.fromtimestamp(self.ended_at or time.time(), timezone.utc)
         return {
             "at": ended.isoformat(timespec="seconds").replace("+00:00", "Z"),
             "compared": self.compared,

@@ -58,6 +58,7 @@ class Sweep:
     Attributes:
         accept: the safety valve is open: somebody has said that so many changes are right.
         report_only: nothing is sent.
+        enough: whether what is left is for another time; asked after each part.
         suspicious: the source's identity has changed, so nothing is sent before it is known how much differs.
         wanted: why it is done; one that was interrupted goes on only if nothing was wanted since.
     """
@@ -75,6 +76,7 @@ class Sweep:
         rest: float = REST,
         gone_after_seconds: float | None = None,
         cancelled: Callable[[], bool] = lambda: False,
+        enough: Callable[[], bool] = lambda: False,
         wants: Callable[[Values], bool] | None = None,
         client: IndexClient | None = None,
         on_page: Callable[[], None] = lambda: None,
@@ -88,6 +90,7 @@ class Sweep:
         self._rest = rest
         self._gone_after_seconds = gone_after_seconds
         self._cancelled = cancelled
+        self._enough = enough
         self._on_page = on_page
         self._wants = wants
         self.whole = wants is None
@@ -95,6 +98,7 @@ class Sweep:
         self._client = client
         self._ranges: Ranges | None = None
         self._part = failpoints.number("sweep_part", PART)
+        self._page = min(PAGE, self._part)
         #: What is durable of it.
         self._state: dict[str, Any] = {"wanted": wanted.id if wanted is not None else ""}
         self._backfill = Backfill(self.NAME, str(uuid.uuid4()), self._state)
@@ -160,12 +164,15 @@ class Sweep:
             self.result.seconds = took + time.monotonic() - began
             self._keep()
             failpoints.hit("sweep_part_done")
+            if more and self._enough():
+                raise Stopped
         if half is not None and self._tracked and not self.result.held:
             half.remember()
             engine.remember("scope", ALL)
         self._deal_with_gone(epoch)
         self._wait_for_the_end()
         self.result.seconds = took + time.monotonic() - began
+        self.result.ended_at = time.time()
         failpoints.hit("sweep_end")
         if self._tracked:
             with engine.inside() as core:
@@ -218,8 +225,8 @@ class Sweep:
         while read < self._part or self._suspicious:
             page_began = time.monotonic()
             self._on_page()
-            studies = self._outbox.view_after(after_pk, PAGE)
-            until_pk = names(studies[-1])[1] if len(studies) == PAGE else None
+            studies = self._outbox.view_after(after_pk, self._page)
+            until_pk = names(studies[-1])[1] if len(studies) == self._page else None
             self._compare(studies, after_pk, until_pk)
             self._confirm()
             if until_pk is None:

@@ -245,12 +245,13 @@ class Sweeper:
     # --- the pass ----------------------------------------------------------------------------------------
 
     def _cancelled(self) -> bool:
-        if self._until is not None and time.monotonic() > self._until:
-            return True
         if self._request is None:
             return False
         request = self._read_request()
         return request is None or request.id != self._request.id
+
+    def _enough(self) -> bool:
+        return self._until is not None and time.monotonic() > self._until
 
     def _work(self, due: _Due) -> None:
         engine = self._engine
@@ -266,6 +267,7 @@ class Sweeper:
             report_only=request is not None and request.report_only,
             suspicious=self._suspicious,
             cancelled=self._cancelled,
+            enough=self._enough,
             wants=None if options.whole else options.wants,
             client=engine.index_client(),
             wanted=due.wanted,
