@@ -319,11 +319,18 @@ class Looks:
             parts.cases.give_back(delivery.case, delivery, delivery.hints, Now(0.0, 0), after_seconds=0.0)
 
     def drop_rows(self, hints: Hints) -> None:
-        """Forgets rows of another server: whoever meets them again may take them."""
-        parts = self._parts
+        """Forgets rows of another server: whoever meets them again may take them.
+
+        But for those that the stream has brought from this one meanwhile, while a lease had them.
+        """
+        parts, progress = self._parts, self._parts.progress
         parts.cases.settled(hints)
-        parts.progress.forget(row_id for row_id, _ in hints.rows)
-        hints.rows, hints.changes, hints.gone = (), (), False
+        here = parts.stream_epoch >= parts.rows_epoch
+        kept = {row_id: at for row_id, at in hints.rows if here and progress.is_streamed(row_id)}
+        progress.forget(row_id for row_id, _ in hints.rows if row_id not in kept)
+        hints.rows, hints.changes = list(kept.items()), ()
+        if hints.deleted is None or hints.deleted[1] not in kept:
+            hints.gone, hints.deleted = False, None
         parts.cases.counted(hints)
 
 

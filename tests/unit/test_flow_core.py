@@ -409,6 +409,31 @@ def test_rows_are_forgotten_as_soon_as_another_server_may_answer() -> None:
     assert drive.read(study()) == 1
 
 
+@pytest.mark.parametrize("operation", ["changed", "deleted"])
+def test_a_row_that_the_stream_brings_again_while_an_old_reading_has_it_is_not_forgotten(
+    operation: str,
+) -> None:
+    """Its transaction waits for it, and the position for its transaction."""
+    drive = Drive(Policy("c", deletes=True))
+    core, end = drive.core, Position("bin.1", 104)
+    core.intake.restart_stream(Position("bin.1", 4), epoch=1)
+    core.intake.take(row(7, operation), drive.now, streamed=True)
+    drive.seconds += 6
+    reading = core.looks.begin(drive.now)
+    assert reading is not None
+    core.intake.restart_stream(Position("bin.1", 4), epoch=2)
+    assert not core.intake.take(row(7, operation), drive.now, streamed=True)
+    core.intake.end_transaction(end)
+    core.looks.give_back(reading, drive.now)
+    assert core.parts.progress.position != end
+    drive.seconds += 6
+    # A deletion is looked for by its UID, which the view doesn't have either.
+    assert drive.read(*([study()] if operation == "changed" else [])) == 1
+    assert len(drive.send_all()) == 1
+    assert core.parts.progress.position == end
+    assert drive.at_rest()
+
+
 def test_another_server_s_change_of_a_patient_does_not_end_the_one_of_now() -> None:
     drive = Drive()
     row_of_patient = OutboxRow(7, "patient", NOON, {"patient_pk": 1, "study_pk": 0})
