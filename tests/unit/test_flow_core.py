@@ -325,6 +325,25 @@ def test_a_backfill_closes_what_the_old_ledger_had_parked() -> None:
     assert drive.write().parking == {"1.2": Closing("1.2", State.SUPERSEDED)}
 
 
+@pytest.mark.parametrize("deletes", [True, False])
+@pytest.mark.parametrize("sent_since", [True, False])
+def test_a_deletion_closes_what_the_old_ledger_had_parked(deletes: bool, sent_since: bool) -> None:
+    """`initial --restart` doesn't come by any more."""
+    drive = Drive(Policy("c", deletes=deletes))
+    drive.core.backfills.begin_ledger()
+    if sent_since:
+        drive.core.intake.take(row(7), drive.now, streamed=True)
+        drive.look_up()
+        drive.send_all()
+    drive.core.intake.take(row(8, "deleted"), drive.now, streamed=True)
+    drive.seconds += 6
+    drive.read()
+    drive.send_all()
+    drive.write()
+    assert any(changes.parking == {"1.2": Closing("1.2", State.SUPERSEDED)} for changes in drive.written)
+    assert drive.at_rest()
+
+
 def test_a_retry_is_looked_at_once_and_closes() -> None:
     drive = Drive()
     drive.ledger["1.2"] = Entry("1.2", 5, rejected=study_document(study(), "c").digest)
