@@ -240,10 +240,10 @@ class Looks:
             return idempotency_key(center, f"{case.key}:{before.version}:{held}", body)
         # Rows before tickets: whether `initial` or a row comes first may be otherwise after a kill.
         if hints.rows:
-            # What lies before a deletion may be settled by itself.
+            # What lies before a deletion may be settled by itself. The others may be dated later: clocks go back.
             by_time = sorted((recorded_at, row_id) for row_id, recorded_at in hints.rows)
             if digest == DELETION:
-                return idempotency_key(center, by_time[-1][1], body)
+                return idempotency_key(center, (hints.deleted or by_time[-1])[1], body)
             return idempotency_key(center, (hints.rows_since_deleted or by_time)[0][1], body)
         if hints.tickets and hints.tickets[0].backfill.name == "initial":
             return idempotency_key(center, f"initial:{hints.tickets[0].backfill.run}:{case.study_pk}", body)

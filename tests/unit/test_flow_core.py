@@ -184,13 +184,14 @@ def test_a_new_ledger_ends_what_waited_with_an_entry_of_the_old_one() -> None:
     assert drive.at_rest()
 
 
-def test_the_deletion_of_an_unknown_study_has_the_key_of_its_last_row() -> None:
+@pytest.mark.parametrize("clock", [1, -1], ids=["", "that went back"])
+def test_the_deletion_of_an_unknown_study_has_the_key_of_the_row_that_says_so(clock: int) -> None:
     keys = []
     for first_one_too in (True, False):
         drive = Drive(Policy("c", deletes=True))
         if first_one_too:
             drive.core.intake.take(row(7), drive.now, superseded=True)
-        drive.core.intake.take(row(8, "deleted", NOON + timedelta(seconds=1)), drive.now)
+        drive.core.intake.take(row(8, "deleted", NOON + timedelta(seconds=clock)), drive.now)
         drive.seconds += 1
         drive.read()
         keys += drive.send_all()
