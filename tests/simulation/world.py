@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cdc_indexer.flow.order as order_module
+from cdc_indexer.flow.decide import DOUBT
 from cdc_indexer.flow.policy import Policy
 from tests.simulation.actors import steps_of
 from tests.simulation.archive import BEGINNING, Archive, Server, Transaction
@@ -167,6 +168,12 @@ class World:
         forgotten = sum(len(request.arrivals) for request in requests)
         self.uncertain.update(
             delivery.study_iuid for request in requests for delivery in request.send.deliveries
+        )
+        # What was never answered, when that wasn't durable yet.
+        self.uncertain.update(
+            key
+            for key, entry in process.put.items()
+            if entry is not None and entry.rejected == DOUBT and self.disk.ledger.get(key) != entry
         )
         if forgotten > self.config.concurrency * self.config.batch_size:
             raise Broken(f"a kill forgets {forgotten} results")
