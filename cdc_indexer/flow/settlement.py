@@ -104,7 +104,9 @@ class Settlement:
             self.highest = max(self.highest, entry.version)
             if hints.insist:
                 self._results.park(Closing(case.key, State.ACCEPTED))
-            elif delivery.body is None or hints.tickets or (before is not None and before.rejected is not None):
+            elif (
+                delivery.body is None or hints.tickets or (before is not None and before.rejected is not None)
+            ):
                 self._results.park(Closing(case.key, State.SUPERSEDED))
         else:
             unknown = Entry(case.key, delivery.study_pk)
