@@ -184,13 +184,14 @@ def test_a_new_ledger_ends_what_waited_with_an_entry_of_the_old_one() -> None:
     assert drive.at_rest()
 
 
-def test_the_deletion_of_an_unknown_study_has_the_key_of_its_last_row() -> None:
+@pytest.mark.parametrize("clock", [1, -1], ids=["", "that went back"])
+def test_the_deletion_of_an_unknown_study_has_the_key_of_the_row_that_says_so(clock: int) -> None:
     keys = []
     for first_one_too in (True, False):
         drive = Drive(Policy("c", deletes=True))
         if first_one_too:
             drive.core.intake.take(row(7), drive.now, superseded=True)
-        drive.core.intake.take(row(8, "deleted", NOON + timedelta(seconds=1)), drive.now)
+        drive.core.intake.take(row(8, "deleted", NOON + timedelta(seconds=clock)), drive.now)
         drive.seconds += 1
         drive.read()
         keys += drive.send_all()
@@ -325,6 +326,25 @@ def test_a_backfill_closes_what_the_old_ledger_had_parked() -> None:
     assert drive.write().parking == {"1.2": Closing("1.2", State.SUPERSEDED)}
 
 
+@pytest.mark.parametrize("deletes", [True, False])
+@pytest.mark.parametrize("sent_since", [True, False])
+def test_a_deletion_closes_what_the_old_ledger_had_parked(deletes: bool, sent_since: bool) -> None:
+    """`initial --restart` doesn't come by any more."""
+    drive = Drive(Policy("c", deletes=deletes))
+    drive.core.backfills.begin_ledger()
+    if sent_since:
+        drive.core.intake.take(row(7), drive.now, streamed=True)
+        drive.look_up()
+        drive.send_all()
+    drive.core.intake.take(row(8, "deleted"), drive.now, streamed=True)
+    drive.seconds += 6
+    drive.read()
+    drive.send_all()
+    drive.write()
+    assert any(changes.parking == {"1.2": Closing("1.2", State.SUPERSEDED)} for changes in drive.written)
+    assert drive.at_rest()
+
+
 def test_a_retry_is_looked_at_once_and_closes() -> None:
     drive = Drive()
     drive.ledger["1.2"] = Entry("1.2", 5, rejected=study_document(study(), "c").digest)
@@ -407,6 +427,31 @@ def test_rows_are_forgotten_as_soon_as_another_server_may_answer() -> None:
     assert drive.core.intake.take(row(7, "changed"), drive.now, streamed=True)
     drive.seconds += 6
     assert drive.read(study()) == 1
+
+
+@pytest.mark.parametrize("operation", ["changed", "deleted"])
+def test_a_row_that_the_stream_brings_again_while_an_old_reading_has_it_is_not_forgotten(
+    operation: str,
+) -> None:
+    """Its transaction waits for it, and the position for its transaction."""
+    drive = Drive(Policy("c", deletes=True))
+    core, end = drive.core, Position("bin.1", 104)
+    core.intake.restart_stream(Position("bin.1", 4), epoch=1)
+    core.intake.take(row(7, operation), drive.now, streamed=True)
+    drive.seconds += 6
+    reading = core.looks.begin(drive.now)
+    assert reading is not None
+    core.intake.restart_stream(Position("bin.1", 4), epoch=2)
+    assert not core.intake.take(row(7, operation), drive.now, streamed=True)
+    core.intake.end_transaction(end)
+    core.looks.give_back(reading, drive.now)
+    assert core.parts.progress.position != end
+    drive.seconds += 6
+    # A deletion is looked for by its UID, which the view doesn't have either.
+    assert drive.read(*([study()] if operation == "changed" else [])) == 1
+    assert len(drive.send_all()) == 1
+    assert core.parts.progress.position == end
+    assert drive.at_rest()
 
 
 def test_another_server_s_change_of_a_patient_does_not_end_the_one_of_now() -> None:
