@@ -58,4 +58,5 @@ class Retries:
                         engine.now(),
                         gone=entry.operation == "delete",
                         insist=Insist.RETRY,
+                        seed=entry.idempotency_key,
                     )
