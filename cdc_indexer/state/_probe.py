@@ -14,7 +14,7 @@ class WriteProbe:
     """``check`` raises OSError where a write would fail.
 
     SQLite maps state.sqlite-shm into memory. Where the kernel has given the file system up (its disk fails), writing
-    there is SIGBUS on XFS, and the process is gone without a word; on ext4 SQLite may take it for a damaged file. An ordinary
+    there is SIGBUS on XFS, and the process is gone without a word; on ext4 SQLite may take it for damage. An ordinary
     write is an error that can be said: 1.5 us, into a file without a name in the same place.
     """
 
