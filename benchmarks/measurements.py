@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from benchmarks.receiver import Fallback, Receiver
-from benchmarks.subjects import Ours, PlainScript, Subject
+from benchmarks.subjects import Ours, PlainScript, Subject, Zongji
 from cdc_indexer.source.binlog import BinlogReader, Rows
 from tests.pacs import Pacs, new_uid
 
@@ -215,4 +215,7 @@ def makers(directory: Path, pacs: Pacs, url: str) -> dict[str, Callable[..., Sub
     def plain(path: str) -> Subject:
         return PlainScript(directory / f"plain{next(number)}", pacs, f"{url}{path}")
 
-    return {Ours.name: ours, PlainScript.name: plain}
+    def zongji(path: str) -> Subject:
+        return Zongji(directory / f"zongji{next(number)}", pacs, f"{url}{path}")
+
+    return {Ours.name: ours, PlainScript.name: plain, Zongji.name: zongji}

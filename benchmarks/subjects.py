@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from tests.pacs import Pacs
 
 _ROOT = Path(__file__).resolve().parent.parent
+_RIVAL = Path(__file__).resolve().parent / "rival"
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -125,11 +127,8 @@ class Ours(Subject):
         self.stop()
 
 
-class PlainScript(Subject):
-    name = "plain script"
-
-    def command(self) -> list[str]:
-        return [sys.executable, "-m", "benchmarks.plain_script", "config.json"]
+class _Script(Subject):
+    """It keeps its position in a file."""
 
     def prepare(self) -> None:
         server = self._pacs.server
@@ -137,3 +136,37 @@ class PlainScript(Subject):
         statement = "SHOW MASTER STATUS" if server.is_mariadb else "SHOW BINARY LOG STATUS"
         file, offset, *_ = server.execute(statement)[0]
         (self._directory / "position.json").write_text(json.dumps({"file": file, "offset": offset}))
+
+
+class PlainScript(_Script):
+    name = "plain script"
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.plain_script", "config.json"]
+
+
+class Zongji(_Script):
+    """A rival that is really fast; where Node.js is there, with npm or with what npm once brought."""
+
+    name = "zongji"
+
+    @staticmethod
+    def available() -> bool:
+        """Whether it can run; says why it can't."""
+        if shutil.which("node") is None:
+            print("zongji is left out: there is no node", file=sys.stderr)
+            return False
+        if not (_RIVAL / "node_modules").is_dir():
+            npm = shutil.which("npm")
+            if (
+                npm is None
+                or subprocess.run(
+                    [npm, "install", "--silent", "--no-audit"], cwd=_RIVAL, check=False
+                ).returncode
+            ):
+                print("zongji is left out: npm can't install it", file=sys.stderr)
+                return False
+        return True
+
+    def command(self) -> list[str]:
+        return ["node", str(_RIVAL / "follow.js"), "config.json"]
