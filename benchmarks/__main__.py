@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from benchmarks import archive_updates, measurements, region, state, triggers
+from benchmarks import archive_updates, index, measurements, region, state, sweeping, triggers
 from benchmarks.measurements import AnyReceiver, Figures
 from benchmarks.receiver import NginxMissing, Receiver
 from benchmarks.report import Report
@@ -51,6 +51,8 @@ CASES = (
     "triggers",
     "updates",
     "state",
+    "sweep",
+    "index",
     "sizes",
 )
 
@@ -214,6 +216,51 @@ class Bench:
             self._number += 1
             figures = state.measure(self._directory / str(self._number), count)
             self._report.add(f"the state, {count:,} studies in the ledger", Ours.name, figures)
+        for held in (0, count):
+
+            def measure(make: Callable[[str], Subject], pacs: Pacs, _: str, held: int = held) -> Figures:
+                return measurements.backlog(
+                    make,
+                    pacs,
+                    self._receiver,
+                    1_000,
+                    one_transaction=True,
+                    prepared=lambda directory: state.fill(directory / "state", held),
+                )
+
+            self._in_turn(f"1,000 wait, {held:,} in the ledger", measure, subjects=_OURS)
+
+    def sweep(self) -> None:
+        count = self._sizes.state
+        for _ in range(self._sizes.runs):
+            self._number += 1
+            figures = sweeping.measure(
+                self._directory / str(self._number), self._server, self._receiver, count
+            )
+            self._report.add(
+                f"{self._server.flavour}: a sweep of {count:,} equal studies", Ours.name, figures
+            )
+
+    def index(self) -> None:
+        for _ in range(self._sizes.runs):
+            for name, batch_size in (("singles", 1), ("batch_size auto", "auto")):
+                self._number += 1
+                pacs = Pacs.create(self._server)
+                try:
+                    figures = index.measure(
+                        pacs,
+                        self._directory / str(self._number),
+                        self._sizes.held,
+                        self._sizes.held,
+                        batch_size,
+                    )
+                finally:
+                    pacs.destroy()
+                self._report.add(
+                    f"{self._server.flavour}: to the reference index, {self._sizes.held:,}, {name}",
+                    Ours.name,
+                    figures,
+                )
 
     def updates(self) -> None:
         # 20,000 patients where 500 studies are stored to measure a trigger.

@@ -33,7 +33,9 @@ class Subject:
 
     def __init__(self, directory: Path, pacs: Pacs, url: str, **delivery: Any) -> None:
         directory.mkdir(parents=True)
-        self._directory = directory
+        self.directory = directory
+        #: Of the process, besides this one's.
+        self.environment: dict[str, str] = {}
         self._pacs = pacs
         self._process: subprocess.Popen[bytes] | None = None
         self._last = Usage(0.0, 0.0)
@@ -61,19 +63,19 @@ class Subject:
         raise NotImplementedError
 
     def start(self, *arguments: str) -> None:
-        with (self._directory / "log.txt").open("ab") as log:
+        with (self.directory / "log.txt").open("ab") as log:
             self._process = subprocess.Popen(
                 [*self.command(), *arguments],
-                cwd=self._directory,
+                cwd=self.directory,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": str(_ROOT)},
+                env={**os.environ, **self.environment, "PYTHONPATH": str(_ROOT)},
             )
 
     def usage(self) -> Usage:
         """While it runs."""
         if self._process is None or self._process.poll() is not None:
-            raise RuntimeError(f"{self.name} ended by itself:\n{(self._directory / 'log.txt').read_text()}")
+            raise RuntimeError(f"{self.name} ended by itself:\n{(self.directory / 'log.txt').read_text()}")
         process = Path(f"/proc/{self._process.pid}")
         fields = (process / "stat").read_text().rpartition(")")[2].split()
         peak = next(
@@ -97,7 +99,7 @@ class Subject:
                 used = self.usage()
             time.sleep(0.05)
         if self._process.returncode != 0:
-            raise RuntimeError(f"{self.name} failed:\n{(self._directory / 'log.txt').read_text()}")
+            raise RuntimeError(f"{self.name} failed:\n{(self.directory / 'log.txt').read_text()}")
         return used
 
     def stop(self) -> None:
@@ -118,13 +120,17 @@ class Ours(Subject):
 
     def prepare(self) -> None:
         self.start()
-        log = self._directory / "log.txt"
-        deadline = time.monotonic() + 30
+        self.caught_up()
+        self.stop()
+
+    def caught_up(self) -> None:
+        """Waits until it says so, for the first time."""
+        log = self.directory / "log.txt"
+        deadline = time.monotonic() + 60
         while "caught up" not in log.read_text():
             if time.monotonic() > deadline:
                 raise RuntimeError(f"not caught up:\n{log.read_text()}")
             time.sleep(0.05)
-        self.stop()
 
 
 class _Script(Subject):
@@ -135,7 +141,7 @@ class _Script(Subject):
         # Its name changed in MySQL 8.4 and MariaDB 10.5.2.
         statement = "SHOW MASTER STATUS" if server.is_mariadb else "SHOW BINARY LOG STATUS"
         file, offset, *_ = server.execute(statement)[0]
-        (self._directory / "position.json").write_text(json.dumps({"file": file, "offset": offset}))
+        (self.directory / "position.json").write_text(json.dumps({"file": file, "offset": offset}))
 
 
 class PlainScript(_Script):
