@@ -235,6 +235,9 @@ class Looks:
         center, before = self._parts.policy.center, case.entry
         if hints.insist is Insist.RESEND:
             return idempotency_key(center, f"{hints.seed}:{case.key}", body)
+        if hints.insist is Insist.RETRY and hints.seed and before is not None and before.rejected == digest:
+            # The same document once more: it may have arrived after all, and what the key was made of may be gone.
+            return hints.seed
         if before is not None and not is_first(before):
             held = before.digest.hex() if before.digest is not None else "nothing"
             return idempotency_key(center, f"{case.key}:{before.version}:{held}", body)

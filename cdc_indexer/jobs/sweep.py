@@ -124,7 +124,7 @@ class Sweep:
         self._accept = accept
         self.report_only = report_only
         self._suspicious = suspicious and not accept
-        self._rest = rest
+        self._rest = failpoints.seconds("rest", rest)
         if gone_after_seconds is None:
             gone_after_seconds = failpoints.seconds("gone_after", GONE_AFTER_SECONDS)
         self._gone_after_seconds = gone_after_seconds

@@ -18,7 +18,7 @@ from cdc_indexer.flow.order import Order, Send
 from cdc_indexer.flow.policy import Policy
 from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.readings import Found
-from cdc_indexer.model.changes import Changes, Closing, State
+from cdc_indexer.model.changes import Changes, Closing, Parking, State
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.moment import Now, microseconds
 from cdc_indexer.model.outcome import Kind, Outcome
@@ -354,6 +354,28 @@ def test_a_retry_is_looked_at_once_and_closes() -> None:
     drive.answer(send)
     assert drive.write().parking == {"1.2": Closing("1.2", State.ACCEPTED)}
     assert drive.at_rest()
+
+
+def test_a_rejected_document_is_sent_again_under_its_key() -> None:
+    """The index may have kept it all the same; what it was made of isn't in the ledger. Another document has another key."""
+    drive = Drive(Policy("c", updates=False))
+    drive.core.intake.take(row(6, study_iuid="1.1", study_pk=4), drive.now, streamed=True)
+    drive.look_up()
+    assert len(drive.send_all()) == 1
+    drive.core.intake.take(row(7), drive.now, streamed=True)
+    drive.look_up()
+    (send,) = drive.take()
+    first = send.deliveries[0].idempotency_key
+    drive.answer(send, Outcome(Kind.REJECTED, 422, reason="no"))
+    (parking,) = drive.write().parking.values()
+    assert isinstance(parking, Parking)
+    for text, same in (("a", True), ("b", False)):
+        drive.core.backfills.hint("1.2", 5, drive.now, insist=Insist.RETRY, seed=parking.idempotency_key)
+        assert drive.read(study(text=text)) == 1
+        (send,) = drive.take()
+        assert (send.deliveries[0].idempotency_key == first) == same
+        drive.answer(send, Outcome(Kind.REJECTED, 422, reason="no"))
+        drive.write()
 
 
 def test_a_newer_version_at_the_index_frees_the_slot() -> None:
