@@ -47,6 +47,8 @@ class Condition(str, Enum):
     OTHER_WRITER = "other_writer"
     #: The archive has studies that the triggers didn't record.
     NOT_RECORDED = "not_recorded"
+    #: View and triggers were made for another version of the archive.
+    OTHER_VERSION = "other_version"
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ class Cause(str, Enum):
     INDEX_AWAY = "index_away"
     DEGRADED = "degraded"
     NOT_RECORDED = "not_recorded"
+    OTHER_VERSION = "other_version"
     CHANGES_HELD = "changes_held"
     OTHER_WRITER = "other_writer"
     VERIFICATION = "verification"

@@ -172,6 +172,10 @@ CAUSES: Mapping[Cause, str] = {
         "El archivo tiene estudios que los disparadores no anotaron (se envían de todos modos): ejecute de nuevo el "
         "script SQL de extras/."
     ),
+    Cause.OTHER_VERSION: (
+        "El archivo fue actualizado y sus tablas tienen columnas nuevas, por lo que pueden faltar valores: ejecute de nuevo "
+        "extras/add_indexer_arc5.sql."
+    ),
     Cause.CHANGES_HELD: (
         "Una comparación cambiaría o borraría demasiados estudios, por lo que no se envía nada de eso: revise si el archivo "
         "está completo y, si es así, ejecute «cdc-indexer reconcile --accept»."
