@@ -153,7 +153,9 @@ class Looks:
             return
         seen = None if values is None else self._seen(values, entry)
         wait_seconds = 0.0 if seen is None else self._unstable_seconds(case, seen, hints, found, now)
-        do, after = decide(parts.policy, entry, seen, hints, stable=wait_seconds <= 0)
+        do, after = decide(
+            parts.policy, entry, seen, hints, stable=wait_seconds <= 0, believed=parts.believed
+        )
         if do is Do.LATER:
             self._leave_tickets(hints)
             parts.cases.give_back(case, reading, hints, now, after_seconds=wait_seconds)
