@@ -29,20 +29,17 @@ from central_index.model import (
     Reported,
     StoreUnavailable,
     UnusableStore,
-    Verdict,
-    key_digest,
 )
+from central_index.postgres_apply import apply_all, ordered_by_version
 from central_index.postgres_news import Listener
 from central_index.postgres_pool import Connection, Pool
-from central_index.postgres_rows import HELD, UPSERT, Key, Write, found_from, written_rows
 from central_index.postgres_schema import prepare
 from central_index.store import OnChange
-from central_index.versions import after, judge
 
 #: So many changes share one commit, at most; what comes meanwhile goes with the next.
 _GROUP = 500
 #: While one group waits for the disk, the next is worked on.
-_WRITERS = 4
+_WRITERS = 2
 _MAINTENANCE_SECONDS = 60.0
 _FORGOTTEN_AT_ONCE = 10_000
 _MAINTENANCE_LOCK = 0x666F72676574
@@ -119,9 +116,9 @@ class PostgresStore:
     async def _write_group(self, jobs: list[_Job]) -> None:
         changes = [change for job in jobs for change in job.changes]
         try:
-            # One statement writes, and it refuses an older version by itself: only keys that are kept apart need more.
-            alone = all(change.version is not None or change.idempotency_key is None for change in changes)
-            outcomes = await self._writers.run(partial(_apply_all, changes), in_transaction=not alone)
+            outcomes = await self._writers.run(
+                partial(apply_all, changes), in_transaction=not ordered_by_version(changes)
+            )
         except psycopg.Error as error:
             if len(jobs) > 1:
                 # One that the database can't take must not keep the others out.
@@ -241,66 +238,6 @@ class _Job:
     def fail(self, error: Exception) -> None:
         if not self._done.done():
             self._done.set_exception(error)
-
-
-async def _apply_all(changes: Sequence[Change], connection: Connection) -> list[Outcome]:
-    known = await _known_keys(connection, changes)
-    outcomes: list[Outcome | None] = [None] * len(changes)
-    places: dict[Key, list[int]] = {}
-    for place, change in enumerate(changes):
-        places.setdefault((change.center, change.study_iuid), []).append(place)
-    # Again for those of which another process has just written a version: the judgement was about an older one.
-    while places:
-        rows = await connection.execute(HELD, [[key[0] for key in places], [key[1] for key in places]])
-        writes: list[Write] = []
-        for key, found in map(found_from, await rows.fetchall()):
-            now, last, versions = found.held, None, 0
-            for place in places[key]:
-                change = changes[place]
-                outcome = outcomes[place] = judge(now, change, found.clock, known[place])
-                if outcome.verdict in (Verdict.APPLIED, Verdict.ABSENT):
-                    now, last = after(change, outcome), change
-                    versions = 0 if now.deleted else versions + 1
-            if last is not None and now is not None:
-                writes.append(Write(found.id, last, now, versions))
-        if not writes:
-            break
-        rows = await connection.execute(UPSERT, written_rows(writes))
-        kept = set(await rows.fetchall())
-        keys = ((write.change.center, write.change.study_iuid) for write in writes)
-        places = {key: places[key] for key in keys if key not in kept}
-    return [outcome for outcome in outcomes if outcome is not None]
-
-
-async def _known_keys(connection: Connection, changes: Sequence[Change]) -> list[bool]:
-    """For each whether its key came before; remembers them. With a version the study's own row remembers what counts."""
-    keys = {
-        place: (change.center, digest)
-        for place, change in enumerate(changes)
-        if change.version is None and (digest := key_digest(change)) is not None
-    }
-    known = [False] * len(changes)
-    if not keys:
-        return known
-    wanted = sorted(set(keys.values()))
-    rows = await connection.execute(
-        "INSERT INTO requests (center, key_digest, received_at) "
-        "SELECT center, key_digest, extract(epoch FROM now()) "
-        "FROM unnest(%s::text[], %s::bytea[]) AS new (center, key_digest) ORDER BY 1, 2 "
-        "ON CONFLICT (center, key_digest) DO NOTHING RETURNING center, key_digest",
-        [[center for center, _ in wanted], [digest for _, digest in wanted]],
-    )
-    new = {(center, bytes(digest)) for center, digest in await rows.fetchall()}
-    rows = await connection.execute(
-        "SELECT key_digest FROM requests WHERE center = '' AND key_digest = ANY(%s)",
-        [[digest for _, digest in wanted]],
-    )
-    moved = {bytes(digest) for (digest,) in await rows.fetchall()}
-    for place, key in keys.items():
-        known[place] = key not in new or key[1] in moved
-        # The next one with this key in the same group.
-        new.discard(key)
-    return known
 
 
 async def _report(
