@@ -57,7 +57,7 @@ async def _write_unseen(
     Those that turn out to be otherwise are left in ``places``.
     """
     writes: list[Write] = []
-    for (place, *more) in places.values():
+    for place, *more in places.values():
         change = changes[place]
         if more or not isinstance(change, Stored) or change.version in (None, LARGEST_VERSION):
             continue

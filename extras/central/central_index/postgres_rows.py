@@ -61,8 +61,9 @@ LEFT JOIN studies AS s ON s.center = wanted.center AND s.study_iuid = wanted.stu
 #: Sorted by key, so that two transactions never wait for each other.
 UPSERT = f"""
 INSERT INTO studies AS kept (id, {", ".join(_KEPT)}, words, first_received_at, received_at)
-SELECT nextval('study_ids'), {_read(_KEPT)}, {_WORDS}, received_at, received_at
-FROM {_rows(_COLUMNS)}
+SELECT id, {_read(_KEPT)}, {_WORDS}, received_at, received_at
+-- The ids are in the order of arrival, whatever order the rows are written in.
+FROM (SELECT nextval('study_ids') AS id, * FROM {_rows(_COLUMNS)}) AS numbered
 ORDER BY center, study_iuid
 ON CONFLICT (study_iuid, center) DO UPDATE SET
     {", ".join(f"{column} = excluded.{column}" for column in _KEPT if column not in ("sorted_at", "versions"))},

@@ -14,8 +14,9 @@ import psycopg
 import structlog
 from psycopg_pool import PoolTimeout
 
-from central_index import postgres_search
+from central_index import postgres_digests, postgres_search
 from central_index.counted import Counted
+from central_index.frequencies import Frequencies
 from central_index.model import (
     REMEMBERED_SECONDS,
     Arrivals,
@@ -54,13 +55,16 @@ class PostgresStore:
         # The tables are large or will be: a plan made while they were empty must not go through them.
         by_index = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
         self._writers = Pool(database, "read-write", _WRITERS + 4, by_index)
-        reading = {"default_transaction_read_only": "on", "statement_timeout": "10s", "jit": "off"}
+        # A plan for anything would be one for nothing: MARIA isn't as rare as an id.
+        own_plans = {"jit": "off", "plan_cache_mode": "force_custom_plan"}
+        reading = {"default_transaction_read_only": "on", "statement_timeout": "10s", **by_index, **own_plans}
         target = "primary" if read_database is None else "any"
         self._readers = Pool(read_database or database, target, 8, reading)
         self._listener = Listener(database, on_change)
         self._queue: asyncio.Queue[_Job | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
         self._counted: Counted[dict[str, int]] = Counted()
+        self._frequencies = Frequencies({})
 
     async def open(self) -> None:
         await self._writers.open()
@@ -145,17 +149,19 @@ class PostgresStore:
         """One of all processes forgets what is too old."""
         while True:
             with contextlib.suppress(StoreUnavailable):
+                self._frequencies = await self._readers.run(postgres_search.frequencies)
                 await self._writers.run(_forget)
-                await self._writers.run(partial(postgres_search.refresh, center=None))
+                await self._writers.run(partial(postgres_digests.refresh, center=None))
             await asyncio.sleep(_MAINTENANCE_SECONDS)
 
     # --- reading -----------------------------------------------------------------------------------------
 
     async def search(self, filters: Filters) -> Found:
-        found = await self._readers.run(partial(postgres_search.search, filters=filters))
+        ask = partial(postgres_search.search, filters=filters, frequencies=self._frequencies)
+        found = await self._readers.run(ask, in_transaction=False)
         if found is None:
-            await self._writers.run(partial(postgres_search.refresh, center=None))
-            found = await self._readers.run(partial(postgres_search.search, filters=filters, at_once=True))
+            await self._writers.run(partial(postgres_digests.refresh, center=None))
+            found = await self._readers.run(partial(ask, at_once=True), in_transaction=False)
             assert found is not None
         return found
 
@@ -175,7 +181,7 @@ class PostgresStore:
         self, center: str, ranges: Sequence[Range], most_listed: int | None
     ) -> list[RangeDigest]:
         return await self._writers.run(
-            partial(postgres_search.digests, center=center, ranges=ranges, most_listed=most_listed)
+            partial(postgres_digests.digests, center=center, ranges=ranges, most_listed=most_listed)
         )
 
     async def reports(self) -> list[CenterReport]:
