@@ -153,7 +153,9 @@ class Looks:
             return
         seen = None if values is None else self._seen(values, entry)
         wait_seconds = 0.0 if seen is None else self._unstable_seconds(case, seen, hints, found, now)
-        do, after = decide(parts.policy, entry, seen, hints, stable=wait_seconds <= 0)
+        do, after = decide(
+            parts.policy, entry, seen, hints, stable=wait_seconds <= 0, believed=parts.believed
+        )
         if do is Do.LATER:
             self._leave_tickets(hints)
             parts.cases.give_back(case, reading, hints, now, after_seconds=wait_seconds)
@@ -235,6 +237,9 @@ class Looks:
         center, before = self._parts.policy.center, case.entry
         if hints.insist is Insist.RESEND:
             return idempotency_key(center, f"{hints.seed}:{case.key}", body)
+        if hints.insist is Insist.RETRY and hints.seed and before is not None and before.rejected == digest:
+            # The same document once more: it may have arrived after all, and what the key was made of may be gone.
+            return hints.seed
         if before is not None and not is_first(before):
             held = before.digest.hex() if before.digest is not None else "nothing"
             return idempotency_key(center, f"{case.key}:{before.version}:{held}", body)

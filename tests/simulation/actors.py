@@ -291,5 +291,6 @@ def retry(p: Process) -> Steps:
                     p.now(),
                     gone=parking.operation == "delete",
                     insist=Insist.RETRY,
+                    seed=parking.idempotency_key,
                 )
         yield None
