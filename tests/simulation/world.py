@@ -41,6 +41,7 @@ class Config:
     batch_size: int = 1
     max_studies: int = 50
     max_hints: int = 200
+    max_patients: int = 100
     queue_limit: int = 256
     reading_limit: int = 200
     page: int = 3
