@@ -22,7 +22,7 @@ test: $(VENV)/test.stamp compiled  ## all tests but the longest, on real servers
 	$(PYTEST) -m "not soak" $(TESTS)
 
 test-all: $(VENV)/test.stamp compiled  ## all tests
-	tests/setup_servers.sh
+	tests/setup_servers.sh all
 	$(PYTEST) $(TESTS)
 
 test-oldest: $(VENV)/bin/python  ## with the lowest versions that pyproject.toml allows: the unit tests, and a run on each server
