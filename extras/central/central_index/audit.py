@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
-import hashlib
 import hmac
 import json
 import os
@@ -21,6 +21,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from central_index.words import id_key
 
 Statement = tuple[str, Sequence[Any]]
+Row = tuple[str, int, str, str, str, str]
 
 TABLES = """
 CREATE TABLE audit (
@@ -40,6 +41,8 @@ CREATE TABLE audit_patients (patient TEXT NOT NULL, record TEXT NOT NULL, PRIMAR
 CREATE TABLE audit_marks (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 _PAGE = 500
+#: So many records share one commit, at most.
+_TOGETHER = 100
 _COLUMNS = "id, at, reader, address, kind, content, place, seal"
 
 
@@ -49,6 +52,9 @@ class UnusableAuditKey(Exception):
 
 class Runs(Protocol):
     """What is needed of a store."""
+
+    async def add_records(self, records: Sequence[Row], patients: Sequence[tuple[str, str]]) -> None:
+        """Rows of audit and of audit_patients, durable when this returns."""
 
     async def run(self, statements: Sequence[Statement]) -> list[list[tuple[Any, ...]]]:
         """All of them in one durable transaction, with ? for values; the rows of each."""
@@ -88,11 +94,13 @@ class AuditKey:
         if len(text) < 32:
             raise UnusableAuditKey(f"{path} must hold a random key of at least 32 characters.")
         self._key = text.encode()
+        self._of_patients = self._derived("patient")
+        self._of_seals = self._derived("seal")
         self._cipher = Fernet(base64.urlsafe_b64encode(self._derived("content")))
         self.check = self._derived("check").hex()
 
     def _derived(self, purpose: str) -> bytes:
-        return hmac.new(self._key, purpose.encode(), hashlib.sha256).digest()
+        return hmac.digest(self._key, purpose.encode(), "sha256")
 
     def hide(self, content: dict[str, Any]) -> str:
         return self._cipher.encrypt(json.dumps(content).encode()).decode()
@@ -104,11 +112,11 @@ class AuditKey:
 
     def patient(self, patient_id: str) -> str:
         """What stands for a patient, however the id is written."""
-        return hmac.new(self._derived("patient"), id_key(patient_id).encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._of_patients, id_key(patient_id).encode(), "sha256").hex()
 
     def seal(self, previous: str, place: int, row: Sequence[Any]) -> str:
         text = json.dumps([previous, place, *row])
-        return hmac.new(self._derived("seal"), text.encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._of_seals, text.encode(), "sha256").hex()
 
 
 def _make(path: Path) -> None:
@@ -129,6 +137,8 @@ class Audit:
     def __init__(self, store: Runs, key: AuditKey) -> None:
         self._store = store
         self._key = key
+        self._waiting: list[tuple[Record, asyncio.Future[None]]] = []
+        self._adding: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Raises UnusableAuditKey if the records are another key's."""
@@ -147,24 +157,37 @@ class Audit:
             )
 
     async def add(self, record: Record) -> None:
-        """Durable when this returns."""
-        number = uuid.uuid4().hex
-        values = [
-            number,
-            record.at,
-            record.reader,
-            record.address,
-            record.kind,
-            self._key.hide(record.content),
-        ]
-        statements: list[Statement] = [
-            ("INSERT INTO audit (id, at, reader, address, kind, content) VALUES (?, ?, ?, ?, ?, ?)", values)
-        ]
-        if patients := sorted({self._key.patient(one) for one in _patients(record.content)}):
-            places = ", ".join(["(?, ?)"] * len(patients))
-            named = [value for one in patients for value in (one, number)]
-            statements.append((f"INSERT INTO audit_patients (patient, record) VALUES {places}", named))
-        await self._store.run(statements)
+        """Durable when this returns. Those that come while others are written share one commit."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((record, done))
+        if self._adding is None or self._adding.done():
+            self._adding = asyncio.create_task(self._add_all())
+        await done
+
+    async def _add_all(self) -> None:
+        while self._waiting:
+            together, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
+            try:
+                await self._write([record for record, _ in together])
+            except Exception as error:
+                # Whatever it is: who waits is told.
+                for _, done in together:
+                    if not done.done():
+                        done.set_exception(error)
+            else:
+                for _, done in together:
+                    if not done.done():
+                        done.set_result(None)
+
+    async def _write(self, records: Sequence[Record]) -> None:
+        rows: list[Row] = []
+        patients: list[tuple[str, str]] = []
+        for one in records:
+            number = uuid.uuid4().hex
+            rows.append((number, one.at, one.reader, one.address, one.kind, self._key.hide(one.content)))
+            patients += [(self._key.patient(patient), number) for patient in _patients(one.content)]
+        # Two ids may be the same person's.
+        await self._store.add_records(rows, sorted(set(patients)))
 
     async def seal(self) -> int:
         """Those that are not yet, each by the one before; how many. If another process does the same, one of both fails."""
@@ -177,14 +200,21 @@ class Audit:
         if not rows:
             return 0
         place, previous = last[0] if last else await self._forgotten()
-        statements: list[Statement] = []
+        values: list[Any] = []
         for *row, _, _ in rows:
             place += 1
             previous = self._key.seal(previous, place, row)
-            statements.append(
-                ("UPDATE audit SET place = ?, seal = ? WHERE id = ?", [place, previous, row[0]])
-            )
-        await self._store.run(statements)
+            values += [row[0], place, previous]
+        sealed = ", ".join(["(?, CAST(? AS BIGINT), ?)"] * len(rows))
+        await self._store.run(
+            [
+                (
+                    "UPDATE audit SET place = new.column2, seal = new.column3 "
+                    f"FROM (VALUES {sealed}) AS new WHERE audit.id = new.column1",
+                    values,
+                )
+            ]
+        )
         return len(rows)
 
     async def _forgotten(self) -> tuple[int, str]:

@@ -45,7 +45,7 @@ _FOUND = {
         "next": {"type": ["string", "null"]},
         "hits": {"type": ["integer", "null"]},
         "more_hits": {"type": "boolean"},
-        "total": {"type": "integer"},
+        "total": {"type": ["integer", "null"]},
         "one_person": {"type": "boolean"},
         "names_differ": {"type": "boolean"},
     },

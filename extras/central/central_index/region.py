@@ -41,7 +41,7 @@ class Region:
         now = time.time()
         known = self._keys.centers()
         reports = await self._store.reports()
-        counts = await self._store.counts()
+        counts = await self._store.counts() or {}
         names = sorted({*known, *counts, *(report.center for report in reports)})
         return overview(
             known,

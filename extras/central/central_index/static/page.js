@@ -136,7 +136,7 @@ async function read() {
       const newest = known.size === 0 ? Infinity : Math.max(...known.keys());
       byId("rows").replaceChildren(...studies.map((study) => row(study, newest)));
       known = new Map(studies.map((study) => [study.id, study.versions]));
-      byId("total").textContent = said.total(numbers.format(answer.total));
+      byId("total").textContent = answer.total === null ? "" : said.total(numbers.format(answer.total));
       const asked = Object.keys(filters).length > 0 && first.hits !== null && studies.length > 0;
       const hits = numbers.format(first.hits ?? 0);
       byId("hits").textContent = !asked ? "" : first.more_hits ? said.moreHits(hits) : said.hits(hits);
