@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import hmac
+import itertools
 import json
 import os
 import secrets
@@ -13,6 +14,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -41,6 +43,7 @@ CREATE TABLE audit_patients (patient TEXT NOT NULL, record TEXT NOT NULL, PRIMAR
 CREATE TABLE audit_marks (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 _PAGE = 500
+_FORGOTTEN_AT_ONCE = 50
 #: So many records share one commit, at most.
 _TOGETHER = 100
 _COLUMNS = "id, at, reader, address, kind, content, place, seal"
@@ -233,29 +236,30 @@ class Audit:
                 )
             ]
         )
+        wanted = self._key.patient(patient_id)
         for row in rows:
-            yield self._record(row)
+            record = self._record(row)
+            # Not one that was only put beside this patient by hand.
+            if wanted in map(self._key.patient, _patients(record.content)):
+                yield record
 
     async def forget(self, before: int) -> int:
-        """All from before that moment, microseconds since 1970, if it is sealed; the last seal is kept."""
-        (rows,) = await self._store.run(
-            [
-                (
-                    "SELECT place, seal FROM audit WHERE at < ? AND place IS NOT NULL ORDER BY place DESC LIMIT 1",
-                    [before],
-                )
+        """All from before that moment, microseconds since 1970, if it is sealed; the last seal is kept. How many.
+
+        By pages, so that nobody waits; what ends in between goes on the next time.
+        """
+        found = 0
+        while rows := await self._oldest(before):
+            patients = [
+                (patient, row[0])
+                for row in rows
+                for patient in {self._key.patient(one) for one in _patients(self._record(row).content)}
             ]
-        )
-        if not rows:
-            return 0
-        place, seal = rows[0]
-        (gone, *_) = await self._store.run(
-            [
-                ("SELECT count(*) FROM audit WHERE place <= ?", [place]),
-                (
-                    "DELETE FROM audit_patients WHERE record IN (SELECT id FROM audit WHERE place <= ?)",
-                    [place],
-                ),
+            statements: list[Statement] = [
+                ("DELETE FROM audit_patients WHERE patient = ? AND record = ?", pair) for pair in patients
+            ]
+            place, seal = rows[-1][-2:]
+            statements += [
                 ("DELETE FROM audit WHERE place <= ?", [place]),
                 (
                     "INSERT INTO audit_marks (name, value) VALUES ('forgotten', ?) "
@@ -263,8 +267,21 @@ class Audit:
                     [f"{place} {seal}"],
                 ),
             ]
+            await self._store.run(statements)
+            found += len(rows)
+        return found
+
+    async def _oldest(self, before: int) -> list[tuple[Any, ...]]:
+        """Those that may be dropped, a page: up to the first that may not, since a late one stands behind a newer one."""
+        (rows,) = await self._store.run(
+            [
+                (
+                    f"SELECT {_COLUMNS} FROM audit WHERE place IS NOT NULL ORDER BY place LIMIT ?",
+                    [_FORGOTTEN_AT_ONCE],
+                )
+            ]
         )
-        return int(gone[0][0])
+        return list(itertools.takewhile(lambda row: row[1] < before, rows))
 
     async def check(self) -> Checked:
         """Whether each record is as it was sealed, and none is missing."""
@@ -290,9 +307,20 @@ class Audit:
         return Checked(records, unsealed[0][0], f"{place} {previous[:16]}" if records else None, wrong)
 
     async def _unnamed(self, place: int, row: Sequence[Any]) -> list[str]:
-        (found,) = await self._store.run([("SELECT patient FROM audit_patients WHERE record = ?", [row[0]])])
         expected = {self._key.patient(one) for one in _patients(self._record([*row, 0, ""]).content)}
-        return [] if {one[0] for one in found} == expected else [f"Its patients were changed: place {place}."]
+        if not expected:
+            return []
+        # By the key of that table, which a record alone isn't.
+        places = ", ".join("?" * len(expected))
+        (found,) = await self._store.run(
+            [
+                (
+                    f"SELECT patient FROM audit_patients WHERE patient IN ({places}) AND record = ?",
+                    [*expected, row[0]],
+                )
+            ]
+        )
+        return [] if len(found) == len(expected) else [f"Its patients were changed: place {place}."]
 
     def _record(self, row: Sequence[Any]) -> Record:
         try:
@@ -304,6 +332,12 @@ class Audit:
 
 def now() -> int:
     return time.time_ns() // 1000
+
+
+def months_before(number: int, moment: datetime) -> int:
+    """When the month began that lies so many before that of ``moment``, in microseconds since 1970."""
+    month = moment.year * 12 + moment.month - 1 - number
+    return int(datetime(month // 12, month % 12 + 1, 1).astimezone().timestamp() * 1_000_000)
 
 
 def _patients(content: dict[str, Any]) -> Iterable[str]:
