@@ -84,6 +84,7 @@ class Central:
             Route("/api/v1/search", reading.search, methods=["POST"]),
             Route("/api/v1/search.csv", reading.export, methods=["POST"]),
             Route("/api/v1/centers", region.centers),
+            Route("/api/v1/choices", region.choices),
             Route("/healthz", region.health),
             Route("/metrics", region.metrics),
             Mount("/static", StaticFiles(directory=_STATIC)),

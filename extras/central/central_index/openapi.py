@@ -204,6 +204,10 @@ _ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
         "How each centre stands",
         {"200": _answer("Who needs somebody comes first.", {"type": "object", "required": ["centers"]})},
     ),
+    "GET /api/v1/choices": (
+        "What can be chosen: centres that the reader sees, and modalities",
+        {"200": _answer("In order.", {"type": "object", "required": ["centers", "modalities"]})},
+    ),
     "GET /healthz": ("Whether it can write", {"200": _answer("It can.", _STATUS)}),
     "GET /metrics": ("For Prometheus", {"200": {"description": "Text.", "content": {"text/plain": {}}}}),
     "POST /login": (
