@@ -85,10 +85,12 @@ class Offline:
             checkpoint = glance(self._settings.state_dir)
         except StateError as error:
             self._wrong(Cause.CHECKPOINT, str(error))
-            return self._read_copy()
+            self._read_copy()
+            return None
         except StorageError as error:
             self._wrong(Cause.STORAGE, str(error))
-            return self._read_copy()
+            self._read_copy()
+            return None
         if checkpoint is not None:
             self._known |= {
                 "position": str(checkpoint.position) if checkpoint.position else None,
