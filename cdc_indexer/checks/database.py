@@ -12,7 +12,7 @@ from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from cdc_indexer.checks import engines, installation
+from cdc_indexer.checks import engines, installation, objects
 from cdc_indexer.checks.grants import Rights, account_sql, parse, quoted
 from cdc_indexer.checks.installation import Check
 from cdc_indexer.checks.retention import MY_CNF, Following, Server, expire_lines, period, retention
@@ -73,7 +73,7 @@ def _with_administrator(
             closing(Source(administrator, read_timeout_seconds=_ANSWER_SECONDS)) as source,
             source.session() as session,
         ):
-            yield from _asked([*installation.objects(session, administrator), *engines.objects(session)])
+            yield from _asked([*objects.objects(session, administrator), *engines.objects(session)])
     except IndexerError as error:
         yield failed(
             "administrator",

@@ -329,11 +329,11 @@ class Engine:
             for name in (FIRST_PK, "scope"):
                 self.remember(name, self.meta.get(name, last_pk))
 
-    def correct(self, key: str, study_pk: int, digest: bytes | None) -> None:
-        """The index was seen to hold that of a study, None: nothing; the ledger says so from now on."""
+    def correct(self, key: str, study_pk: int, digest: bytes | None) -> bool:
+        """The index was seen to hold that of a study, None: nothing; the ledger says so now, unless it is under way."""
         entries = self.store.lookup([key])
         with self.inside() as core:
-            core.backfills.correct(key, study_pk, digest, entries.get(key))
+            return core.backfills.correct(key, study_pk, digest, entries.get(key))
 
     def adopt(self, studies: Iterable[tuple[str, int, bytes]]) -> None:
         """The index was seen to hold these documents (key, study_pk, digest) that the ledger didn't know."""

@@ -37,10 +37,12 @@ class Cause(str, Enum):
     INDEX_AWAY = "index_away"
     DEGRADED = "degraded"
     NOT_RECORDED = "not_recorded"
+    OTHER_VERSION = "other_version"
     CHANGES_HELD = "changes_held"
     OTHER_WRITER = "other_writer"
     VERIFICATION = "verification"
     STARTING = "starting"
+    INDEX_LOST = "index_lost"
     POSITION_LOST = "position_lost"
     PAUSED = "paused"
     OPEN_TRANSACTION = "open_transaction"
@@ -62,7 +64,9 @@ class Cause(str, Enum):
         return Level.WARNING if self in _WARNINGS else Level.FAILED
 
 
-_WARNINGS = frozenset({Cause.PARKED, Cause.POSITION_LOST, Cause.OPEN_TRANSACTION, Cause.PAUSED})
+_WARNINGS = frozenset(
+    {Cause.PARKED, Cause.INDEX_LOST, Cause.POSITION_LOST, Cause.OPEN_TRANSACTION, Cause.PAUSED}
+)
 _HELD = frozenset(
     {
         Cause.KEY_REFUSED,

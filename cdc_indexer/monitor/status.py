@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cdc_indexer.monitor.causes import Cause, Level
 from cdc_indexer.monitor.report import FILE_NAME, Report, moment
 from cdc_indexer.monitor.terminal import printable
-from cdc_indexer.monitor.texts import size, span
+from cdc_indexer.monitor.texts import passed, size, span
 from cdc_indexer.state import requests as handover
 from cdc_indexer.state.lock import held_by
 
@@ -105,6 +105,10 @@ def lines(shown: Report) -> list[tuple[str, str]]:
         ("queued", count(shown.queued)),
         ("waiting", count(shown.waiting)),
         ("parked", f"{count(shown.parked)}{f' ({reasons})' if reasons else ''}"),
+        (
+            "last pass",
+            f"{when(last.get('at'))}: {passed(last, 'en')}" if (last := shown.last_pass) else "",
+        ),
         ("last error", f"{error['message']} ({when(error['time'])})" if error else "none"),
         ("complete until", when(shown.settled_until)),
         ("checkpoint", when(shown.checkpoint_at)),

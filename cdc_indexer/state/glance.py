@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from cdc_indexer.model.errors import LedgerDamaged, StateError
 from cdc_indexer.model.position import Identity, Position
@@ -32,6 +33,8 @@ class Glance:
     position: Position | None
     settled: Settled
     written: datetime | None
+    #: What the last comparison of archive and index came to.
+    last_pass: dict[str, Any] | None = None
 
 
 def glance(state_dir: Path) -> Glance | None:
@@ -60,6 +63,7 @@ def glance(state_dir: Path) -> Glance | None:
             Position(**position) if position else None,
             Settled.load(until, content["settled"]),
             datetime.fromisoformat(copy["time"].replace("Z", "+00:00")) if "time" in copy else None,
+            meta.get("last_pass"),
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise StateError(
