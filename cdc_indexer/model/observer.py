@@ -47,6 +47,8 @@ class Condition(str, Enum):
     OTHER_WRITER = "other_writer"
     #: The archive has studies that the triggers didn't record.
     NOT_RECORDED = "not_recorded"
+    #: The archive has stored no new study for longer than monitor.quiet_hours.
+    QUIET = "quiet"
 
 
 @dataclass(frozen=True, slots=True)

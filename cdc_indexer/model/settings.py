@@ -303,9 +303,10 @@ class ReconcileSettings(_Section):
 
 
 class MonitorSettings(_Section):
-    """Where the status page listens, ADDRESS:PORT; None: nowhere."""
+    """Where the status page listens, ADDRESS:PORT; None: nowhere. ``quiet_hours``: so long without a new study is said."""
 
     listen: Annotated[str, AfterValidator(_listen)] | None = "127.0.0.1:9108"
+    quiet_hours: float | None = Field(default=None, gt=0, le=8760)
 
     @property
     def address(self) -> tuple[str, int] | None:

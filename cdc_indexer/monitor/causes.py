@@ -43,6 +43,7 @@ class Cause(str, Enum):
     STARTING = "starting"
     POSITION_LOST = "position_lost"
     PAUSED = "paused"
+    QUIET = "quiet"
     OPEN_TRANSACTION = "open_transaction"
     PARKED = "parked"
 
@@ -62,7 +63,7 @@ class Cause(str, Enum):
         return Level.WARNING if self in _WARNINGS else Level.FAILED
 
 
-_WARNINGS = frozenset({Cause.PARKED, Cause.POSITION_LOST, Cause.OPEN_TRANSACTION, Cause.PAUSED})
+_WARNINGS = frozenset({Cause.PARKED, Cause.POSITION_LOST, Cause.OPEN_TRANSACTION, Cause.PAUSED, Cause.QUIET})
 _HELD = frozenset(
     {
         Cause.KEY_REFUSED,

@@ -180,6 +180,10 @@ CAUSES: Mapping[Cause, str] = {
         "Otro proceso envía estudios de este centro al índice central: deténgalo o asígnele el suyo."
     ),
     Cause.PAUSED: "Alguien pidió una pausa: los estudios esperan. «cdc-indexer resume» la termina.",
+    Cause.QUIET: (
+        "El archivo no guarda estudios nuevos desde hace más de `monitor.quiet_hours`: revise si las modalidades llegan "
+        "a él y si sus disparadores siguen ahí («cdc-indexer check --admin root»)."
+    ),
     Cause.OPEN_TRANSACTION: (
         "Una transacción del archivo lleva más de 15 minutos abierta: si nadie la termina, XA RECOVER la "
         "muestra y XA ROLLBACK o XA COMMIT la cierra."
