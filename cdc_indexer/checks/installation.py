@@ -11,10 +11,12 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from cdc_indexer.checks.account import run_script
 from cdc_indexer.checks.archive import Archive, exists
 from cdc_indexer.checks.grants import parse
 from cdc_indexer.model.errors import SourceError
 from cdc_indexer.model.finding import Finding, failed, ok, warning
+from cdc_indexer.model.program import command
 from cdc_indexer.model.study import KEYS
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.outbox import TABLE, VIEW
@@ -32,10 +34,7 @@ Check = tuple[str, Callable[[], Iterable[Finding]]]
 NEWEST = 500
 _RECENT = timedelta(days=7)
 
-_AGAIN = "Run the script (again; it may run while the archive is in use):\nmysql {name} < extras/{script}"
-_SCRIPT, _SCRIPT_ARC5 = "add_indexer.sql", "add_indexer_arc5.sql"
-#: The service's account doesn't see which archive it is.
-_EITHER = f"\n(for dcm4chee-arc 5: extras/{_SCRIPT_ARC5})"
+_OR_FIELDS = "\nA column that `fields` names and the script doesn't have: remove it from `fields`."
 #: The ten columns of the contract; the centre isn't the database's.
 _VIEW_COLUMNS = tuple(KEYS)[:10]
 _TABLE_COLUMNS = ("id", "operation", *_VIEW_COLUMNS, "recorded_at")
@@ -100,8 +99,8 @@ class _Session:
 
     @property
     def _again(self) -> str:
-        """What to do where something of the script's is missing or broken."""
-        return _AGAIN.format(name=self._name, script=_SCRIPT) + _EITHER
+        """What to do where something of the script's is missing or broken; this account doesn't see which archive it is."""
+        return run_script(self._name, None, again=True)
 
     def _rows(self, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
         with self._connection.cursor() as cursor:
@@ -130,7 +129,7 @@ class _Outbox(_Session):
             return
         missing = [name for name in (*_TABLE_COLUMNS, *self._columns) if name.lower() not in found]
         if missing:
-            yield failed("table", f"{TABLE} lacks the column {', '.join(missing)}.", self._again)
+            yield failed("table", f"{TABLE} lacks the column {', '.join(missing)}.", self._again + _OR_FIELDS)
             return
         indexed = {
             str(column).lower()
@@ -162,7 +161,7 @@ class _Outbox(_Session):
             yield failed(
                 "view",
                 f"{VIEW} lacks the column {', '.join(missing)}.",
-                f"{self._again}\nA column that `fields` names and the script doesn't have: remove it from `fields`.",
+                self._again + _OR_FIELDS,
             )
         else:
             yield ok("view", f"{VIEW} can be read.")
@@ -222,7 +221,7 @@ class _Outbox(_Session):
         said = f"{len(lost)} of {len(recent)} studies of the last days aren't in {TABLE} (study_pk {_some(lost)})"
         remedy = (
             f"`check --admin root` shows which part is broken. {self._again}\n"
-            f"Then send what was missed:\npython -m cdc_indexer initial --since {min(since, now).date()}"
+            f"Then send what was missed:\n{command('initial', '--since', str(min(since, now).date()))}"
         )
         if first is not None:
             yield failed("recorded studies", f"{said}: the triggers don't record.", remedy)
@@ -241,7 +240,7 @@ class _Objects(_Session):
 
     @property
     def _again(self) -> str:
-        return _AGAIN.format(name=self._name, script=_SCRIPT_ARC5 if self._archive.is_arc5 else _SCRIPT)
+        return run_script(self._name, self._archive.is_arc5, again=True)
 
     @property
     def _triggers(self) -> tuple[str, ...]:

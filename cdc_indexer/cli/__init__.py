@@ -224,7 +224,7 @@ def check(files: Files, admin: str | None, index: bool, as_json: bool) -> int:
     """Look at everything that the service needs, and say what to do where it isn't as it should be."""
     settings = files.load()
     from cdc_indexer.checks import all as checks
-    from cdc_indexer.model.finding import Status
+    from cdc_indexer.model.finding import Status, worst_first
     from cdc_indexer.monitor import findings as shown
 
     administrator = None
@@ -235,7 +235,7 @@ def check(files: Files, admin: str | None, index: bool, as_json: bool) -> int:
             f"Password of {admin}", hide_input=True, default="", show_default=False, err=True
         )
         administrator = settings.database.model_copy(update={"user": admin, "password": SecretStr(password)})
-    found = list(checks.check_index(settings) if index else checks.check(settings, administrator))
+    found = worst_first(checks.check_index(settings) if index else checks.check(settings, administrator))
     if as_json:
         click.echo(shown.as_json(found))
     else:
