@@ -6,7 +6,7 @@ import os
 import shlex
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +39,9 @@ _PUBLISHED_KEYS = frozenset(
 
 _SPACE_ENOUGH_BYTES = 100 * 1024 * 1024
 
+#: As the environment names them.
+_SECRETS = ("KEY", "DATABASE__PASSWORD", "ALERTS__EMAIL__PASSWORD", "ALERTS__WEBHOOK_SECRET")
+
 #: Mounted for one container, in which there is nobody else.
 _CONTAINER_SECRETS = Path("/run/secrets")
 
@@ -47,6 +50,7 @@ def check(settings: Settings, administrator: DatabaseSettings | None = None) -> 
     """The findings, in the order in which things are set up; ``administrator``: a login that sees triggers too."""
     yield from _files(settings)
     yield from _values(settings)
+    yield from _alerts(settings)
     try:
         yield from _state_directory(settings)
     except OSError as error:
@@ -102,9 +106,13 @@ def _files(settings: Settings) -> Iterator[Finding]:
 
 def _holds_secrets(config: Path) -> bool:
     """Whether the key or the password is in config.json; they may come from elsewhere."""
-    values = read_json(config)
-    database = values.get("database")
-    return "key" in values or (isinstance(database, dict) and "password" in database)
+    return any(_value(read_json(config), name.lower().split("__")) for name in _SECRETS)
+
+
+def _value(values: object, path: Sequence[str]) -> object:
+    for name in path:
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
 
 
 def _secret_files(settings: Settings) -> list[Path]:
@@ -112,7 +120,7 @@ def _secret_files(settings: Settings) -> list[Path]:
     base = settings.config_path.parent
     named = [
         (base / os.environ[variable]).absolute()
-        for variable in ("CDC_INDEXER_DATABASE__PASSWORD_FILE", "CDC_INDEXER_KEY_FILE")
+        for variable in (f"CDC_INDEXER_{name}_FILE" for name in _SECRETS)
         if os.environ.get(variable)
     ]
     tls = settings.database.tls
@@ -242,6 +250,26 @@ def _values(settings: Settings) -> Iterator[Finding]:
             "monitor.listen",
             f"Whoever reaches {settings.monitor.listen} can read status and metrics (no patient data, no login).",
             'Listen on this machine only, or let a firewall decide who may come:\n"monitor": {"listen": "127.0.0.1:9108"}',
+        )
+
+
+def _alerts(settings: Settings) -> Iterator[Finding]:
+    webhook = settings.alerts.webhook
+    if webhook is None:
+        return
+    url = urlsplit(webhook)
+    if settings.alerts.webhook_secret is None:
+        yield warning(
+            "alerts",
+            "The webhook's messages aren't signed: whoever receives them can't tell them from somebody else's.",
+            "Put a secret into alerts.webhook_secret, and give it to whoever receives them; this makes one:\n"
+            'echo "whsec_$(openssl rand -base64 32)"',
+        )
+    elif url.scheme == "http" and not is_local(url.hostname or ""):
+        yield warning(
+            "alerts",
+            f"Alerts go to {url.hostname} unencrypted.",
+            "Put https:// into alerts.webhook.",
         )
 
 

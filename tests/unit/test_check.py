@@ -163,6 +163,20 @@ def test_values_that_are_an_examples(make: Make) -> None:
     assert only(make(delivery={}), "delivery").status is OK
 
 
+def test_a_webhook_that_is_not_signed_or_not_encrypted(make: Make) -> None:
+    assert "alerts" not in names(make())
+    finding = only(make(alerts={"webhook": "https://127.1/"}), "alerts")
+    assert finding.status is WARNING
+    made = subprocess.run(
+        finding.remedy.splitlines()[-1], shell=True, capture_output=True, text=True, check=True
+    )
+    secret = made.stdout.strip()
+    assert "alerts" not in names(make(alerts={"webhook": "https://127.1/", "webhook_secret": secret}))
+    assert (
+        only(make(alerts={"webhook": "http://127.1/", "webhook_secret": secret}), "alerts").status is WARNING
+    )
+
+
 def test_addresses_that_others_can_reach_or_read(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
