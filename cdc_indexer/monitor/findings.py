@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
 from cdc_indexer.model.finding import Finding, Status
+from cdc_indexer.monitor.language import say
 from cdc_indexer.monitor.terminal import printable
 
 __all__ = ["as_json", "show"]
@@ -18,15 +19,18 @@ _NAME_WIDTH = 18
 _STATUS_WIDTH = 8
 
 
-def as_json(findings: Iterable[Finding]) -> str:
-    """An array of objects: name, status, message, remedy (null where there is nothing to do)."""
+def as_json(findings: Iterable[Finding], language: str = "en") -> str:
+    """An array of objects: name, status, message, remedy (null where there is nothing to do).
+
+    Names and statuses are the same in every language, for who reads them is a program.
+    """
     return json.dumps(
         [
             {
                 "name": finding.name,
                 "status": finding.status.value,
-                "message": finding.message,
-                "remedy": finding.remedy or None,
+                "message": say(finding.message, language),
+                "remedy": say(finding.remedy, language) or None,
             }
             for finding in findings
         ],
@@ -48,19 +52,26 @@ def show(findings: Sequence[Finding], stream: TextIO | None = None) -> None:
 
 def _plain(findings: Sequence[Finding]) -> Iterator[str]:
     for finding, remedy in _with_remedies(findings):
-        yield f"{finding.status.value:<{_STATUS_WIDTH}} {finding.name:<{_NAME_WIDTH}} {printable(finding.message)}\n"
+        status, width = _status(finding.status)
+        yield f"{status} {say(finding.name):<{_NAME_WIDTH}} {printable(say(finding.message))}\n"
         for line in remedy:
-            yield f"{' ' * _STATUS_WIDTH} {line}\n"
+            yield f"{' ' * width} {line}\n"
+
+
+def _status(status: Status) -> tuple[str, int]:
+    """As it stands before a finding, and how wide that is."""
+    width = max(_STATUS_WIDTH, *(len(say(one.value)) for one in Status))
+    return f"{say(status.value):<{width}}", width
 
 
 def _with_remedies(findings: Iterable[Finding]) -> Iterator[tuple[Finding, list[str]]]:
     """One remedy once: what mends several is said with the first of them."""
     said: dict[str, str] = {}
     for finding in findings:
-        lines = printable(finding.remedy, keep="\n").splitlines()
+        lines = printable(say(finding.remedy), keep="\n").splitlines()
         before = said.setdefault(finding.remedy, finding.name)
         if len(lines) > 1 and before != finding.name:
-            lines = [f"As for {before}."]
+            lines = [say(f"As for {before}.")]
         yield finding, lines
 
 
@@ -69,7 +80,7 @@ def _on_terminal(findings: Sequence[Finding], stream: TextIO) -> None:
     from rich.text import Text  # noqa: PLC0415
 
     console = Console(file=stream, highlight=False)
-    margin = " " * (_STATUS_WIDTH + 1)
+    margin = " " * (_status(Status.OK)[1] + 1)
 
     def wrapped(text: str) -> list[str]:
         return textwrap.wrap(
@@ -78,9 +89,9 @@ def _on_terminal(findings: Sequence[Finding], stream: TextIO) -> None:
 
     for finding, remedy in _with_remedies(findings):
         # Text, not str: a bracket in it is no markup.
-        first, *others = wrapped(f"{finding.name}: {printable(finding.message)}")
+        first, *others = wrapped(f"{say(finding.name)}: {printable(say(finding.message))}")
         console.print(
-            Text.assemble((f"{finding.status.value:<{_STATUS_WIDTH}} ", _STYLES[finding.status]), first),
+            Text.assemble((f"{_status(finding.status)[0]} ", _STYLES[finding.status]), first),
             soft_wrap=True,
         )
         for line in others:
@@ -102,4 +113,4 @@ def _told_apart(remedy: Sequence[str]) -> Iterator[tuple[str, bool]]:
 
 def _sum(findings: Sequence[Finding]) -> str:
     counts = {status: sum(finding.status is status for finding in findings) for status in Status}
-    return ", ".join(f"{count} {status.value}" for status, count in counts.items())
+    return ", ".join(f"{count} {say(status.value)}" for status, count in counts.items())
