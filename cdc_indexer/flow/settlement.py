@@ -61,8 +61,9 @@ class Settlement:
         rejected = before is not None and before.rejected is not None
         if hints.insist and entry is not None and entry.rejected not in (None, DOUBT):
             entry = replace(entry, rejected=None)
-        # A backfill closes whatever is open: a new ledger doesn't know what the old one did.
-        if hints.insist or ((rejected or hints.tickets) and (entry is None or entry.rejected is None)):
+        # A backfill and a deletion close whatever is open: a new ledger doesn't know what the old one did.
+        closes = rejected or hints.tickets or hints.gone
+        if hints.insist or (closes and (entry is None or entry.rejected is None)):
             self._results.park(Closing(case.key, State.SUPERSEDED))
         self._settle(case, hints, entry if entry != before else None, Ended.SKIPPED)
         case.verify_ids = ()
@@ -107,7 +108,9 @@ class Settlement:
             self.unproven.accepted(case.key, entry.study_pk, held, entry.digest)
             if hints.insist:
                 self._results.park(Closing(case.key, State.ACCEPTED))
-            elif hints.tickets or (before is not None and before.rejected is not None):
+            elif (
+                delivery.body is None or hints.tickets or (before is not None and before.rejected is not None)
+            ):
                 self._results.park(Closing(case.key, State.SUPERSEDED))
         else:
             unknown = Entry(case.key, delivery.study_pk)

@@ -86,7 +86,7 @@ class Sweep:
         self._accept = accept
         self.report_only = report_only
         self._suspicious = suspicious and not accept
-        self._rest = rest
+        self._rest = failpoints.seconds("rest", rest)
         self._gone_after_seconds = gone_after_seconds
         self._cancelled = cancelled
         self._enough = enough

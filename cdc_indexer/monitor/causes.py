@@ -37,6 +37,7 @@ class Cause(str, Enum):
     INDEX_AWAY = "index_away"
     DEGRADED = "degraded"
     NOT_RECORDED = "not_recorded"
+    OTHER_VERSION = "other_version"
     CHANGES_HELD = "changes_held"
     OTHER_WRITER = "other_writer"
     VERIFICATION = "verification"
@@ -44,6 +45,7 @@ class Cause(str, Enum):
     INDEX_LOST = "index_lost"
     POSITION_LOST = "position_lost"
     PAUSED = "paused"
+    QUIET = "quiet"
     OPEN_TRANSACTION = "open_transaction"
     PARKED = "parked"
 
@@ -64,7 +66,7 @@ class Cause(str, Enum):
 
 
 _WARNINGS = frozenset(
-    {Cause.PARKED, Cause.INDEX_LOST, Cause.POSITION_LOST, Cause.OPEN_TRANSACTION, Cause.PAUSED}
+    {Cause.PARKED, Cause.INDEX_LOST, Cause.POSITION_LOST, Cause.OPEN_TRANSACTION, Cause.PAUSED, Cause.QUIET}
 )
 _HELD = frozenset(
     {

@@ -16,6 +16,7 @@ from cdc_indexer.model.settled import EPOCH, Settled
 from cdc_indexer.state import checkpoint_copy
 from cdc_indexer.state._database import connect, read_all
 from cdc_indexer.state._files import FILE_NAME, check_file, check_place, damaged, meaning
+from cdc_indexer.state._probe import WriteProbe
 
 __all__ = ["Glance", "glance"]
 
@@ -43,6 +44,8 @@ def glance(state_dir: Path) -> Glance | None:
     if not check_file(state_dir):
         return None
     try:
+        with closing(WriteProbe(state_dir)) as probe:
+            probe.check()
         with closing(connect(path, _CACHE_KILOBYTES)) as db:
             content = read_all(db, path)
     except (sqlite3.Error, OSError) as error:

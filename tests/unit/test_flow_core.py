@@ -20,7 +20,7 @@ from cdc_indexer.flow.policy import Policy
 from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.readings import Found
 from cdc_indexer.flow.unproven import MANY, Accepted, Unproven, shows_loss
-from cdc_indexer.model.changes import Changes, Closing, State
+from cdc_indexer.model.changes import Changes, Closing, Parking, State
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.moment import Now, microseconds
 from cdc_indexer.model.outcome import Kind, Outcome
@@ -190,13 +190,14 @@ def test_a_new_ledger_ends_what_waited_with_an_entry_of_the_old_one() -> None:
     assert drive.at_rest()
 
 
-def test_the_deletion_of_an_unknown_study_has_the_key_of_its_last_row() -> None:
+@pytest.mark.parametrize("clock", [1, -1], ids=["", "that went back"])
+def test_the_deletion_of_an_unknown_study_has_the_key_of_the_row_that_says_so(clock: int) -> None:
     keys = []
     for first_one_too in (True, False):
         drive = Drive(Policy("c", deletes=True))
         if first_one_too:
             drive.core.intake.take(row(7), drive.now, superseded=True)
-        drive.core.intake.take(row(8, "deleted", NOON + timedelta(seconds=1)), drive.now)
+        drive.core.intake.take(row(8, "deleted", NOON + timedelta(seconds=clock)), drive.now)
         drive.seconds += 1
         drive.read()
         keys += drive.send_all()
@@ -331,6 +332,25 @@ def test_a_backfill_closes_what_the_old_ledger_had_parked() -> None:
     assert drive.write().parking == {"1.2": Closing("1.2", State.SUPERSEDED)}
 
 
+@pytest.mark.parametrize("deletes", [True, False])
+@pytest.mark.parametrize("sent_since", [True, False])
+def test_a_deletion_closes_what_the_old_ledger_had_parked(deletes: bool, sent_since: bool) -> None:
+    """`initial --restart` doesn't come by any more."""
+    drive = Drive(Policy("c", deletes=deletes))
+    drive.core.backfills.begin_ledger()
+    if sent_since:
+        drive.core.intake.take(row(7), drive.now, streamed=True)
+        drive.look_up()
+        drive.send_all()
+    drive.core.intake.take(row(8, "deleted"), drive.now, streamed=True)
+    drive.seconds += 6
+    drive.read()
+    drive.send_all()
+    drive.write()
+    assert any(changes.parking == {"1.2": Closing("1.2", State.SUPERSEDED)} for changes in drive.written)
+    assert drive.at_rest()
+
+
 def test_a_retry_is_looked_at_once_and_closes() -> None:
     drive = Drive()
     drive.ledger["1.2"] = Entry("1.2", 5, rejected=study_document(study(), "c").digest)
@@ -340,6 +360,28 @@ def test_a_retry_is_looked_at_once_and_closes() -> None:
     drive.answer(send)
     assert drive.write().parking == {"1.2": Closing("1.2", State.ACCEPTED)}
     assert drive.at_rest()
+
+
+def test_a_rejected_document_is_sent_again_under_its_key() -> None:
+    """The index may have kept it all the same; what it was made of isn't in the ledger. Another document has another key."""
+    drive = Drive(Policy("c", updates=False))
+    drive.core.intake.take(row(6, study_iuid="1.1", study_pk=4), drive.now, streamed=True)
+    drive.look_up()
+    assert len(drive.send_all()) == 1
+    drive.core.intake.take(row(7), drive.now, streamed=True)
+    drive.look_up()
+    (send,) = drive.take()
+    first = send.deliveries[0].idempotency_key
+    drive.answer(send, Outcome(Kind.REJECTED, 422, reason="no"))
+    (parking,) = drive.write().parking.values()
+    assert isinstance(parking, Parking)
+    for text, same in (("a", True), ("b", False)):
+        drive.core.backfills.hint("1.2", 5, drive.now, insist=Insist.RETRY, seed=parking.idempotency_key)
+        assert drive.read(study(text=text)) == 1
+        (send,) = drive.take()
+        assert (send.deliveries[0].idempotency_key == first) == same
+        drive.answer(send, Outcome(Kind.REJECTED, 422, reason="no"))
+        drive.write()
 
 
 def test_a_newer_version_at_the_index_frees_the_slot() -> None:
@@ -413,6 +455,31 @@ def test_rows_are_forgotten_as_soon_as_another_server_may_answer() -> None:
     assert drive.core.intake.take(row(7, "changed"), drive.now, streamed=True)
     drive.seconds += 6
     assert drive.read(study()) == 1
+
+
+@pytest.mark.parametrize("operation", ["changed", "deleted"])
+def test_a_row_that_the_stream_brings_again_while_an_old_reading_has_it_is_not_forgotten(
+    operation: str,
+) -> None:
+    """Its transaction waits for it, and the position for its transaction."""
+    drive = Drive(Policy("c", deletes=True))
+    core, end = drive.core, Position("bin.1", 104)
+    core.intake.restart_stream(Position("bin.1", 4), epoch=1)
+    core.intake.take(row(7, operation), drive.now, streamed=True)
+    drive.seconds += 6
+    reading = core.looks.begin(drive.now)
+    assert reading is not None
+    core.intake.restart_stream(Position("bin.1", 4), epoch=2)
+    assert not core.intake.take(row(7, operation), drive.now, streamed=True)
+    core.intake.end_transaction(end)
+    core.looks.give_back(reading, drive.now)
+    assert core.parts.progress.position != end
+    drive.seconds += 6
+    # A deletion is looked for by its UID, which the view doesn't have either.
+    assert drive.read(*([study()] if operation == "changed" else [])) == 1
+    assert len(drive.send_all()) == 1
+    assert core.parts.progress.position == end
+    assert drive.at_rest()
 
 
 def test_another_server_s_change_of_a_patient_does_not_end_the_one_of_now() -> None:
