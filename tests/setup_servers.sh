@@ -6,6 +6,7 @@
 #   tests/setup_servers.sh any        only MariaDB from the distribution, and only where there is no MySQL either
 #   tests/setup_servers.sh postgres   only PostgreSQL, without a cluster or a service
 #   tests/setup_servers.sh promtool   only Prometheus's promtool, unpacked into the folder below (20 MB), not installed
+#   tests/setup_servers.sh deb        only what builds Debian packages
 #   tests/setup_servers.sh browser    only headless Chromium (100 MB)
 #   tests/setup_servers.sh bench      as without a word, and nginx with its Lua module, for the benchmarks
 #   tests/setup_servers.sh remove     removes the folders
@@ -175,6 +176,15 @@ browser() {
         say "Chromium can't be installed: the tests of the status page in a browser are skipped" >&2
 }
 
+deb() {
+    local packages=()
+    command -v dh >/dev/null || packages+=(debhelper)
+    command -v lintian >/dev/null || packages+=(lintian)
+    # The system's own interpreter, whatever comes first on the PATH.
+    /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3 python3-venv)
+    [[ ${#packages[@]} == 0 ]] || apt_install "${packages[@]}"
+}
+
 bench() {
     servers
     if command -v nginx >/dev/null && [[ -e /usr/lib/nginx/modules/ngx_http_lua_module.so ]]; then return 0; fi
@@ -196,7 +206,7 @@ case ${1:-servers} in
             browser
         fi
         ;;
-    tools | any | bench | postgres | promtool | browser) "$1" ;;
+    tools | any | deb | bench | postgres | promtool | browser) "$1" ;;
     remove)
         for name in mariadb-10.11 mariadb-11.8 mysql-sid; do
             remove_folder "$cache/$name"

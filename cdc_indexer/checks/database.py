@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cdc_indexer.checks import engines, installation
+from cdc_indexer.checks import engines, installation, objects
 from cdc_indexer.checks.account import Account, Seen, look, run_script
 from cdc_indexer.checks.installation import Check
 from cdc_indexer.checks.retention import MY_CNF, Following, Server, expire_lines, period, retention
@@ -90,7 +90,7 @@ def _with_administrator(administrator: DatabaseSettings) -> Iterator[Finding]:
             closing(Source(administrator, read_timeout_seconds=_ANSWER_SECONDS)) as source,
             source.session() as session,
         ):
-            yield from _asked([*installation.objects(session, administrator), *engines.objects(session)])
+            yield from _asked([*objects.objects(session, administrator), *engines.objects(session)])
     except IndexerError as error:
         yield _refused(administrator, error)
 

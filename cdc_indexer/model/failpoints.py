@@ -22,6 +22,11 @@ def seconds(name: str, usual: float) -> float:
     return float(os.environ.get(f"CDC_INDEXER_TEST_{name.upper()}_SECONDS", usual))
 
 
+def number(name: str, usual: int) -> int:
+    """How many, where a test can't have so many: CDC_INDEXER_TEST_NAME, where that is set."""
+    return int(os.environ.get(f"CDC_INDEXER_TEST_{name.upper()}", usual))
+
+
 def hit(name: str) -> None:
     """Says that the program has come to the place ``name``."""
     if name == _name:

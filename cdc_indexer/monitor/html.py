@@ -19,6 +19,7 @@ from cdc_indexer.monitor.texts import (
     ago,
     clock_time,
     number,
+    passed,
     size,
     span,
 )
@@ -249,11 +250,18 @@ class _Page:
             ("settled_until", self._time(report.settled_until)),
             ("checkpoint", self._time(report.checkpoint_at)),
             ("retried", self._count(report.retried)),
+            ("last_pass", self._passed()),
             ("last_error", last_error),
             ("started", self._time(report.started_at)),
             ("version", escape(report.version)),
         ]
         return "".join(f"<div><dt>{say(name)}</dt><dd>{value}</dd></div>" for name, value in rows)
+
+    def _passed(self) -> str:
+        last = self._report.last_pass
+        if not last:
+            return self._say("no_pass")
+        return f"{escape(passed(last, self._language))} <small>({self._time(last.get('at'))})</small>"
 
     # --- small things ------------------------------------------------------------------------------------
 

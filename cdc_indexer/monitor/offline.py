@@ -93,6 +93,7 @@ class Offline:
                 "server": checkpoint.identity.server if checkpoint.identity else None,
                 "settled_until": checkpoint.settled.until.isoformat() + "Z",
                 "checkpoint_at": iso(checkpoint.written.timestamp()) if checkpoint.written else None,
+                "last_pass": checkpoint.last_pass,
             }
         return checkpoint
 

@@ -11,7 +11,7 @@ from cdc_indexer.monitor.causes import Cause, Level
 from cdc_indexer.monitor.language import current, say
 from cdc_indexer.monitor.report import FILE_NAME, Report, moment
 from cdc_indexer.monitor.terminal import printable
-from cdc_indexer.monitor.texts import ago, clock_time, number, size, span
+from cdc_indexer.monitor.texts import ago, clock_time, number, passed, size, span
 from cdc_indexer.state import requests as handover
 from cdc_indexer.state.lock import held_by
 
@@ -106,6 +106,10 @@ def lines(shown: Report) -> list[tuple[str, str]]:
         ("queued", count(shown.queued)),
         ("waiting", count(shown.waiting)),
         ("parked", f"{count(shown.parked)}{f' ({reasons})' if reasons else ''}"),
+        (
+            "last pass",
+            f"{when(last.get('at'))}: {passed(last, current())}" if (last := shown.last_pass) else "",
+        ),
         ("last error", f"{say(error['message'])} ({when(error['time'])})" if error else say("none")),
         ("complete until", when(shown.settled_until)),
         ("checkpoint", when(shown.checkpoint_at)),

@@ -6,8 +6,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -73,6 +73,7 @@ class Watch(Observer):
         self._started_at = time.time()
         self._running = True
         self._hour = _Hour()
+        self._last_pass: dict[str, Any] | None = None
         self._lock = threading.Lock()
         self._written = (-_WRITE_SECONDS, -1)
         self._alerts: Alerts | None = None
@@ -82,6 +83,7 @@ class Watch(Observer):
     def started(self, settings: Settings) -> None:
         """Observer: the state directory is ours."""
         self._settings = settings
+        self.metrics.every_hours = settings.reconcile.every_hours
         self._open_page()
         self._open_alerts()
         self._write()
@@ -89,6 +91,7 @@ class Watch(Observer):
     def reconfigured(self, settings: Settings) -> None:
         """Observer: the files were read again."""
         before, self._settings = self._settings, settings
+        self.metrics.every_hours = settings.reconcile.every_hours
         if before is not None and before.monitor != settings.monitor:
             self._close_page()
             self._open_page()
@@ -193,6 +196,12 @@ class Watch(Observer):
         """Observer: something else is the matter, or is over."""
         self.health.condition(condition, reason)
 
+    def compared(self, last_pass: Mapping[str, Any]) -> None:
+        """Observer: archive and index were compared."""
+        self._last_pass = dict(last_pass)
+        self.metrics.compared(last_pass)
+        self.health.changes += 1
+
     def audited(self, found: int) -> None:
         """Observer: the table was read."""
         self.metrics.audited(found)
@@ -243,6 +252,7 @@ class Watch(Observer):
             started_at=iso(self._started_at),
             pid=os.getpid(),
             last_hour=hour,
+            last_pass=self._last_pass,
             **known,  # type: ignore[arg-type]
         )
 

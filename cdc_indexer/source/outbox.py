@@ -305,6 +305,20 @@ class Outbox:
             return StudyPage(list(studies), rows, session.epoch)
 
 
+def came_since(study: Mapping[str, object]) -> str | None:
+    """A sentence when this row of the view says that the archive has columns that it hadn't when the view was made.
+
+    Only a view that was made for a version of the archive after which such columns came has that column of its own.
+    """
+    came = study.get("came_since")
+    if not came:
+        return None
+    return (
+        f"View and triggers were made for the tables of an older version of the archive ({came} came since): "
+        "values that are sent may be missing or wrong."
+    )
+
+
 def open_for_long(since: datetime, now: datetime) -> str | None:
     """A sentence when a row that was recorded at ``since`` should be committed by ``now``."""
     if now - since <= LONG_OPEN:

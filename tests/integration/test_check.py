@@ -17,7 +17,7 @@ import pytest
 from pydantic import SecretStr
 from pymysqlreplication.binlogstream import ReportSlave
 
-from cdc_indexer.checks import installation
+from cdc_indexer.checks import installation, objects
 from cdc_indexer.checks.database import preflight
 from cdc_indexer.checks.retention import Following
 from cdc_indexer.model.finding import Finding, Status
@@ -524,7 +524,7 @@ def test_the_archives_tables_are_read_by_a_page_not_as_a_whole(
 
 def test_triggers_that_are_missing(pacs: Pacs, broken: Indexer, tmp_path: Path) -> None:
     missing: list[str] = []
-    for trigger in installation.TRIGGERS:
+    for trigger in objects.TRIGGERS:
         pacs.execute(f"DROP TRIGGER {trigger}")
         missing.append(trigger)
         finding = only(found(broken, admin=True), "triggers")

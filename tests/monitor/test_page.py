@@ -85,6 +85,31 @@ def test_parked_studies_are_shown_with_their_reasons(site: Site) -> None:
     assert site.get("/readyz").status_code == 200
 
 
+def test_the_last_comparison_is_shown(site: Site) -> None:
+    working(site.watch)
+    assert "none yet" in site.get().text
+    last = {
+        "at": "2026-11-28T00:50:00Z",
+        "compared": 1000,
+        "equal": 997,
+        "missing": 2,
+        "stale": 1,
+        "extra": 4,
+    }
+    site.watch.compared({**last, "kept": 5, "healed": 6, "held": "59 studies", "index": False, "seconds": 61})
+    for language, words in (
+        (
+            "en",
+            "1,000 compared in 1 min: 997 equal, 2 missing, 1 stale, 4 extra; 6 healed; 5 left on purpose; held; ",
+        ),
+        (
+            "es",
+            "1.000 comparados en 1 min: 997 iguales, 2 faltantes, 1 distintos, 4 sobrantes; 6 corregidos; 5 se ",
+        ),
+    ):
+        assert words in site.get(f"/?lang={language}").text
+
+
 @pytest.mark.parametrize("path", ["/", "/?lang=es", "/status.json", "/metrics", "/readyz"])
 def test_everything_is_escaped(make_site: Callable[..., Site], path: str) -> None:
     site = make_site()

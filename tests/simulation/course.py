@@ -270,7 +270,7 @@ def come_to_rest(world: World) -> None:
     hidden = world.clock_jumped and bool(
         {"kills", "stops", "away", "log", "servers"}.intersection(world.config.features)
     )
-    if world.sweep_needed or hidden:
+    if world.sweep_needed or hidden or (world.shown_late and world.log_lost):
         for _ in range(2):
             process.sweep_wanted += 1
             _until_quiet(world)
