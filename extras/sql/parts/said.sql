@@ -11,7 +11,11 @@ SELECT CONCAT('The triggers run with the rights of ', @indexer_given, '. If the 
               ' SET @indexer_definer = ''user@host''; before the file and run it again.')
 UNION ALL
 SELECT CONCAT('This server takes no account from a variable, so they are not those of ', REPLACE(@indexer_account, '''', ''),
-              ': sed "s/DEFINER = ', 'CURRENT_USER/DEFINER = ', @indexer_account, '/" on the file, and run that.')
+              '. This makes them so, where this file lies in extras:')
+  FROM DUAL WHERE @indexer_given <> REPLACE(@indexer_account, '''', '')
+UNION ALL
+SELECT CONCAT('(echo "SET @indexer_definer = ''', REPLACE(@indexer_account, '''', ''), ''';"; sed "s/DEFINER = ', 'CURRENT_USER/DEFINER = ',
+              @indexer_account, '/" extras/', COALESCE(@indexer_file, 'add_indexer.sql'), ') | mysql ', DATABASE())
   FROM DUAL WHERE @indexer_given <> REPLACE(@indexer_account, '''', '')
 UNION ALL
 SELECT 'event_scheduler is not ON: rows older than 400 days stay until it is.' FROM DUAL WHERE @@event_scheduler <> 'ON'
