@@ -18,7 +18,7 @@ _NAME = (
 
 #: The shape of what these versions' update scripts do to each patient's id: what comes before the clock runs, and what is
 #: measured. 5.31 gives each id its patient (its first part, while the archive runs). 5.34 (its second part, while it is
-#: stopped) writes each id's row three times: a name, and an asterisk where there is no issuer: no value for the view.
+#: stopped) writes each id's row three times: a name, and an asterisk where there is no issuer, no value for the view.
 _SHAPES: dict[str, tuple[type[Pacs5], tuple[str, ...], tuple[str, ...]]] = {
     "5.31": (
         Pacs5Before531,

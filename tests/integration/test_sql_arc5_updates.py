@@ -55,7 +55,7 @@ def end_of_531(older: Pacs5) -> None:
 
 
 def test_ids_that_are_rewritten_record_nothing(archive: Pacs5) -> None:
-    """The second part of 5.34's update script writes every row of patient_id three times; others may do the same."""
+    """The second part of 5.34's update script writes every row of patient_id three times; what else may write the same."""
     pks = [archive.store_study(patient_id=f"{number}-K") for number in range(5)]
     operations(archive)
     archive.execute("ALTER TABLE patient_id ADD pat_name VARCHAR(255)")

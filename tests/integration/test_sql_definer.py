@@ -154,14 +154,16 @@ def test_another_name_on_mysql(
     else:
         assert definers(server, database) == {"root@localhost"}
         (line,) = lines
+        arc5 = "" if script is ADD else "--arc5 "
+        assert f"cdc-indexer sql {arc5}--definer 'dcm@10.%' | mysql {database}" in said.splitlines()
         arguments, text = pasted(line, tmp_path, ROOT / "extras")
         assert arguments == [database]
         assert "sed" not in server.run_script(text, database)
         assert definers(server, database) == {"dcm@10.%"}
     # The command does the same at once.
     server.run_script(REMOVE, database)
-    arc5 = [] if script is ADD else ["--arc5"]
-    command = [sys.executable, "-m", "cdc_indexer", "sql", *arc5, "--definer", "dcm@10.%"]
+    which = [] if script is ADD else ["--arc5"]
+    command = [sys.executable, "-m", "cdc_indexer", "sql", *which, "--definer", "dcm@10.%"]
     made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "sed" not in server.run_script(made, database)
     assert definers(server, database) == {"dcm@10.%"}
