@@ -90,6 +90,10 @@ class Drive:
         """One reading of the view, which holds these; how many studies it was for."""
         reading = self.core.looks.begin(self.now)
         if reading is None:
+            # Perhaps a version couldn't be drawn yet.
+            self.write()
+            reading = self.core.looks.begin(self.now)
+        if reading is None:
             return 0
         entries = {key: self.ledger[key] for key in reading.keys if key in self.ledger}
         by_pk = {int(str(values["study_pk"])): values for values in studies}
