@@ -11,7 +11,8 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from cdc_indexer.flow.compare import Compared
+from cdc_indexer.flow.compare import Compared, compare
+from cdc_indexer.flow.policy import Policy
 from cdc_indexer.jobs import gone as gone_module
 from cdc_indexer.jobs import sweep as sweep_module
 from cdc_indexer.jobs.gone import GONE_AFTER_SECONDS, Gone
@@ -20,6 +21,21 @@ from cdc_indexer.jobs.sweep import Sweep
 from cdc_indexer.jobs.sweeper import Sweeper, next_pass
 from cdc_indexer.model.errors import SourceChanged
 from cdc_indexer.model.ledger import Entry
+from cdc_indexer.model.study import study_document
+
+STUDY: dict[str, object] = {
+    "patient_pk": 1,
+    "patient_id": "1-9",
+    "patient_name": "A^B",
+    "study_pk": 5,
+    "study_iuid": "1.2",
+    "study_datetime": None,
+    "study_description": "a",
+    "study_modality": "CT",
+    "study_series": 1,
+    "study_instances": 2,
+}
+DIGEST = study_document(STUDY, "c").digest
 
 
 class Clock:
@@ -183,3 +199,36 @@ def test_without_a_binary_log_a_pass_an_hour(tmp_path: Path) -> None:
         sweeper = a_sweeper(tmp_path, 0.0, {"last_pass": {"at": ended.isoformat()}})
         sweeper.table_only()
         assert (sweeper._due() is not None) == due
+
+
+# What counts as a difference
+
+
+@pytest.mark.parametrize(
+    ("what", "policy", "entry", "counts"),
+    [
+        ("equal", {}, {"digest": DIGEST}, (0, 0, 0, 0)),
+        ("unknown", {}, None, (1, 0, 0, 0)),
+        ("changed", {}, {"digest": bytes(16)}, (0, 1, 0, 0)),
+        ("changed, one version is all that goes", {"updates": False}, {"digest": bytes(16)}, (0, 0, 0, 1)),
+        ("unknown, one version is all that goes", {"updates": False}, None, (1, 0, 0, 0)),
+        ("rejected as it is", {}, {"rejected": DIGEST}, (0, 0, 0, 1)),
+        ("rejected as it is, another is there", {}, {"digest": bytes(16), "rejected": DIGEST}, (0, 0, 0, 1)),
+        ("rejected otherwise", {}, {"rejected": bytes(16)}, (1, 0, 0, 0)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_counts_as_a_difference(
+    what: str, policy: dict[str, Any], entry: dict[str, Any] | None, counts: tuple[int, ...]
+) -> None:
+    """Nothing is sent day after day for what is left on purpose."""
+    entries = {"1.2": Entry("1.2", 5, 1, **entry)} if entry is not None else {}
+    found = compare(Policy("c", **policy), [STUDY], entries, scope_pk=0)
+    assert (len(found.missing), len(found.stale), len(found.gone), found.kept) == counts
+
+
+@pytest.mark.parametrize(("deletes", "gone"), [(True, 1), (False, 0)])
+def test_a_deletion_that_is_ignored_is_kept(deletes: bool, gone: int) -> None:
+    entries = {"1.2": Entry("1.2", 5, 1, DIGEST, deleted=True)}
+    found = compare(Policy("c", deletes=deletes), [], entries, scope_pk=0)
+    assert (len(found.gone), found.kept) == (gone, 1 - gone)
