@@ -1,4 +1,4 @@
-"""SIGKILL at every step of a comparison of archive and index; an index that goes away in it, and studies that change."""
+"""SIGKILL at each step of a comparison of archive and index, an index that goes away in it, studies that change."""
 
 from __future__ import annotations
 

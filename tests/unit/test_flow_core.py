@@ -362,6 +362,21 @@ def test_a_retry_is_looked_at_once_and_closes() -> None:
     assert drive.at_rest()
 
 
+@pytest.mark.parametrize(("hours", "as_recorded"), [(23, True), (25, False)])
+def test_a_row_older_than_a_day_is_never_sent_as_recorded(hours: int, as_recorded: bool) -> None:
+    """A restored outbox: much may have happened since. The study is read, and that goes out."""
+    drive = Drive()
+    drive.core.intake.take(row(7, at=NOON - timedelta(hours=hours), study_description="old"), drive.now)
+    drive.look_up()
+    assert bool(drive.send_all()) == as_recorded
+    drive.seconds += 6
+    drive.read(study(text="new"))
+    assert len(drive.send_all()) == 1
+    drive.write()
+    assert drive.ledger["1.2"].digest == study_document(study(text="new"), "c").digest
+    assert drive.at_rest()
+
+
 def test_a_rejected_document_is_sent_again_under_its_key() -> None:
     """The index may have kept it all the same; what it was made of isn't in the ledger. Another document has another key."""
     drive = Drive(Policy("c", updates=False))
