@@ -43,8 +43,8 @@ def parse_features(header: str) -> dict[str, int]:
 class Known:
     """What the answers of one address have taught; shared by all connections to it. Not thread-safe.
 
-    ``json_seen``: its 2xx to a POST has been JSON. ``features``: as parse_features gives them. ``versions_seen``: it has said
-    that it keeps versions; they are sent from then on, for what doesn't know them leaves them alone, and what does would
+    ``json_seen``: its 2xx to a POST has been JSON. ``features``: as parse_features gives them. ``versions_seen``: it has
+    said that it keeps versions. They are sent from then on: what doesn't know them leaves them alone, and what does would
     take a request without one for the newest. ``on_change`` is told when there is something new to be kept; ``as_dict`` is
     what to keep, ``of`` makes one of it again.
     """

@@ -40,7 +40,7 @@ class VersionClock:
         return version
 
     def saw(self, version: int) -> None:
-        """Another version was seen (an answer of the index): what is drawn from now on is greater. Not if it is too far ahead."""
+        """Another version was seen: what is drawn from now on is greater, unless that one lies too far ahead."""
         if not self._now or version <= self._now + FAR_AHEAD:
             self.last = max(self.last, version)
 
