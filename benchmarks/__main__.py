@@ -1,8 +1,9 @@
-"""``python -m benchmarks [CASE]...``: ours and the plain script in turn, on private servers.
+"""``python -m benchmarks [CASE]...``: ours, a plain script and zongji on Node in turn, on private servers.
 
 The results go to benchmarks/results; with QUICK=1, which takes a minute and shows that everything runs, to
 benchmarks/results/quick. RUNS=5 does each five times instead of three, SCALE=0.2 a fifth as much of each; the CASES are
-named below. CASES=region measures the central index instead: region.py.
+named below. BEFORE=DIRECTORY measures ours and another checkout of it in turn. CASES=region measures the central index
+instead: region.py.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
-from benchmarks import archive_updates, measurements, region, state, triggers
+from benchmarks import archive_updates, index, measurements, region, state, sweeping, triggers
 from benchmarks.measurements import AnyReceiver, Figures
 from benchmarks.receiver import NginxMissing, Receiver
 from benchmarks.report import Report
-from benchmarks.subjects import Ours, PlainScript, Subject
+from benchmarks.subjects import Before, Ours, PlainScript, Subject, Zongji
 from cdc_indexer.model.settings import DatabaseSettings, StreamSettings
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.binlog import BinlogReader
@@ -36,6 +37,7 @@ _RESULTS = Path(__file__).resolve().parent / "results"
 _FIRST, _SECOND, _THIRD = "mariadb-10.11", "mysql", "mariadb-11.8"
 
 _BOTH = (Ours.name, PlainScript.name)
+_ALL = (*_BOTH, Zongji.name)
 _OURS = (Ours.name,)
 
 CASES = (
@@ -50,6 +52,8 @@ CASES = (
     "triggers",
     "updates",
     "state",
+    "sweep",
+    "index",
     "sizes",
 )
 
@@ -104,7 +108,14 @@ class Bench:
     """The cases on one server."""
 
     def __init__(
-        self, server: Server, receiver: AnyReceiver, directory: Path, report: Report, sizes: Sizes
+        self,
+        server: Server,
+        receiver: AnyReceiver,
+        directory: Path,
+        report: Report,
+        sizes: Sizes,
+        *,
+        rival: bool = False,
     ) -> None:
         self._server = server
         self._receiver = receiver
@@ -112,6 +123,7 @@ class Bench:
         self._report = report
         self._sizes = sizes
         self._number = 0
+        self._rival = rival
 
     def run(self, case: str) -> None:
         """One of CASES or EXTRA_CASES."""
@@ -125,7 +137,7 @@ class Bench:
             self._report.delays.setdefault(f"{name}, {self._server.flavour}", delays)
             return figures
 
-        self._in_turn("a study each 20 ms", measure)
+        self._in_turn("a study each 20 ms", measure, subjects=_ALL)
 
     def one_row(self) -> None:
         self._backlog(f"{self._sizes.one_row:,} one-row transactions", self._sizes.one_row)
@@ -140,8 +152,8 @@ class Bench:
                     f"index {milliseconds} ms away, concurrency {concurrency}",
                     self._sizes.far,
                     path=f"/far/{milliseconds}",
-                    # The script has no concurrency.
-                    subjects=_BOTH if concurrency == 8 else _OURS,
+                    # The others have no concurrency.
+                    subjects=_ALL if concurrency == 8 else _OURS,
                     concurrency=concurrency,
                 )
 
@@ -205,11 +217,57 @@ class Bench:
             self._number += 1
             figures = state.measure(self._directory / str(self._number), count)
             self._report.add(f"the state, {count:,} studies in the ledger", Ours.name, figures)
+        for held in (0, count):
+
+            def measure(make: Callable[[str], Subject], pacs: Pacs, _: str, held: int = held) -> Figures:
+                return measurements.backlog(
+                    make,
+                    pacs,
+                    self._receiver,
+                    1_000,
+                    one_transaction=True,
+                    prepared=lambda directory: state.fill(directory / "state", held),
+                )
+
+            self._in_turn(f"1,000 wait, {held:,} in the ledger", measure, subjects=_OURS)
+
+    def sweep(self) -> None:
+        count = self._sizes.state
+        for _ in range(self._sizes.runs):
+            self._number += 1
+            figures = sweeping.measure(
+                self._directory / str(self._number), self._server, self._receiver, count
+            )
+            self._report.add(
+                f"{self._server.flavour}: a sweep of {count:,} equal studies", Ours.name, figures
+            )
+
+    def index(self) -> None:
+        for _ in range(self._sizes.runs):
+            for name, batch_size in (("singles", 1), ("batch_size auto", "auto")):
+                self._number += 1
+                pacs = Pacs.create(self._server)
+                try:
+                    figures = index.measure(
+                        pacs,
+                        self._directory / str(self._number),
+                        self._sizes.held,
+                        self._sizes.held,
+                        batch_size,
+                    )
+                finally:
+                    pacs.destroy()
+                self._report.add(
+                    f"{self._server.flavour}: to the reference index, {self._sizes.held:,}, {name}",
+                    Ours.name,
+                    figures,
+                )
 
     def updates(self) -> None:
         # 20,000 patients where 500 studies are stored to measure a trigger.
-        for _ in range(self._sizes.runs):
-            figures = archive_updates.cost(self._server, self._sizes.triggers * 40)
+        for run in range(self._sizes.runs):
+            # In alternating pairs: the one without triggers first, then the one with them.
+            figures = archive_updates.cost(self._server, self._sizes.triggers * 40, with_first=run % 2 == 1)
             self._report.add(f"{self._server.flavour}: the archive's own updates", Ours.name, figures)
 
     def sizes(self) -> None:
@@ -230,19 +288,26 @@ class Bench:
         *,
         one_transaction: bool = False,
         path: str = "/near",
-        subjects: tuple[str, ...] = _BOTH,
+        subjects: tuple[str, ...] = _ALL,
         runs: int | None = None,
         **delivery: Any,
     ) -> None:
         def measure(make: Callable[[str], Subject], pacs: Pacs, name: str) -> Figures:
             some = min(count, self._sizes.plain) if name == PlainScript.name else count
-            if path != "/near" and name == PlainScript.name:
+            if path != "/near" and name in (PlainScript.name, Zongji.name):
                 some = min(some, 100)
             return measurements.backlog(
                 make, pacs, self._receiver, some, one_transaction=one_transaction, path=path
             )
 
         self._in_turn(case, measure, subjects=subjects, runs=runs, **delivery)
+
+    def _there(self, subjects: tuple[str, ...]) -> Iterator[str]:
+        """Where BEFORE names another checkout, that one in turn with ours alone."""
+        if os.environ.get("BEFORE"):
+            yield from (Ours.name, Before.name)
+            return
+        yield from (name for name in subjects if name != Zongji.name or self._rival)
 
     def _in_turn(
         self,
@@ -255,7 +320,7 @@ class Bench:
         **delivery: Any,
     ) -> None:
         for _ in range(runs or self._sizes.runs):
-            for name in subjects:
+            for name in self._there(subjects):
                 self._number += 1
                 pacs = Pacs.create(self._server)
                 try:
@@ -266,7 +331,7 @@ class Bench:
                     )
 
                     def make(path: str, name: str = name) -> Subject:
-                        return makers[name](path, **(delivery if name == Ours.name else {}))  # noqa: B023
+                        return makers[name](path, **(delivery if name in (Ours.name, Before.name) else {}))  # noqa: B023
 
                     self._report.add(f"{self._server.flavour}: {case}", name, measure(make, pacs, name))
                 finally:
@@ -276,7 +341,8 @@ class Bench:
 def run(
     cases: dict[str, tuple[str, ...]], receiver: AnyReceiver, directory: Path, sizes: Sizes, report: Report
 ) -> None:
-    """Measures the cases of each flavour of server; one that isn't there is left out and said."""
+    """Measures the cases of each flavour of server; what isn't there is left out and said."""
+    rival = Zongji.available()
     for flavour, names in cases.items():
         if not names:
             continue
@@ -286,7 +352,7 @@ def run(
             print(f"{flavour} is left out: {error}", file=sys.stderr)
             continue
         try:
-            bench = Bench(server, receiver, directory / flavour, report, sizes)
+            bench = Bench(server, receiver, directory / flavour, report, sizes, rival=rival)
             for name in names:
                 bench.run(name)
         finally:

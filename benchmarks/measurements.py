@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from benchmarks.receiver import Fallback, Receiver
-from benchmarks.subjects import Ours, PlainScript, Subject
+from benchmarks.subjects import Before, Ours, PlainScript, Subject, Zongji
 from cdc_indexer.source.binlog import BinlogReader, Rows
 from tests.pacs import Pacs, new_uid
 
@@ -19,7 +19,7 @@ Figures: TypeAlias = "dict[str, float]"
 AnyReceiver: TypeAlias = "Receiver | Fallback"
 
 _PATIENCE_SECONDS = 900.0
-_INSERT = (
+INSERT = (
     "INSERT INTO study (patient_fk, study_iuid, study_datetime, study_desc, mods_in_study, num_series, num_instances,"
     " availability, study_status) VALUES (%s, %s, '2024-05-06 07:08:09', 'TÓRAX', 'CT', 3, 412, 0, 0)"
 )
@@ -43,7 +43,7 @@ def store(pacs: Pacs, count: int, *, one_transaction: bool) -> list[str]:
     study_iuids = [new_uid() for _ in range(count)]
     with closing(pacs.connect()) as connection, connection.cursor() as cursor:
         for study_iuid in study_iuids:
-            cursor.execute(_INSERT, (patient_pk, study_iuid))
+            cursor.execute(INSERT, (patient_pk, study_iuid))
     return study_iuids
 
 
@@ -65,7 +65,7 @@ def delay(
     with closing(pacs.connect(autocommit=False)) as connection, connection.cursor() as cursor:
         for _ in range(count):
             study_iuid = new_uid()
-            cursor.execute(_INSERT, (patient_pk, study_iuid))
+            cursor.execute(INSERT, (patient_pk, study_iuid))
             committed_at[study_iuid] = time.time()
             connection.commit()
             time.sleep(0.02)
@@ -93,10 +93,12 @@ def backlog(
     *,
     one_transaction: bool,
     path: str = "/near",
+    prepared: Callable[[Path], None] = lambda directory: None,
 ) -> Figures:
-    """So many studies wait in the log when it is started."""
+    """So many studies wait in the log when it is started. ``prepared`` is given its directory before that."""
     subject = make(path)
     subject.prepare()
+    prepared(subject.directory)
     study_iuids = store(pacs, count, one_transaction=one_transaction)
     receiver.clear()
     started_at = time.time()
@@ -212,7 +214,13 @@ def makers(directory: Path, pacs: Pacs, url: str) -> dict[str, Callable[..., Sub
     def ours(path: str, **delivery: object) -> Subject:
         return Ours(directory / f"ours{next(number)}", pacs, f"{url}{path}", **delivery)
 
+    def before(path: str, **delivery: object) -> Subject:
+        return Before(directory / f"before{next(number)}", pacs, f"{url}{path}", **delivery)
+
     def plain(path: str) -> Subject:
         return PlainScript(directory / f"plain{next(number)}", pacs, f"{url}{path}")
 
-    return {Ours.name: ours, PlainScript.name: plain}
+    def zongji(path: str) -> Subject:
+        return Zongji(directory / f"zongji{next(number)}", pacs, f"{url}{path}")
+
+    return {Ours.name: ours, Before.name: before, PlainScript.name: plain, Zongji.name: zongji}

@@ -29,7 +29,8 @@ error_log {directory}/error.log warn;
 events {{ worker_connections 512; }}
 http {{
     log_format arrivals escape=json '{{"time": $msec, "body": "$request_body"}}';
-    access_log {directory}/arrivals.log arrivals;
+    map $request_method $counts {{ POST 1; default 0; }}
+    access_log {directory}/arrivals.log arrivals if=$counts;
     client_body_buffer_size 8m;
     client_max_body_size 8m;
     client_body_temp_path {directory}/body;

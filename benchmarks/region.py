@@ -32,7 +32,7 @@ from tests.central.postgres import Cluster, started
 from tests.ports import free_port
 
 _RESULTS = Path(__file__).resolve().parent / "results"
-_READER = "key-of-the-benchmark-s-reader"
+READER = "key-of-the-benchmark-s-reader"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _FILLED_AT_ONCE = 5_000
 
@@ -65,7 +65,7 @@ class Index:
 
     def __init__(self, directory: Path, database: str) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        keys = {"centers": {name: f"key-of-centre-{name}" for name in CENTERS}, "readers": {"bench": _READER}}
+        keys = {"centers": {name: f"key-of-centre-{name}" for name in CENTERS}, "readers": {"bench": READER}}
         (directory / "keys.json").write_text(json.dumps(keys))
         (directory / "audit.key").write_text("a-random-key-of-the-benchmark-0123456789")
         self.port = free_port()
@@ -89,9 +89,11 @@ class Index:
 
 
 @contextmanager
-def _indexes(number: int, database: str) -> Iterator[list[Index]]:
+def indexes(number: int, database: str, directory: Path | None = None) -> Iterator[list[Index]]:
+    """So many processes on one database: a URL, or the name of a file in the directory of each."""
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="region-")))
+        if directory is None:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="region-")))
         found: list[Index] = []
         for place in range(number):
             one = Index(directory / str(place), database if "://" in database else str(directory / database))
@@ -113,7 +115,7 @@ async def _listening(index: Index) -> None:
     raise RuntimeError("the index doesn't start")
 
 
-def _cpu_seconds(indexes: list[Index], cluster: Cluster | None) -> float:
+def cpu_seconds(indexes: list[Index], cluster: Cluster | None) -> float:
     pids = [one.process.pid for one in indexes]
     if cluster is not None:
         pids += cluster.pids()
@@ -222,21 +224,21 @@ def ingest(table: Table, cluster: Cluster, database: str, first: int, seconds: f
         ("PostgreSQL, 3 processes", 3, database),
     ):
         on = cluster if where == database else None
-        with _indexes(number, where) as indexes:
-            ports = [one.port for one in indexes]
+        with indexes(number, where) as running:
+            ports = [one.port for one in running]
             for batch, connections in ((1, 32), (100, 4)):
                 sender = Sender(first, batch)
                 first += 10_000_000
-                before = _cpu_seconds(indexes, None), _cpu_seconds([], on)
+                before = cpu_seconds(running, None), cpu_seconds([], on)
                 rate = asyncio.run(_for_a_while(seconds, connections, ports, sender.send))
-                own, databases = _cpu_seconds(indexes, None) - before[0], _cpu_seconds([], on) - before[1]
+                own, databases = cpu_seconds(running, None) - before[0], cpu_seconds([], on) - before[1]
                 table.add(
                     f"{name}: {'singles' if batch == 1 else f'batches of {batch}'}",
                     studies_per_second=rate,
                     cpu_us_per_study=(own + databases) / (rate * seconds) * 1e6,
                     of_it_in_the_database=databases / (rate * seconds) * 1e6,
                 )
-            table.add(f"{name}: memory of a process", MB=max(one.memory_mb() for one in indexes))
+            table.add(f"{name}: memory of a process", MB=max(one.memory_mb() for one in running))
 
 
 def _day(rng: random.Random) -> dict[str, Any]:
@@ -244,7 +246,7 @@ def _day(rng: random.Random) -> dict[str, Any]:
     return {"from": day, "to": day}
 
 
-_SEARCHES: dict[str, Callable[[random.Random], dict[str, Any]]] = {
+SEARCHES: dict[str, Callable[[random.Random], dict[str, Any]]] = {
     "id": lambda rng: {"patient_id": f"{(pk := rng.randrange(1, 400_000)) + 1_000_000}-{pk % 10}"},
     "name": lambda rng: {"patient": f"{rng.choice(GIVEN_NAMES[:200])} {rng.choice(FAMILY_NAMES[:500])}"},
     "rare name": lambda rng: {"patient": rng.choice(FAMILY_NAMES[10_000:])},
@@ -275,9 +277,9 @@ def _any(rng: random.Random) -> dict[str, Any]:
     return found
 
 
-async def _search(client: Client, asked: dict[str, Any]) -> float:
+async def answer_ms(client: Client, asked: dict[str, Any]) -> float:
     began = time.perf_counter()
-    status, body = await client.post("/api/v1/search", _READER, json.dumps(asked).encode())
+    status, body = await client.post("/api/v1/search", READER, json.dumps(asked).encode())
     if status != 200:
         raise RuntimeError(f"{sorted(asked)} was answered with {status}: {body[:200]!r}")
     return (time.perf_counter() - began) * 1000
@@ -304,7 +306,7 @@ async def _searches(
     async def ask() -> None:
         async with Client(port) as client:
             for question in questions:
-                took.append(await _search(client, question))
+                took.append(await answer_ms(client, question))
 
     arrivals = [asyncio.create_task(arrive()) for _ in range(4)]
     await asyncio.gather(*(ask() for _ in range(20)))
@@ -314,8 +316,8 @@ async def _searches(
 
 
 def search(table: Table, database: str, first: int, arriving: int, number: int, combinations: int) -> None:
-    with _indexes(1, database) as (index,):
-        for name, make in _SEARCHES.items():
+    with indexes(1, database) as (index,):
+        for name, make in SEARCHES.items():
             took = asyncio.run(_searches(index.port, arriving, first, number, make))
             first += 1_000_000
             table.add(

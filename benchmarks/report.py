@@ -35,19 +35,17 @@ class Report:
         self._write()
 
     def table(self) -> str:
-        """Median, minimum and maximum of each figure; with two subjects also their ratio, ours to the plain script."""
-        lines = ["| case | figure | cdc_indexer | plain script | ratio |", "| --- | --- | --- | --- | --- |"]
+        """Median, minimum and maximum of each figure; ours beside each other subject, with the ratio of the medians."""
+        others = dict.fromkeys(name for one in self.runs.values() for name in one if name != Ours.name)
+        head = ["case", "figure", Ours.name, *(cell for other in others for cell in (other, "ratio"))]
+        lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
         for case, by_subject in self.runs.items():
-            ours, *others = by_subject.values()
-            for name in ours[0]:
-                mine = [figures[name] for figures in ours]
-                theirs = [figures[name] for figures in others[0]] if others else []
-                middle = statistics.median(theirs) if theirs else 0.0
-                # What is nothing can't be compared with.
-                ratio = statistics.median(mine) / middle if middle > 1e-6 else None
-                lines.append(
-                    f"| {case} | {name} | {_spread(mine)} | {_spread(theirs)} | {'' if ratio is None else f'{ratio:.2f}'} |"
-                )
+            for name in by_subject[Ours.name][0]:
+                cells = [case, name, _spread(mine := [figures[name] for figures in by_subject[Ours.name]])]
+                for other in others:
+                    theirs = [figures[name] for figures in by_subject.get(other, [])]
+                    cells += [_spread(theirs), _ratio(mine, theirs)]
+                lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)
 
     def _write(self) -> None:
@@ -64,6 +62,12 @@ class Report:
             _plot_distance(self.runs, self.directory / "distance.svg")
         except ImportError:
             print("no plots: pip install '.[bench]'")
+
+
+def _ratio(mine: Sequence[float], theirs: Sequence[float]) -> str:
+    middle = statistics.median(theirs) if theirs else 0.0
+    # What is nothing can't be compared with.
+    return f"{statistics.median(mine) / middle:.2f}" if middle > 1e-6 else ""
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 from tests.pacs import Pacs
 
 _ROOT = Path(__file__).resolve().parent.parent
+_RIVAL = Path(__file__).resolve().parent / "rival"
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
@@ -31,7 +33,9 @@ class Subject:
 
     def __init__(self, directory: Path, pacs: Pacs, url: str, **delivery: Any) -> None:
         directory.mkdir(parents=True)
-        self._directory = directory
+        self.directory = directory
+        #: Of the process, besides this one's.
+        self.environment: dict[str, str] = {}
         self._pacs = pacs
         self._process: subprocess.Popen[bytes] | None = None
         self._last = Usage(0.0, 0.0)
@@ -59,19 +63,19 @@ class Subject:
         raise NotImplementedError
 
     def start(self, *arguments: str) -> None:
-        with (self._directory / "log.txt").open("ab") as log:
+        with (self.directory / "log.txt").open("ab") as log:
             self._process = subprocess.Popen(
                 [*self.command(), *arguments],
-                cwd=self._directory,
+                cwd=self.directory,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": str(_ROOT)},
+                env={**os.environ, "PYTHONPATH": str(_ROOT), **self.environment},
             )
 
     def usage(self) -> Usage:
         """While it runs."""
         if self._process is None or self._process.poll() is not None:
-            raise RuntimeError(f"{self.name} ended by itself:\n{(self._directory / 'log.txt').read_text()}")
+            raise RuntimeError(f"{self.name} ended by itself:\n{(self.directory / 'log.txt').read_text()}")
         process = Path(f"/proc/{self._process.pid}")
         fields = (process / "stat").read_text().rpartition(")")[2].split()
         peak = next(
@@ -95,7 +99,7 @@ class Subject:
                 used = self.usage()
             time.sleep(0.05)
         if self._process.returncode != 0:
-            raise RuntimeError(f"{self.name} failed:\n{(self._directory / 'log.txt').read_text()}")
+            raise RuntimeError(f"{self.name} failed:\n{(self.directory / 'log.txt').read_text()}")
         return used
 
     def stop(self) -> None:
@@ -116,24 +120,69 @@ class Ours(Subject):
 
     def prepare(self) -> None:
         self.start()
-        log = self._directory / "log.txt"
-        deadline = time.monotonic() + 30
+        self.caught_up()
+        self.stop()
+
+    def caught_up(self) -> None:
+        """Waits until it says so, for the first time."""
+        log = self.directory / "log.txt"
+        deadline = time.monotonic() + 60
         while "caught up" not in log.read_text():
             if time.monotonic() > deadline:
                 raise RuntimeError(f"not caught up:\n{log.read_text()}")
             time.sleep(0.05)
-        self.stop()
 
 
-class PlainScript(Subject):
-    name = "plain script"
+class Before(Ours):
+    """Ours as it was: BEFORE names another checkout."""
 
-    def command(self) -> list[str]:
-        return [sys.executable, "-m", "benchmarks.plain_script", "config.json"]
+    name = "before"
+
+    def __init__(self, directory: Path, pacs: Pacs, url: str, **delivery: Any) -> None:
+        super().__init__(directory, pacs, url, **delivery)
+        self.environment["PYTHONPATH"] = os.environ["BEFORE"]
+
+
+class _Script(Subject):
+    """It keeps its position in a file."""
 
     def prepare(self) -> None:
         server = self._pacs.server
         # Its name changed in MySQL 8.4 and MariaDB 10.5.2.
         statement = "SHOW MASTER STATUS" if server.is_mariadb else "SHOW BINARY LOG STATUS"
         file, offset, *_ = server.execute(statement)[0]
-        (self._directory / "position.json").write_text(json.dumps({"file": file, "offset": offset}))
+        (self.directory / "position.json").write_text(json.dumps({"file": file, "offset": offset}))
+
+
+class PlainScript(_Script):
+    name = "plain script"
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "benchmarks.plain_script", "config.json"]
+
+
+class Zongji(_Script):
+    """A rival that is really fast; where Node.js is there, with npm or with what npm once brought."""
+
+    name = "zongji"
+
+    @staticmethod
+    def available() -> bool:
+        """Whether it can run; says why it can't."""
+        if shutil.which("node") is None:
+            print("zongji is left out: there is no node", file=sys.stderr)
+            return False
+        if not (_RIVAL / "node_modules").is_dir():
+            npm = shutil.which("npm")
+            if (
+                npm is None
+                or subprocess.run(
+                    [npm, "install", "--silent", "--no-audit"], cwd=_RIVAL, check=False
+                ).returncode
+            ):
+                print("zongji is left out: npm can't install it", file=sys.stderr)
+                return False
+        return True
+
+    def command(self) -> list[str]:
+        return ["node", str(_RIVAL / "follow.js"), "config.json"]

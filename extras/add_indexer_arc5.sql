@@ -130,6 +130,23 @@ SET @indexer_first_id = CASE
                  THEN NULL
                  ELSE COALESCE(SUM((SELECT MAX(a.num_instances) FROM series_query_attrs a WHERE a.series_fk = r.pk)), 0) END AS SIGNED)
              FROM series r WHERE r.study_fk = s.pk AND r.rejection_state <> 2 AND r.inst_purge_state = 1)', '');
+-- What an upgrade of the archive will bring, and isn't there yet: the service asks the view for it, for it sees no table of the archive's.
+-- While patient_id has no such column, i.entity_id is the constant of the table around it, which is called i as well; from the moment
+-- that it has one, it is that. Read is one row, by its key, and only by who asks for this column of the view. From 5.31 on there
+-- is nothing that could come, and no such column. (A view holds such tables from MySQL 5.7.7 and MariaDB 10.2.1 on.)
+SET @indexer_can_ask = FALSE;
+/*!50707 SET @indexer_can_ask = TRUE */;
+/*M!100201 SET @indexer_can_ask = TRUE */;
+SET @indexer_to_come = CONCAT(
+      IF(@indexer_has_entity_id, '', ', IF((SELECT EXISTS (SELECT 1 FROM patient_id i
+              WHERE i.pk = (SELECT MIN(k.pk) FROM patient_id k) AND NOT i.entity_id <=> -1)
+             FROM (SELECT -1 AS entity_id) i), ''patient_id.entity_id'', NULL)'),
+      IF(@indexer_has_patient_fk, '', ', IF((SELECT EXISTS (SELECT 1 FROM patient_id i
+              WHERE i.pk = (SELECT MIN(k.pk) FROM patient_id k) AND NOT i.patient_fk <=> -1)
+             FROM (SELECT -1 AS patient_fk) i), ''patient_id.patient_fk'', NULL)'));
+SET @indexer_came = IF(@indexer_can_ask AND @indexer_to_come <> '',
+      CONCAT(',
+       NULLIF(CONCAT_WS('', ''', @indexer_to_come, '), '''') AS came_since'), '');
 -- For which tables this is made: kept as the comment of study_service.
 SET @indexer_made_for = CONCAT('dcm4chee-arc 5', IF(@indexer_has_patient_fk, ' patient_fk', ''),
                                IF(@indexer_has_patient_id_fk, ' patient_id_fk', ''), IF(@indexer_has_entity_id, ' entity_id', ''),
@@ -361,7 +378,7 @@ SELECT p.pk                     AS patient_pk,
        (SELECT COUNT(*) FROM series r JOIN instance o ON o.series_fk = r.pk
          WHERE r.study_fk = s.pk AND r.rejection_state <> 2', @indexer_not_rejected, ')', @indexer_purged, ' AS study_instances,
        NULLIF(s.accession_no, ''*'') AS accession_no,
-       NULLIF(', @indexer_entity_id, ', ''*'') AS patient_id_issuer
+       NULLIF(', @indexer_entity_id, ', ''*'') AS patient_id_issuer', @indexer_came, '
   FROM study s STRAIGHT_JOIN patient p ON p.pk = s.patient_fk
        LEFT JOIN person_name n ON n.pk = p.pat_name_fk
        LEFT JOIN patient_id i ON i.pk = ', @indexer_first_id);
@@ -850,9 +867,9 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   SET @indexer_patient = NULL, @indexer_issuer = NULL;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   END IF;
 END//
 
@@ -865,9 +882,9 @@ BEGIN
   DECLARE has_studies, is_first, failed INT DEFAULT 0;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
   END IF;
   SET other_pk = @indexer_patient;
   IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN
@@ -1141,9 +1158,9 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   SET @indexer_patient = NULL, @indexer_issuer = NULL;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, ''*'') AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+    SELECT CAST(NULLIF(entity_id, ''*'') AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   END IF;
 END')) */ //
 /*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
@@ -1155,9 +1172,9 @@ BEGIN
   DECLARE has_studies, is_first, failed INT DEFAULT 0;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, ''*'') AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+    SELECT CAST(NULLIF(entity_id, ''*'') AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
   END IF;
   SET other_pk = @indexer_patient;
   IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN
@@ -1433,9 +1450,9 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   SET @indexer_patient = NULL, @indexer_issuer = NULL;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   END IF;
 END */ //
 /*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
@@ -1445,9 +1462,9 @@ BEGIN
   DECLARE has_studies, is_first, failed INT DEFAULT 0;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
   END IF;
   SET other_pk = @indexer_patient;
   IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN
@@ -1689,9 +1706,9 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   SET @indexer_patient = NULL, @indexer_issuer = NULL;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   END IF;
 END */ //
 /*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
@@ -1701,9 +1718,9 @@ BEGIN
   DECLARE has_studies, is_first, failed INT DEFAULT 0;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
   END IF;
   SET other_pk = @indexer_patient;
   IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN
@@ -1789,7 +1806,7 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   IF NOT (OLD.patient_fk <=> NEW.patient_fk
           AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
-          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+          AND CAST(NULLIF(OLD.entity_id, ''*'') AS BINARY) <=> CAST(NULLIF(NEW.entity_id, ''*'') AS BINARY)) THEN
     IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
       SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
          AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
@@ -1833,7 +1850,7 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   IF NOT (OLD.patient_fk <=> NEW.patient_fk
           AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
-          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+          AND CAST(NULLIF(OLD.entity_id, '*') AS BINARY) <=> CAST(NULLIF(NEW.entity_id, '*') AS BINARY)) THEN
     IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
       SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
          AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
@@ -1867,7 +1884,7 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   IF NOT (OLD.patient_fk <=> NEW.patient_fk
           AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
-          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+          AND CAST(NULLIF(OLD.entity_id, '*') AS BINARY) <=> CAST(NULLIF(NEW.entity_id, '*') AS BINARY)) THEN
     IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
       SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
          AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
@@ -1901,7 +1918,7 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   IF NOT (OLD.patient_fk <=> NEW.patient_fk
           AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
-          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+          AND CAST(NULLIF(OLD.entity_id, '*') AS BINARY) <=> CAST(NULLIF(NEW.entity_id, '*') AS BINARY)) THEN
     IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
       SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
          AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);

@@ -10,7 +10,7 @@ here=$(dirname "$(readlink -f "$0")")
 cd "${1:-$here/..}"
 
 for python in "$PWD/venv/bin/python" "$PWD/.venv/bin/python" "$here/../venv/bin/python" "$here/../.venv/bin/python" \
-    /opt/cdc-indexer/bin/python; do
+    /opt/cdc-indexer/bin/python /usr/lib/cdc-indexer/bin/python; do
     [ -x "$python" ] && break
     python=python3
 done

@@ -111,7 +111,7 @@ class Engine:
         self.writer = disk
         self.observer = Observer()
         self.stopping = threading.Event()
-        self.storage_failing = False
+        self.storage = SimpleNamespace(failing=False)
         self.way = SimpleNamespace(changed=on_gate)
         self.reload = before_probe
 

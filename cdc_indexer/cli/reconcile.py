@@ -72,7 +72,7 @@ def reconcile(
     return FAILED if result["held"] or (differs > result["healed"]) else DONE
 
 
-_WORDS = ("compared", "missing", "stale", "extra", "kept", "healed", "seconds")
+_WORDS = ("compared", "equal", "missing", "stale", "extra", "kept", "healed", "seconds")
 
 
 def _show(result: dict[str, Any]) -> None:
@@ -80,11 +80,8 @@ def _show(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     table = Table(show_header=False)
-    equal = result["compared"] - result["missing"] - result["stale"]
     for word in _WORDS:
         table.add_row(word, f"{result[word]:,}")
-        if word == "compared":
-            table.add_row("equal", f"{equal:,}")
     Console().print(table)
     if result["held"]:
         click.echo(f"Held: {result['held']}.", err=True)

@@ -138,17 +138,19 @@ class Backfills:
         backfill.sent += 1
         return True
 
-    def correct(self, key: str, study_pk: int, digest: bytes | None, entry: Entry | None) -> None:
+    def correct(self, key: str, study_pk: int, digest: bytes | None, entry: Entry | None) -> bool:
         """The index was seen to hold that of a study, None: nothing. ``entry`` is what the ledger says.
 
-        Not while something of the study is under way.
+        False, and nothing is done, while something of the study is under way.
         """
         parts = self._parts
-        if parts.cases.get(key) is None and parts.results.entry(key) is None:
-            before = entry or Entry(key, study_pk)
-            parts.results.put(
-                key, replace(before, study_pk=study_pk, digest=digest, deleted=False, rejected=None)
-            )
+        if parts.cases.get(key) is not None or parts.results.entry(key) is not None:
+            return False
+        before = entry or Entry(key, study_pk)
+        parts.results.put(
+            key, replace(before, study_pk=study_pk, digest=digest, deleted=False, rejected=None)
+        )
+        return True
 
     def begin_ledger(self) -> None:
         """`initial --restart`: nothing that the index was told before counts any more."""

@@ -44,7 +44,7 @@ class Hints:
         gone: the archive was seen to have deleted it: by a row of its own, or in two readings of a sweep.
         changes: patients' changes of which this study is one.
         tickets: of backfills.
-        seed: what a resending makes its Idempotency-Key from.
+        seed: what a resending makes its Idempotency-Key from; with RETRY the key under which it was rejected.
         live: something of it was recorded, so it goes before what isn't.
         by_uid: it wasn't there under its primary key, so it is looked for by its UID.
         look: somebody asked for a look, and there is nothing that ends with it.

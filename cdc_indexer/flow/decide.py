@@ -59,12 +59,19 @@ class Seen:
 
 
 def decide(
-    policy: Policy, entry: Entry | None, seen: Seen | None, hints: Hints, *, stable: bool = True
+    policy: Policy,
+    entry: Entry | None,
+    seen: Seen | None,
+    hints: Hints,
+    *,
+    stable: bool = True,
+    believed: bool = True,
 ) -> tuple[Do, Entry | None]:
     """What to do, and the entry that the ledger then has if it is NOTHING.
 
     ``entry``: what the index was last told, None: nothing that we know of. ``seen``: what the archive holds, None: it
-    doesn't. ``stable`` is False while a study that has to be quiet and counted isn't.
+    doesn't. ``stable`` is False while a study that has to be quiet and counted isn't. ``believed`` is False while the index
+    may have lost what the ledger says: what was recorded is sent then, equal or not, and what wasn't read back yet.
     """
     if seen is None:
         return _absent(policy, entry, hints)
@@ -72,7 +79,8 @@ def decide(
     holds = entry is not None and entry.digest is not None
     if hints.insist is not Insist.RESEND and entry is not None:
         same = entry.digest == digest and entry.rejected != DOUBT
-        if holds and (same or not policy.updates):
+        anyway = not believed and policy.updates and bool(hints.rows or hints.changes or entry.unverified)
+        if holds and (same or not policy.updates) and not anyway:
             return Do.NOTHING, replace(entry, unverified=False, deleted=False, rejected=None)
         if entry.rejected == digest and hints.insist is Insist.NO:
             return Do.NOTHING, replace(entry, unverified=False)

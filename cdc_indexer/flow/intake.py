@@ -153,7 +153,8 @@ class Intake:
         other = identity is not None and parts.progress.identity not in (None, identity)
         parts.progress.restart_stream(position, identity, columns)
         anew = other or lost
-        parts.enter(epoch if epoch is not None else parts.epoch + anew)
+        parts.stream_epoch = epoch if epoch is not None else parts.epoch + anew
+        parts.enter(parts.stream_epoch)
         if anew:
             parts.rows_epoch = parts.epoch
             self._forget_rows()

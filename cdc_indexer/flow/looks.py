@@ -156,7 +156,9 @@ class Looks:
             return
         seen = None if values is None else self._seen(values, entry)
         wait_seconds = 0.0 if seen is None else self._unstable_seconds(case, seen, hints, found, now)
-        do, after = decide(parts.policy, entry, seen, hints, stable=wait_seconds <= 0)
+        do, after = decide(
+            parts.policy, entry, seen, hints, stable=wait_seconds <= 0, believed=parts.believed
+        )
         if do is Do.LATER:
             self._leave_tickets(hints)
             parts.cases.give_back(case, reading, hints, now, after_seconds=wait_seconds)
@@ -239,15 +241,18 @@ class Looks:
         center, before = self._parts.policy.center, case.entry
         if hints.insist is Insist.RESEND:
             return idempotency_key(center, f"{hints.seed}:{case.key}", body)
+        if hints.insist is Insist.RETRY and hints.seed and before is not None and before.rejected == digest:
+            # The same document once more: it may have arrived after all, and what the key was made of may be gone.
+            return hints.seed
         if before is not None and not is_first(before):
             held = before.digest.hex() if before.digest is not None else "nothing"
             return idempotency_key(center, f"{case.key}:{before.version}:{held}", body)
         # Rows before tickets: whether `initial` or a row comes first may be otherwise after a kill.
         if hints.rows:
-            # What lies before a deletion may be settled by itself.
+            # What lies before a deletion may be settled by itself. The others may be dated later: clocks go back.
             by_time = sorted((recorded_at, row_id) for row_id, recorded_at in hints.rows)
             if digest == DELETION:
-                return idempotency_key(center, by_time[-1][1], body)
+                return idempotency_key(center, (hints.deleted or by_time[-1])[1], body)
             return idempotency_key(center, (hints.rows_since_deleted or by_time)[0][1], body)
         if hints.tickets and hints.tickets[0].backfill.name == "initial":
             return idempotency_key(center, f"initial:{hints.tickets[0].backfill.run}:{case.study_pk}", body)
@@ -325,11 +330,18 @@ class Looks:
             parts.cases.give_back(delivery.case, delivery, delivery.hints, Now(0.0, 0), after_seconds=0.0)
 
     def drop_rows(self, hints: Hints) -> None:
-        """Forgets rows of another server: whoever meets them again may take them."""
-        parts = self._parts
+        """Forgets rows of another server: whoever meets them again may take them.
+
+        But for those that the stream has brought from this one meanwhile, while a lease had them.
+        """
+        parts, progress = self._parts, self._parts.progress
         parts.cases.settled(hints)
-        parts.progress.forget(row_id for row_id, _ in hints.rows)
-        hints.rows, hints.changes, hints.gone = (), (), False
+        here = parts.stream_epoch >= parts.rows_epoch
+        kept = {row_id: at for row_id, at in hints.rows if here and progress.is_streamed(row_id)}
+        progress.forget(row_id for row_id, _ in hints.rows if row_id not in kept)
+        hints.rows, hints.changes = list(kept.items()), ()
+        if hints.deleted is None or hints.deleted[1] not in kept:
+            hints.gone, hints.deleted = False, None
         parts.cases.counted(hints)
 
 

@@ -24,6 +24,8 @@ class Parts:
     Attributes:
         epoch: of the source; what was read in an earlier one decides nothing.
         rows_epoch: the one of the rows under way; rows of an earlier one may be another server's.
+        stream_epoch: the one in which the stream began.
+        believed: False while the index may have lost what the ledger says.
         hurry: nothing waits for quiet, since the program is to end once all is sent.
     """
 
@@ -32,17 +34,18 @@ class Parts:
     clock: VersionClock
     order: Order
     cases: Cases
-    patients: ChangedPatients = field(init=False)
+    patients: ChangedPatients = field(default_factory=ChangedPatients)
     results: Results = field(init=False)
     settlement: Settlement = field(init=False)
     epoch: int = 0
     rows_epoch: int = 0
+    stream_epoch: int = 0
+    believed: bool = True
     hurry: bool = False
     #: Set by Intake.
     forget_rows: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        self.patients = ChangedPatients()
         self.results = Results(self.progress, self.clock)
         self.settlement = Settlement(self.cases, self.progress, self.patients, self.results, self.order)
 

@@ -102,6 +102,10 @@ class Progress:
             transaction.open_rows += 1
         return True
 
+    def is_streamed(self, row_id: int) -> bool:
+        """Whether the stream of now has brought that row, and it is under way: its transaction waits for it."""
+        return self._claimed.get(row_id) is not None
+
     def forget(self, row_ids: Iterable[int]) -> None:
         """These claimed rows are another server's: whoever meets them again may take them."""
         for row_id in row_ids:

@@ -18,6 +18,7 @@ from cdc_indexer.flow.order import Delivery, Order, Send
 from cdc_indexer.flow.patients import ChangedPatients, PatientChange
 from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.results import Results
+from cdc_indexer.flow.unproven import Unproven
 from cdc_indexer.model.changes import Closing, Parking, State
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.moment import Now
@@ -46,9 +47,10 @@ class Settlement:
         self._patients = patients
         self._results = results
         self._order = order
-        #: Requests whose results aren't durable yet, with the generation that they wait for.
-        #: The highest version that the index has accepted.
+        #: The highest version that the index has accepted, and what it hasn't been seen to hold since.
         self.highest = 0
+        self.unproven = Unproven()
+        #: Requests whose results aren't durable yet, with the generation that they wait for.
         self._waiting: deque[tuple[int, Send, list[Result]]] = deque()
 
     # --- nothing was sent --------------------------------------------------------------------------------
@@ -59,8 +61,9 @@ class Settlement:
         rejected = before is not None and before.rejected is not None
         if hints.insist and entry is not None and entry.rejected not in (None, DOUBT):
             entry = replace(entry, rejected=None)
-        # A backfill closes whatever is open: a new ledger doesn't know what the old one did.
-        if hints.insist or ((rejected or hints.tickets) and (entry is None or entry.rejected is None)):
+        # A backfill and a deletion close whatever is open: a new ledger doesn't know what the old one did.
+        closes = rejected or hints.tickets or hints.gone
+        if hints.insist or (closes and (entry is None or entry.rejected is None)):
             self._results.park(Closing(case.key, State.SUPERSEDED))
         self._settle(case, hints, entry if entry != before else None, Ended.SKIPPED)
         case.verify_ids = ()
@@ -101,9 +104,13 @@ class Settlement:
         if accepted:
             entry = delivery.entry
             self.highest = max(self.highest, entry.version)
+            held = before.digest if before is not None else None
+            self.unproven.accepted(case.key, entry.study_pk, held, entry.digest)
             if hints.insist:
                 self._results.park(Closing(case.key, State.ACCEPTED))
-            elif hints.tickets or (before is not None and before.rejected is not None):
+            elif (
+                delivery.body is None or hints.tickets or (before is not None and before.rejected is not None)
+            ):
                 self._results.park(Closing(case.key, State.SUPERSEDED))
         else:
             unknown = Entry(case.key, delivery.study_pk)

@@ -28,6 +28,7 @@ from cdc_indexer.jobs.policies import policy_of
 from cdc_indexer.jobs.recall import OTHER_INDEX, recall
 from cdc_indexer.jobs.retries import Retries
 from cdc_indexer.jobs.sending import Sending
+from cdc_indexer.jobs.storage import Storage
 from cdc_indexer.jobs.triggers import FIRST_PK
 from cdc_indexer.jobs.verifier import Verifier
 from cdc_indexer.jobs.way import Way
@@ -109,10 +110,11 @@ class Engine:
         self.due = threading.Condition(self._lock)
         self.clock_difference_seconds = 0.0
         self.source = Source(settings.database, known=recalled.identity, read_again=self.reload)
+        self.storage = Storage(self)
         self.writer = Writer(
             self.store,
             self._take_changes,
-            self.storage_trouble,
+            self.storage.trouble,
             on_fatal=runner.fail,
             copy=CheckpointCopy(settings.state_dir, recalled.meta),
         )
@@ -124,8 +126,6 @@ class Engine:
         self.verifier = Verifier(self)
         self.retries = Retries(self)
         self.pausing = Pausing(self)
-        #: Whether the state directory can't be written now: everything waits for that.
-        self.storage_failing = False
         self._durable = 0
         self.delivered_count = 0
         self.parked_count = 0
@@ -152,6 +152,7 @@ class Engine:
         self.writer.request(self.core.parts.results.generation)
         if not self.writer.close():
             log.error("the last results couldn't be written; they will be sent once more")
+        self.retries.studies.close()
         self.store.close()
         self.source.close()
 
@@ -234,7 +235,7 @@ class Engine:
         try:
             entries = self.store.lookup(keys)
         except StorageError as error:  # the tick tries again
-            self.storage_trouble(error)
+            self.storage.trouble(error)
             return
         with self.inside() as core:
             core.intake.looked_up(epoch, keys, entries, self.now())
@@ -265,7 +266,7 @@ class Engine:
     def waits_for_others(self) -> bool:
         """Whether what doesn't move waits for the index, for quiet or for the disk: starting again wouldn't help."""
         order = self.core.parts.order
-        return not self.core.room() or self.storage_failing or order.paused or order.gate is not Gate.OPEN
+        return not self.core.room() or self.storage.failing or order.paused or order.gate is not Gate.OPEN
 
     @property
     def progress(self) -> Progress:
@@ -324,11 +325,11 @@ class Engine:
             for name in (FIRST_PK, "scope"):
                 self.remember(name, self.meta.get(name, last_pk))
 
-    def correct(self, key: str, study_pk: int, digest: bytes | None) -> None:
-        """The index was seen to hold that of a study, None: nothing; the ledger says so from now on."""
+    def correct(self, key: str, study_pk: int, digest: bytes | None) -> bool:
+        """The index was seen to hold that of a study, None: nothing; the ledger says so now, unless it is under way."""
         entries = self.store.lookup([key])
         with self.inside() as core:
-            core.backfills.correct(key, study_pk, digest, entries.get(key))
+            return core.backfills.correct(key, study_pk, digest, entries.get(key))
 
     def adopt(self, studies: Iterable[tuple[str, int, bytes]]) -> None:
         """The index was seen to hold these documents (key, study_pk, digest) that the ledger didn't know."""
@@ -340,17 +341,6 @@ class Engine:
     def flush(self) -> None:
         """Waits until everything of this moment is durable; Stopped when it can't be before the end."""
         self.writer.wait(self.core.parts.results.generation)
-
-    def storage_trouble(self, error: StorageError | None) -> None:
-        """The state directory can't be written or read; None: it can again."""
-        if (error is not None) == self.storage_failing:
-            return
-        self.storage_failing = error is not None
-        self.observer.storage(error)
-        if error is None:
-            log.info("the state directory can be written again")
-        else:
-            log.error("nothing is sent", reason=str(error))
 
     # --- settings ----------------------------------------------------------------------------------------
 
@@ -393,5 +383,6 @@ class Engine:
     def tick(self) -> None:
         """Now and then, by the main thread: what somebody asks for, and what couldn't be done before."""
         self.pausing.look()
+        self.storage.look()
         self.look_up()
         self.retries.look()

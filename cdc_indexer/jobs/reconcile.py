@@ -12,6 +12,7 @@ import structlog
 
 from cdc_indexer.jobs.backfill import Counted, InitialOptions, take_position
 from cdc_indexer.jobs.engine import Engine
+from cdc_indexer.jobs.passes import Wanted
 from cdc_indexer.jobs.runner import Runner
 from cdc_indexer.jobs.sweep import Sweep
 from cdc_indexer.jobs.way import PATIENCE_SECONDS
@@ -70,8 +71,7 @@ class _Alone:
             accept=options.accept,
             report_only=options.report_only,
             suspicious=bool(self._engine.meta.get("suspicious")),
-            wants=chosen.wants,
-            whole=chosen.whole,
+            wants=None if chosen.whole else chosen.wants,
             client=self._engine.index_client(),
         )
         self._show = show
@@ -90,8 +90,17 @@ class _Alone:
         return self._result
 
     def _work(self) -> None:
-        take_position(self._engine)
-        self._result = self._sweep.feed().to_json()
+        engine = self._engine
+        take_position(engine)
+        wanted = Wanted.of(engine.meta.get(Wanted.NAME))
+        result = self._sweep.feed()
+        if self._sweep.whole and not (self._sweep.report_only or result.held):
+            # What was wanted is done.
+            engine.remember("suspicious", None)
+            if wanted is not None and (result.index or not wanted.doubt):
+                engine.remember(Wanted.NAME, None)
+            engine.flush()
+        self._result = result.to_json()
 
     def _tick(self) -> None:
         if not self._runner.stopping.is_set():

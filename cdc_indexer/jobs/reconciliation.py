@@ -5,7 +5,7 @@ What the index has otherwise than the ledger says goes into the ledger: then vie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -40,10 +40,14 @@ class _Open:
     studies: int = 0
     count: int = 0
     total: int = 0
-    #: Something of it was under way, so that the sum says nothing.
-    unclear: bool = False
     #: (key, study_pk, digest) of those that the ledger doesn't know: if the sum is right, the index has them.
     unknown: list[tuple[str, int, bytes]] = field(default_factory=list)
+
+    def hold(self, digest: bytes | None) -> None:
+        """One study more; None: the index should hold nothing of it."""
+        if digest is not None:
+            self.count += 1
+            self.total = (self.total + int.from_bytes(digest, "big")) % _MODULUS
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +62,24 @@ class Difference:
     extra: bool = False
 
 
-@dataclass(slots=True)
 class Ranges:
-    """Collects what the pages of a sweep come to. ``suspects``: ranges that have to be looked at one study at a time."""
+    """Collects what the pages of a pass come to, from behind ``after_pk`` on.
 
-    ask: Callable[[list[Range]], list[tuple[int, int]]]
-    adopt: Callable[[list[tuple[str, int, bytes]]], None]
-    suspects: list[Range] = field(default_factory=list)
-    _open: _Open = field(default_factory=lambda: _Open(None))
-    _closed: list[tuple[Range, _Open]] = field(default_factory=list)
-    _unknown: int = 0
+    ``ask`` gives what the index says of ranges, ``adopt`` is told of studies that the index was found to hold.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[list[Range]], list[tuple[int, int]]],
+        adopt: Callable[[list[tuple[str, int, bytes]]], None],
+        after_pk: int | None = None,
+    ) -> None:
+        self._ask = ask
+        self._adopt = adopt
+        self._open = _Open(after_pk or None)
+        self._closed: list[tuple[Range, _Open]] = []
+        self._unknown = 0
+        self._suspects: list[Range] = []
 
     def add(
         self,
@@ -75,67 +87,78 @@ class Ranges:
         entries: Mapping[str, Entry],
         policy: Policy,
         *,
-        unclear: bool,
+        busy: Set[str],
         until_pk: int | None,
     ) -> None:
-        """A page that ends at ``until_pk`` (None: with the archive)."""
-        one = self._open
-        one.unclear = one.unclear or unclear
-        seen = set()
+        """A page that ends at ``until_pk`` (None: with the archive); what is ``busy`` says nothing, and is in no range."""
+        page: list[tuple[int, str, bytes | None, bool]] = []
         for values in studies:
-            key = study_key(*names(values))
-            seen.add(key)
-            one.studies += 1
+            uid, study_pk = names(values)
+            key = study_key(uid, study_pk)
             entry = entries.get(key)
             wanted = expected(digest_of(values, entry, policy), entry, policy)
-            self._hold(wanted)
-            if wanted is not None and (entry is None or entry.digest is None):
-                one.unknown.append((key, names(values)[1], wanted))
+            page.append((study_pk, key, wanted, entry is None or entry.digest is None))
+        seen = {key for _, key, _, _ in page}
+        # Gone perhaps; the index has them as long as it isn't told.
+        page += [
+            (entry.study_pk, key, entry.digest, False) for key, entry in entries.items() if key not in seen
+        ]
+        page.sort(key=lambda one: one[0])
+        for study_pk, key, wanted, unknown in page:
+            if key in busy:
+                self._close(study_pk - 1)
+                self._open = _Open(study_pk)
+                continue
+            self._open.hold(wanted)
+            self._open.studies += 1
+            if wanted is not None and unknown:
+                self._open.unknown.append((key, study_pk, wanted))
                 self._unknown += 1
-        for key, entry in entries.items():
-            if key not in seen:
-                # Gone, and the index isn't told, or not yet.
-                self._hold(entry.digest if entry.deleted and not policy.deletes else None)
-        if until_pk is None or one.studies >= RANGE:
+        if until_pk is None or self._open.studies >= RANGE:
             self._close(until_pk)
-
-    def _hold(self, digest: bytes | None) -> None:
-        if digest is not None:
-            self._open.count += 1
-            self._open.total = (self._open.total + int.from_bytes(digest, "big")) % _MODULUS
+        if self._unknown >= _UNKNOWN:
+            self._ask_about_closed()
 
     def _close(self, until_pk: int | None) -> None:
         one = self._open
         self._open = _Open(until_pk)
-        this: Range = (one.after_pk, until_pk)
-        if one.unclear:
-            self.suspects.append(this)
-        else:
-            self._closed.append((this, one))
-        if until_pk is None or len(self._closed) >= MAX_RANGES or self._unknown >= _UNKNOWN:
-            self.finish()
+        if until_pk is None or one.after_pk is None or one.after_pk < until_pk:
+            self._closed.append(((one.after_pk, until_pk), one))
 
-    def finish(self) -> None:
-        """Asks the index about the ranges that are read."""
+    def finish(self, until_pk: int | None) -> list[Range]:
+        """The pages end at ``until_pk`` for now: asks the index, and gives the ranges to be looked at study by study."""
+        if self._open.studies:
+            self._close(until_pk)
+        self._ask_about_closed()
+        suspects, self._suspects = self._suspects, []
+        return suspects
+
+    def _ask_about_closed(self) -> None:
         closed, self._closed = self._closed, []
         self._unknown = 0
-        if not closed:
-            return
-        answers = self.ask([this for this, _ in closed])
-        for (this, one), answer in zip(closed, answers, strict=True):
-            if answer != (one.count, one.total):
-                self.suspects.append(this)
-            elif one.unknown:
-                self.adopt(one.unknown)
+        for start in range(0, len(closed), MAX_RANGES):
+            some = closed[start : start + MAX_RANGES]
+            for (this, one), answer in zip(some, self._ask([this for this, _ in some]), strict=True):
+                if answer != (one.count, one.total):
+                    self._suspects.append(this)
+                elif one.unknown:
+                    self._adopt(one.unknown)
 
 
 class Reconciliation:
     """Looks at suspected ranges, one study at a time."""
 
-    def __init__(self, engine: Engine, client: IndexClient, outbox: Outbox) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        client: IndexClient,
+        outbox: Outbox,
+        wants: Callable[[Values], bool] | None = None,
+    ) -> None:
         self._engine = engine
         self._client = client
         self._outbox = outbox
+        self._wants = wants
 
     def differences(self, one: Range) -> list[Difference]:
         """What of a range the index has otherwise than it should, but for what is under way. Raises as its parts do."""
@@ -143,6 +166,8 @@ class Reconciliation:
             listed = self._client.listed(one)
         except TooMany:
             middle = self._middle(one)
+            if middle <= (one[0] or 0):
+                raise
             return self.differences((one[0], middle)) + self.differences((middle, one[1]))
         held = {study.study_iuid: study for study in listed}
         return self._compare(one, held)
@@ -169,6 +194,8 @@ class Reconciliation:
             for values, key in zip(inside, keys, strict=True):
                 uid, study_pk = names(values)
                 seen.add(uid)
+                if self._wants is not None and not self._wants(values):
+                    continue
                 entry = entries.get(key)
                 there = held[uid].digest if uid in held else None
                 wanted = expected(digest_of(values, entry, policy), entry, policy)
@@ -179,6 +206,8 @@ class Reconciliation:
             if len(inside) < _PAGE:
                 break
             after_pk = names(inside[-1])[1]
+        if self._wants is not None:
+            return found  # nobody can say whether what isn't there lay within the dates
         return found + self._extra([study for uid, study in held.items() if uid not in seen])
 
     def _adopt(

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from cdc_indexer import __version__
-from cdc_indexer.delivery.index_client import IndexClient, IndexUnavailable, TooMany
+from cdc_indexer.delivery.index_client import IndexClient, IndexUnavailable, Range, TooMany
+from cdc_indexer.flow.unproven import MANY, Accepted, shows_loss
 from cdc_indexer.model import failpoints
+from cdc_indexer.model.errors import StorageError
 from cdc_indexer.model.observer import Condition
 
 if TYPE_CHECKING:
@@ -26,6 +28,12 @@ _EVERY_SECONDS = 60.0
 
 #: A change of health is looked for this often.
 _LOOK_SECONDS = 1.0
+
+#: After a report that wasn't taken.
+_AGAIN_SECONDS = 4.0
+
+#: In the durable state: study_pks of what the index accepted and hasn't been seen to hold since.
+_UNPROVEN = "unproven"
 
 
 class Reporter:
@@ -51,12 +59,15 @@ class Reporter:
         engine = self._engine
         told: object = None
         next_at = 0.0
+        self._recall()
         while not engine.stopping.wait(_LOOK_SECONDS):
+            self._keep()
             if "reports" not in engine.sending.known.features:
                 continue
             summary = self._summary()
             health = (summary["state"], tuple(problem["cause"] for problem in summary["problems"]))
-            if health == told and time.monotonic() < next_at:
+            many = engine.core.parts.settlement.unproven.many
+            if health == told and time.monotonic() < next_at and not many:
                 continue
             next_at = time.monotonic() + self._every_seconds
             try:
@@ -65,40 +76,108 @@ class Reporter:
             except (IndexUnavailable, TooMany) as error:
                 # Its failure changes nothing: what is wrong with the index, the studies say.
                 log.debug("the report wasn't taken", reason=str(error))
+                engine.stopping.wait(_AGAIN_SECONDS)
+        self._keep()
+
+    # --- what isn't proven yet ---------------------------------------------------------------------------
+
+    def _keep(self) -> None:
+        """What the index hasn't been seen to hold survives a restart."""
+        engine = self._engine
+        with engine.inside() as core:
+            unproven = core.parts.settlement.unproven
+            if not unproven.changed:
+                return
+            unproven.changed = False
+            study_pks = unproven.study_pks
+        engine.remember(_UNPROVEN, study_pks)
+
+    def _recall(self) -> None:
+        """What it was before a restart: the ledger says what the index accepted of these studies."""
+        engine = self._engine
+        study_pks = engine.meta.get(_UNPROVEN)
+        if not isinstance(study_pks, list):
+            return
+        try:
+            entries = [entry for pk in study_pks for entry in engine.store.by_pk(pk - 1, pk, 1)]
+        except StorageError:
+            return
+        with engine.inside() as core:
+            core.parts.settlement.unproven.give_back(
+                (entry.study_iuid, Accepted(entry.study_pk, (), entry.digest))
+                for entry in entries
+                if entry.digest is not None
+            )
+
+    # --- a report ----------------------------------------------------------------------------------------
 
     def _report(self, summary: Mapping[str, Any]) -> None:
         engine = self._engine
         with engine.inside() as core:
+            settlement = core.parts.settlement
             at = core.looks.draw(engine.now())
-            accepted = core.parts.settlement.highest
-        if at is None:
-            return  # the bound is being moved
-        accepted = max(accepted, engine.meta.get("highest") or 0)
+            if at is None:
+                return  # the bound is being moved
+            newest = settlement.highest
+            unproven = settlement.unproven.take()
+        accepted = max(newest, engine.meta.get("highest") or 0)
         client = IndexClient(engine.settings)
         try:
             previous, highest = client.report(self._content(summary, at))
+            before = engine.meta.get("reported_at")
+            with engine.inside() as core:
+                given_out = core.parts.clock.last
+            lost = ""
+            if before is not None and (previous is None or previous < before):
+                lost = "it doesn't know our last report"
+            elif accepted and (highest is None or highest < accepted):
+                lost = "it lacks the newest that it had accepted"
+            elif "digests" in engine.sending.known.features and self._lacks(client, unproven):
+                lost = "it lacks what it has accepted since the last report"
+        except BaseException:
+            with engine.inside() as core:
+                core.parts.settlement.unproven.give_back(unproven.items())
+            raise
         finally:
             client.close()
-        before = engine.meta.get("reported_at")
-        with engine.inside() as core:
-            given_out = core.parts.clock.last
-        if before is not None and (previous is None or previous < before):
-            self._went_back("it doesn't know our last report")
-        elif accepted and (highest is None or highest < accepted):
-            self._went_back("it lacks the newest that it had accepted")
+        if lost:
+            log.error("the central index has lost something", reason=lost)
+            self._sweeper.doubt(Condition.INDEX_LOST)
+            with engine.inside() as core:
+                # What is lost is said once.
+                if core.parts.settlement.highest == newest:
+                    core.parts.settlement.highest = highest or 0
+            accepted = highest or 0
         elif highest is not None and highest > given_out:
             with engine.inside() as core:
                 core.parts.clock.saw(highest)
-            said = "Another process sends studies of this centre to the index: end it, or give it a centre of its own"
-            log.error("another writer", reason=said)
-            engine.observer.condition(Condition.OTHER_WRITER, said)
-            self._sweeper.want("another process writes for this centre")
+            log.error("another process sends studies of this centre to the index")
+            self._sweeper.doubt(Condition.OTHER_WRITER)
         engine.remember("reported_at", at)
         engine.remember("highest", max(accepted, highest or 0))
 
-    def _went_back(self, why: str) -> None:
-        log.error("the central index has lost something: it is compared with the archive", reason=why)
-        self._sweeper.want("the central index has lost something")
+    def _lacks(self, client: IndexClient, unproven: dict[str, Accepted]) -> bool:
+        """Whether the index has lost something of what it accepted, though it knows our last report.
+
+        It went back by less than a report then, and has got a live study since.
+        """
+        studies = list(unproven.items())
+        for start in range(0, len(studies), MANY):
+            some = studies[start : start + MANY]
+            ranges: list[Range] = [(one.study_pk - 1, one.study_pk) for _, one in some]
+            for (key, one), answer, this in zip(some, client.digests(ranges), ranges, strict=True):
+                should = (0, 0) if one.now is None else (1, int.from_bytes(one.now, "big"))
+                if answer != should and self._lacks_one(client, key, one, this):
+                    return True
+        return False
+
+    def _lacks_one(self, client: IndexClient, key: str, one: Accepted, this: Range) -> bool:
+        listed = {study.study_iuid: study.digest for study in client.listed(this)}
+        if not shows_loss(one, listed.get(key)):
+            return False
+        with self._engine.inside() as core:
+            # Something newer of it may have arrived meanwhile.
+            return not (core.busy(key) or key in core.parts.settlement.unproven)
 
     def _content(self, summary: Mapping[str, Any], at: int) -> dict[str, Any]:
         """No patient, no host name."""

@@ -46,7 +46,7 @@ class Retries:
                 self._unpark_since = None
             marked = self.studies.requested(limit=_PAGE)
         except StorageError as error:
-            engine.storage_trouble(error)
+            engine.storage.trouble(error)
             return
         with engine.inside() as core:
             for entry in marked:
@@ -58,4 +58,5 @@ class Retries:
                         engine.now(),
                         gone=entry.operation == "delete",
                         insist=Insist.RETRY,
+                        seed=entry.idempotency_key,
                     )

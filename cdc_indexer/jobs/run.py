@@ -26,6 +26,7 @@ from cdc_indexer.jobs.sampling import Sampler
 from cdc_indexer.jobs.sweep import Sweep
 from cdc_indexer.jobs.sweeper import Sweeper
 from cdc_indexer.jobs.way import PATIENCE_SECONDS
+from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import AlreadyRunning, IndexerError, NoBinlog, SourceError, Stopped
 from cdc_indexer.model.observer import Observer, Source
 from cdc_indexer.model.position import Position
@@ -54,6 +55,9 @@ _FIRST_PASS_PER_SECOND = 20_000.0
 #: The worker comes round at least so often, whatever the database does: the longest is a query that is given up, the
 #: pause after another replica came. If it doesn't, systemd's watchdog is no longer fed.
 _PATIENCE_SECONDS = 180.0
+
+#: So much of a pass `--until-caught-up` does, and what it has begun of it; the next one goes on.
+_ONCE_PASS_SECONDS = 300.0
 
 #: The wait for the end of `--until-caught-up`.
 _REST_SECONDS = 0.02
@@ -90,13 +94,14 @@ class Service:
         engine = self.engine
         self._observer = engine.observer
         self._sweeper = Sweeper(engine, self._runner)
+        self._sweeper.tell()
         self._audit = Audit(
             engine, self._binlog_end, lambda: self._sweeper.want("the database's clock went back")
         )
         self._auditor = Auditor(
             self._audit, settings.stream.audit_seconds, self._runner, self._observer.audited
         )
-        self._sampler = Sampler(engine, self._audit, self._stopping)
+        self._sampler = Sampler(engine, self._audit, self._stopping, self._sweeper.want)
         self._feeder = Feeder(engine, self._runner)
         self._reporter = Reporter(engine, self._sweeper, summary) if summary is not None else None
         self._table = TableReading(engine, self._audit, self._sampler)
@@ -177,20 +182,41 @@ class Service:
     def _catch_up(self) -> None:
         engine = self.engine
         # The position first: what is committed after it is left to the next run, what was before is in the table.
-        new = engine.progress.identity is None
+        before = engine.progress.identity
         take_position(engine, anew=True)
-        if new:
+        if before is None:
             self._learn_from_index()
+        elif engine.progress.identity != before:
+            self._sweeper.want("the database is another one", suspicious=True)
         with engine.inside() as core:
             core.hurry()
+        self._empty_table()
+        while engine.retries.pending:
+            engine.tick()
+            self._rest()
+        self._compare_once()
+        engine.flush()
+
+    def _empty_table(self) -> None:
+        """Until the table holds nothing that isn't settled."""
         first = True
         while self._table.full() or first:
             first = False
             self._rest()
-        while engine.retries.pending:
-            engine.tick()
-            self._rest()
-        engine.flush()
+
+    def _compare_once(self) -> None:
+        """Who lets cron do it needs passes too: a part of one, if it is due, while what is stored meanwhile goes out."""
+        self._sweeper.once(failpoints.seconds("once_pass", _ONCE_PASS_SECONDS))
+        if not self._sweeper.active:
+            return
+        read_at = time.monotonic()
+        while self._sweeper.active:
+            if self._stopping.wait(_REST_SECONDS):
+                raise Stopped
+            if time.monotonic() - read_at >= _TABLE_ONLY_SECONDS:
+                self._table.full()
+                read_at = time.monotonic()
+        self._empty_table()
 
     def _rest(self) -> None:
         """Until nothing is left."""

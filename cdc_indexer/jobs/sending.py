@@ -79,7 +79,7 @@ class Sending:
         engine = self._engine
         auto = engine.settings.delivery.batch_size == "auto"
         with engine.inside() as core:
-            if engine.stopping.is_set() or engine.storage_failing:
+            if engine.stopping.is_set() or engine.storage.failing:
                 return [], 1.0
             core.parts.order.batch_size = self._largest
             core.parts.order.only_when_crowded = auto

@@ -1,28 +1,31 @@
-"""One sweep: the whole view against the ledger, page by page, and what differs is looked at again in its turn.
+"""One pass: the whole view against the ledger, page by page, then against the index; what differs is looked at in its turn.
 
 It makes completeness independent of binlog, outbox and clocks: what nobody saw is found here. It takes no lock, holds no
-read transaction over a page, and rests between pages.
+read transaction over a page, and rests between pages. A pass that was interrupted goes on where its last part ended.
 """
 
 from __future__ import annotations
 
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from cdc_indexer.delivery.index_client import IndexClient
 from cdc_indexer.flow.backfill import Backfill
+from cdc_indexer.flow.case import Insist
 from cdc_indexer.flow.compare import Compared, compare
 from cdc_indexer.flow.readings import Values
 from cdc_indexer.jobs.backfill import ALL
-from cdc_indexer.jobs.reconciliation import Difference, Ranges, Reconciliation
+from cdc_indexer.jobs.differing import IndexHalf
+from cdc_indexer.jobs.gone import Gone
+from cdc_indexer.jobs.passes import LAST_RESULT, Pass, Wanted, scope_pk
+from cdc_indexer.jobs.reconciliation import Ranges, Reconciliation
 from cdc_indexer.model import failpoints
-from cdc_indexer.model.errors import SourceChanged, Stopped
+from cdc_indexer.model.errors import Stopped
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.study import names, study_key
 from cdc_indexer.source.outbox import Outbox
@@ -30,65 +33,23 @@ from cdc_indexer.source.outbox import Outbox
 if TYPE_CHECKING:
     from cdc_indexer.jobs.engine import Engine
 
-__all__ = ["GONE_AFTER_SECONDS", "Pass", "Sweep", "scope_pk"]
+__all__ = ["Sweep"]
 
 log = structlog.get_logger("cdc_indexer")
 
 PAGE = 200
 
+#: So many studies are a part: when they are compared, on both sides, a pass that is interrupted goes on behind them.
+PART = 50_000
+
 #: A pass rests so many times as long as each page took.
 REST = 9.0
 
-#: Gone is what isn't there by its UID in two readings of one epoch, so far apart (CONVERGENCE 2).
-GONE_AFTER_SECONDS = 600.0
-
-#: So many studies that the index keeps otherwise than they were sent are remembered.
-_STUBBORN = 1000
-
-#: More deletions than this, and than that part of the ledger, are held.
-_VALVE_DELETIONS = 50
-_VALVE_DELETIONS_PART = 0.01
+#: So many studies may wait for a second look.
+_MOST_DOUBTFUL = 20_000
 
 #: After the source's identity has changed: more changes than this part of the ledger are held.
 _VALVE_CHANGES_PART = 0.1
-
-
-@dataclass(slots=True)
-class Pass:
-    """What a pass found and did; ``held`` is why nothing of it is sent, empty: it is."""
-
-    began_at: float = field(default_factory=time.time)
-    compared: int = 0
-    missing: int = 0
-    stale: int = 0
-    extra: int = 0
-    kept: int = 0
-    healed: int = 0
-    held: str = ""
-    #: Whether the index itself was compared, by digests.
-    index: bool = False
-    seconds: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """For the durable state, the report and `--json`; ``at`` is its end."""
-        ended = datetime.fromtimestamp(self.began_at + self.seconds, timezone.utc)
-        return {
-            "at": ended.isoformat(timespec="seconds").replace("+00:00", "Z"),
-            "compared": self.compared,
-            "missing": self.missing,
-            "stale": self.stale,
-            "extra": self.extra,
-            "kept": self.kept,
-            "healed": self.healed,
-            "held": self.held,
-            "index": self.index,
-            "seconds": round(self.seconds, 1),
-        }
-
-
-def scope_pk(scope: object) -> int:
-    """Above this study_pk a study that the ledger doesn't know is missing."""
-    return scope if isinstance(scope, int) else 0 if scope == ALL else 2**63 - 1
 
 
 class Sweep:
@@ -97,7 +58,9 @@ class Sweep:
     Attributes:
         accept: the safety valve is open: somebody has said that so many changes are right.
         report_only: nothing is sent.
+        enough: whether what is left is for another time; asked after each part.
         suspicious: the source's identity has changed, so nothing is sent before it is known how much differs.
+        wanted: why it is done; one that was interrupted goes on only if nothing was wanted since.
     """
 
     NAME = "sweep"
@@ -113,88 +76,167 @@ class Sweep:
         rest: float = REST,
         gone_after_seconds: float | None = None,
         cancelled: Callable[[], bool] = lambda: False,
-        wants: Callable[[Values], bool] = lambda values: True,
-        whole: bool = True,
+        enough: Callable[[], bool] = lambda: False,
+        wants: Callable[[Values], bool] | None = None,
         client: IndexClient | None = None,
         on_page: Callable[[], None] = lambda: None,
+        wanted: Wanted | None = None,
     ) -> None:
         self._engine = engine
-        self._outbox = Outbox(engine.source)
         self._interval = PAGE / studies_per_second
         self._accept = accept
         self.report_only = report_only
         self._suspicious = suspicious and not accept
-        self._rest = rest
-        if gone_after_seconds is None:
-            gone_after_seconds = failpoints.seconds("gone_after", GONE_AFTER_SECONDS)
+        self._rest = failpoints.seconds("rest", rest)
         self._gone_after_seconds = gone_after_seconds
         self._cancelled = cancelled
+        self._enough = enough
         self._on_page = on_page
         self._wants = wants
-        self._whole = whole
+        self.whole = wants is None
         #: The index, where it answers digests.
-        self._client = client if whole else None
+        self._client = client
         self._ranges: Ranges | None = None
-        #: Of studies that the index had otherwise than it should: the digest that it should have had.
-        self._stubborn: dict[str, str] = {}
-        state = engine.jobs.get(self.NAME) if whole and not report_only else None
-        self._backfill = Backfill(self.NAME, str(uuid.uuid4()), {}, state)
+        self._part = failpoints.number("sweep_part", PART)
+        self._page = min(PAGE, self._part)
+        #: What is durable of it.
+        self._state: dict[str, Any] = {"wanted": wanted.id if wanted is not None else ""}
+        self._backfill = Backfill(self.NAME, str(uuid.uuid4()), self._state)
         self.result = Pass()
-        #: The highest study_pk of the view at the beginning.
-        self.last_pk = 0
+        #: The highest study_pk of the view at the beginning, and up to where it was read.
+        self.last_pk = self.after_pk = 0
+        #: What differed, and when (monotonic): it counts if it still does once something of it would have come.
+        self._doubtful: deque[tuple[float, str, int]] = deque()
         #: What is to be hinted at once it is known how much that is: (study_iuid, study_pk).
         self._kept_back: list[tuple[str, int]] = []
-        #: Entries that weren't in the view, and when that was seen first (monotonic).
-        self._gone: dict[str, tuple[Entry, float]] = {}
-
-    @property
-    def after_pk(self) -> int:
-        """How far it is."""
-        return self._backfill.after_pk
+        #: UIDs that count as different already, of this part.
+        self._counted: set[str] = set()
+        self._healed_before = 0
+        self._begun = False
+        self._tracked = self.whole and not self.report_only
 
     def feed(self) -> Pass:
         """Raises SourceError when the database can't be read, SourceChanged when it is another one meanwhile, Stopped."""
+        try:
+            return self._feed()
+        except BaseException:
+            if self._begun and self._tracked:
+                with self._engine.inside():
+                    self._engine.jobs[self.NAME] = self._backfill.state()
+            raise
+
+    def _feed(self) -> Pass:
         engine = self._engine
         began = time.monotonic()
         self._scope = scope_pk(engine.meta.get("scope"))
-        with engine.inside() as core:
-            core.parts.results.follow(self._backfill)
         epoch = engine.source.epoch
-        outbox = self._outbox.at(epoch)
+        self._outbox = outbox = Outbox(engine.source).at(epoch)
+        self._gone = Gone(engine, outbox, self._pause, self._gone_after_seconds)
         self.last_pk = outbox.last_study_pk()
-        after_pk = self._backfill.after_pk
+        took = self._resume(engine.jobs.get(self.NAME))
+        self._begun = True
+        if self._tracked:
+            with engine.inside() as core:
+                core.parts.results.follow(self._backfill)
+        half = None
         if self._client is not None:
-            self._ranges = Ranges(self._client.digests, engine.adopt)
-            # A pass that was interrupted says nothing of what lay before.
-            after_pk = 0
-        while True:
-            page_began = time.monotonic()
-            self._on_page()
-            studies = outbox.view_after(after_pk, PAGE)
-            until_pk = names(studies[-1])[1] if len(studies) == PAGE else None
-            self._compare(studies, after_pk, until_pk)
-            if until_pk is None:
-                break
-            after_pk = until_pk
-            with engine.inside():
-                self._backfill.passed(after_pk)
-            took = time.monotonic() - page_began
-            self._pause(max(took * self._rest, self._interval - took))
-        self._send_kept_back()
-        self._wait_for_the_end()
-        if self._client is not None and not self.result.held:
-            self._compare_with_index(self._client, outbox)
+            self._ranges = Ranges(self._client.digests, engine.adopt, self.after_pk)
+            half = IndexHalf(
+                engine,
+                Reconciliation(engine, self._client, outbox, self._wants),
+                self.result,
+                self._gone,
+                report_only=self.report_only,
+                pause=self._pause,
+                send=self._send_and_wait,
+            )
+        more = True
+        while more:
+            more = self._read_part(self.after_pk)
+            self._confirm(everything=True)
+            self._send_kept_back()
+            self._wait_for_the_end()
+            failpoints.hit("sweep_part_read")
+            if half is not None and self._ranges is not None and not self.result.held:
+                half.heal(self._ranges.finish(self.after_pk if more else None), self._counted)
+                self.result.index = True
+            self._counted.clear()
+            self.result.seconds = took + time.monotonic() - began
+            self._keep()
+            failpoints.hit("sweep_part_done")
+            if more and self._enough():
+                raise Stopped
+        if half is not None and self._tracked and not self.result.held:
+            half.remember()
+            engine.remember("scope", ALL)
         self._deal_with_gone(epoch)
         self._wait_for_the_end()
-        self.result.seconds = time.monotonic() - began
-        with engine.inside() as core:
-            core.parts.results.forget(self.NAME)
-        if self._whole and not self.report_only:
-            engine.remember("last_pass", self.result.to_json())
+        self.result.seconds = took + time.monotonic() - began
+        self.result.ended_at = time.time()
+        failpoints.hit("sweep_end")
+        if self._tracked:
+            with engine.inside() as core:
+                core.parts.results.forget(self.NAME)
+                engine.jobs.pop(self.NAME, None)
+            engine.remember(LAST_RESULT, self.result.to_json())
         engine.flush()
         return self.result
 
+    # --- where it goes on --------------------------------------------------------------------------------
+
+    def _resume(self, before: object) -> float:
+        """Takes up what an interrupted pass had done; the seconds that this took."""
+        state = before.get("selection") if isinstance(before, dict) else None
+        if not self._tracked or self._suspicious or not isinstance(state, dict):
+            return 0.0
+        if state.get("wanted") != self._state["wanted"] or state.get("gone") is None:
+            return 0.0
+        if state["index"] != (self._client is not None):
+            return 0.0
+        self.result = Pass.of(state["pass"])
+        self._healed_before = self.result.healed
+        self.after_pk = state["after_pk"]
+        self._gone.again(state["gone"])
+        self._state.update(state)
+        log.info("a sweep goes on", after_pk=self.after_pk)
+        return self.result.seconds
+
+    def _keep(self) -> None:
+        """This part is done: a pass that is interrupted later goes on behind it."""
+        if not self._tracked or self._suspicious:
+            return
+        state = {
+            "after_pk": self.after_pk,
+            "pass": self.result.state(),
+            "index": self._client is not None,
+            "gone": self._gone.keys,
+        }
+        with self._engine.inside() as core:
+            self._state.update(state)
+            self._backfill.moved = True
+            core.parts.results.moved()
+        self._engine.flush()
+
     # --- pages -------------------------------------------------------------------------------------------
+
+    def _read_part(self, after_pk: int) -> bool:
+        """Reads and compares some pages; whether there are more. (Not known to be right: all of it is one part.)"""
+        read = 0
+        while read < self._part or self._suspicious:
+            page_began = time.monotonic()
+            self._on_page()
+            studies = self._outbox.view_after(after_pk, self._page)
+            until_pk = names(studies[-1])[1] if len(studies) == self._page else None
+            self._compare(studies, after_pk, until_pk)
+            self._confirm()
+            if until_pk is None:
+                return False
+            read += len(studies)
+            self.after_pk = after_pk = until_pk
+            took = time.monotonic() - page_began
+            self._pause(max(took * self._rest, self._interval - took))
+            failpoints.hit("sweep_page")
+        return True
 
     def _compare(self, studies: list[Values], after_pk: int, until_pk: int | None) -> None:
         engine = self._engine
@@ -205,81 +247,26 @@ class Sweep:
             policy = core.parts.policy
             # Nothing that is under way says anything yet, on either side.
             open_keys = {key for key in (*keys, *entries) if core.busy(key)}
-        found = compare(
-            policy,
-            [
-                values
-                for values, key in zip(studies, keys, strict=True)
-                if key not in open_keys and self._wants(values)
-            ],
-            {key: entry for key, entry in entries.items() if key not in open_keys},
-            scope_pk=self._scope,
-        )
+        wanted = [
+            values
+            for values, key in zip(studies, keys, strict=True)
+            if key not in open_keys and (self._wants is None or self._wants(values))
+        ]
+        known = {key: entry for key, entry in entries.items() if key not in open_keys}
+        found = compare(policy, wanted, known, scope_pk=self._scope)
         self.result.compared += found.studies
-        self.result.missing += len(found.missing)
-        self.result.stale += len(found.stale)
         self.result.kept += found.kept
         if self._ranges is not None:
-            differs = bool(open_keys or found.missing or found.stale or found.gone)
-            self._ranges.add(studies, entries, policy, unclear=differs, until_pk=until_pk)
-        self._hint(found)
-
-    def _compare_with_index(self, client: IndexClient, outbox: Outbox) -> None:
-        """What the index has otherwise than the ledger says; it counts when it is still so after a while."""
-        engine = self._engine
-        assert self._ranges is not None
-        self._ranges.finish()
-        self.result.index = True
-        reconciliation = Reconciliation(engine, client, outbox)
-        suspects = [one for one in self._ranges.suspects if reconciliation.differences(one)]
-        if suspects:
-            self._pause(engine.settings.delivery.quiet_seconds)
+            self._ranges.add(studies, entries, policy, busy=open_keys, until_pk=until_pk)
+        if self.whole:
+            for entry in found.gone:
+                self._gone.add(entry)
         now = time.monotonic()
-        differing: list[tuple[str, int]] = []
-        for one in suspects:
-            for difference in reconciliation.differences(one):
-                self._pause(0.0)
-                if self._is_stubborn(difference):
-                    self.result.kept += 1
-                    continue
-                if difference.extra:
-                    entry = Entry(difference.study_iuid, difference.study_pk, digest=difference.held)
-                    self._gone.setdefault(difference.study_iuid, (entry, now))
-                elif difference.held is None:
-                    self.result.missing += 1
-                else:
-                    self.result.stale += 1
-                if self.report_only:
-                    continue
-                engine.correct(difference.study_iuid, difference.study_pk, difference.held)
-                if not difference.extra:
-                    differing.append((difference.study_iuid, difference.study_pk))
-        if not self.report_only:
-            engine.remember("stubborn", self._stubborn)
-            engine.remember("scope", ALL)
-            engine.flush()
-            self._send(differing)
-            self._wait_for_the_end()
-
-    def _is_stubborn(self, difference: Difference) -> bool:
-        """Whether the index has taken this very document before and has something else: it isn't sent again and again."""
-        if difference.held is None or difference.wanted is None:
-            return False
-        wanted = difference.wanted.hex()
-        known = self._engine.meta.get("stubborn") or {}
-        if len(self._stubborn) < _STUBBORN:
-            self._stubborn[difference.study_iuid] = wanted
-        if known.get(difference.study_iuid) != wanted:
-            return False
-        log.warning(
-            "the index keeps a study otherwise than it was sent: it isn't sent again until it changes",
-            study_pk=difference.study_pk,
-        )
-        return True
+        self._doubtful += ((now, uid, study_pk) for uid, study_pk in (*found.missing, *found.stale))
 
     def _entries(self, after_pk: int, until_pk: int | None) -> dict[str, Entry]:
         """The ledger's entries of that range. A study that wasn't read because of the dates isn't gone for that."""
-        if not self._whole:
+        if not self.whole:
             return {}
         entries: dict[str, Entry] = {}
         while True:
@@ -289,11 +276,45 @@ class Sweep:
                 return entries
             after_pk = page[-1].study_pk
 
-    def _hint(self, found: Compared) -> None:
-        now = time.monotonic()
-        for entry in found.gone:
-            self._gone.setdefault(entry.study_iuid, (entry, now))
+    def _confirm(self, *, everything: bool = False) -> None:
+        """What differed is looked at once more: its row may have been on its way. What has come since isn't a difference."""
+        quiet = self._engine.settings.delivery.quiet_seconds
+        while self._doubtful:
+            if (left := self._doubtful[0][0] + quiet - time.monotonic()) > 0:
+                if not everything and len(self._doubtful) < _MOST_DOUBTFUL:
+                    return
+                self._pause(left)
+            last = time.monotonic() - quiet
+            some: list[tuple[float, str, int]] = []
+            while self._doubtful and len(some) < PAGE and self._doubtful[0][0] <= last:
+                some.append(self._doubtful.popleft())
+            self._count(self._compare_again([(uid, study_pk) for _, uid, study_pk in some]))
+
+    def _compare_again(self, some: list[tuple[str, int]]) -> Compared:
+        engine = self._engine
+        without_uid = {study_pk for uid, study_pk in some if not uid}
+        studies = self._outbox.view_of([uid for uid, _ in some if uid])
+        if without_uid:
+            studies += [
+                values
+                for study_pk in without_uid
+                for values in self._outbox.view_after(study_pk - 1, 1)
+                if names(values)[1] == study_pk
+            ]
+        keys = [study_key(*names(values)) for values in studies]
+        entries = engine.store.lookup(keys)
+        with engine.inside() as core:
+            policy = core.parts.policy
+            studies = [v for v, key in zip(studies, keys, strict=True) if not core.busy(key)]
+        found = compare(policy, studies, entries, scope_pk=self._scope)
+        found.gone.clear()
+        return found
+
+    def _count(self, found: Compared) -> None:
+        self.result.missing += len(found.missing)
+        self.result.stale += len(found.stale)
         differing = [*found.missing, *found.stale]
+        self._counted.update(uid for uid, _ in differing)
         if self.report_only or self.result.held:
             return
         if not self._suspicious:
@@ -308,12 +329,20 @@ class Sweep:
                 "`reconcile --accept`"
             )
 
-    def _send(self, differing: list[tuple[str, int]]) -> None:
-        engine = self._engine
+    # --- what is sent ------------------------------------------------------------------------------------
+
+    def _send(self, differing: list[tuple[str, int]], insist: Insist = Insist.NO) -> None:
+        engine, backfill = self._engine, self._backfill
         for study_iuid, study_pk in differing:
             engine.wait_for_room_behind()
             with engine.inside() as core:
-                core.backfills.hint(study_iuid, study_pk, engine.now(), backfill=self._backfill)
+                core.backfills.hint(
+                    study_iuid, study_pk, engine.now(), backfill=backfill, insist=insist, seed=backfill.run
+                )
+
+    def _send_and_wait(self, differing: list[tuple[str, int]], insist: Insist) -> None:
+        self._send(differing, insist)
+        self._wait_for_the_end()
 
     def _send_kept_back(self) -> None:
         if not self.result.held:
@@ -329,44 +358,21 @@ class Sweep:
         if self._cancelled() or self._engine.stopping.wait(seconds):
             raise Stopped
 
-    # --- what is gone ------------------------------------------------------------------------------------
-
     def _deal_with_gone(self, epoch: int) -> None:
-        """Looks again, by UID, after a while; what isn't there then either is gone."""
+        """What isn't there after a while either is gone."""
         engine = self._engine
-        if not self._gone:
-            return
         if self.report_only:
-            self.result.extra = len(self._gone)
+            with engine.inside() as core:
+                deletes = core.parts.policy.deletes
+            self.result.extra += len(self._gone) if deletes else 0
+            self.result.kept += 0 if deletes else len(self._gone)
             return
-        last = max(at for _, at in self._gone.values())
-        while (left := last + self._gone_after_seconds - time.monotonic()) > 0:
-            self._pause(min(left, 1.0))
-        if epoch != engine.source.epoch:
-            raise SourceChanged("The database is another one than before: what is gone is looked for anew.")
-        outbox = self._outbox.at(epoch)
-        gone: list[Entry] = []
-        keys = list(self._gone)
-        for start in range(0, len(keys), PAGE):
-            some = keys[start : start + PAGE]
-            there = {str(values.get("study_iuid")) for values in outbox.view_of(some)}
-            gone += [self._gone[key][0] for key in some if key not in there]
-            self._pause(0.0)
-        with engine.inside() as core:
-            deletes = core.parts.policy.deletes
-        if not deletes:
-            self.result.kept += len(gone)
-        elif gone:
-            self.result.extra += len(gone)
-            limit = max(_VALVE_DELETIONS, _VALVE_DELETIONS_PART * engine.store.count)
-            if self.result.held:
-                return
-            if len(gone) > limit and not self._accept:
-                self._hold(
-                    f"{len(gone):,} studies would be deleted from the central index, because the archive doesn't hold them: "
-                    "nothing of that is sent. See whether the archive is whole, then run `reconcile --accept`"
-                )
-                return
+        gone = self._gone.confirmed(epoch)
+        held = self._gone.count(gone, self.result, accept=self._accept)
+        if held and not self.result.held:
+            self._hold(held)
+        if self.result.held:
+            return
         for entry in gone:
             engine.wait_for_room_behind()
             with engine.inside() as core:
@@ -377,4 +383,4 @@ class Sweep:
         while self._backfill.open:
             self._pause(0.02)
         with self._engine.inside():
-            self.result.healed = self._backfill.sent
+            self.result.healed = self._healed_before + self._backfill.sent

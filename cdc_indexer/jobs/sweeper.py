@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import zlib
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from cdc_indexer.delivery.index_client import IndexUnavailable
+from cdc_indexer.delivery.index_client import IndexUnavailable, TooMany
 from cdc_indexer.jobs.backfill import InitialOptions
+from cdc_indexer.jobs.passes import LAST_RESULT, Pass, Wanted
 from cdc_indexer.jobs.sweep import Sweep
 from cdc_indexer.model.errors import IndexerError, SourceChanged, SourceError, Stopped, StorageError
 from cdc_indexer.model.observer import Condition
@@ -35,8 +37,9 @@ _NIGHT_SECONDS = 36_000
 #: Without a binary log the table alone tells, so that the view is compared more often.
 _TABLE_ONLY_SECONDS = 3600.0
 
-#: After a pass that couldn't be done.
+#: After a pass that couldn't be done, and after one that didn't end a doubt.
 _AGAIN_SECONDS = 60.0
+_DOUBT_AGAIN_SECONDS = 3600.0
 
 
 def next_pass(last: datetime | None, every_hours: float, center: str, now: datetime) -> datetime:
@@ -58,12 +61,27 @@ def next_pass(last: datetime | None, every_hours: float, center: str, now: datet
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A pass to be done: because of ``reason``, or as a request says."""
+class _Due:
+    """A pass to be done now."""
 
     reason: str
-    suspicious: bool = False
+    wanted: Wanted | None = None
     request: ReconcileRequest | None = None
+
+
+#: Why the ledger isn't believed: what is said, and to whom it concerns.
+_DOUBTS = {
+    Condition.INDEX_LOST: (
+        "The central index has lost something of what it had accepted (a backup was restored, perhaps): it is compared with "
+        "the archive, and what it lacks is sent",
+        "The central index has lost something of what it had accepted, and answers no digests, so that nobody can say what: "
+        "send everything again with `initial --restart`",
+    ),
+    Condition.OTHER_WRITER: (
+        "Another process sends studies of this centre to the index: end it, or give it a centre of its own",
+    )
+    * 2,
+}
 
 
 class Sweeper:
@@ -77,46 +95,102 @@ class Sweeper:
         self._thread: threading.Thread | None = None
         self._sweep: Sweep | None = None
         self._request: ReconcileRequest | None = None
+        self._until: float | None = None
         self._ready = False
-        self._not_before = 0.0
-        self._reason = ""
+        self._not_before = self._doubt_not_before = 0.0
         self._suspicious = bool(engine.meta.get("suspicious"))
+        self._wanted = Wanted.of(engine.meta.get(Wanted.NAME))
         if engine.store.rebuilt:
-            self._reason = "the ledger was damaged"
-        elif Sweep.NAME in engine.jobs:
-            self._reason = "the last one was interrupted"
+            self.want("the ledger was damaged")
+        self._interrupted = Sweep.NAME in engine.jobs
+        if self._wanted is not None and self._wanted.doubt:
+            self.doubt(Condition(self._wanted.doubt))
+
+    def tell(self) -> None:
+        """What the last pass came to, for who has just begun to listen."""
+        last = self._engine.meta.get(LAST_RESULT)
+        if isinstance(last, dict):
+            self._tell(last)
+
+    def _tell(self, last: Mapping[str, Any]) -> None:
+        observer = self._engine.observer
+        observer.compared(last)
+        held = str(last.get("held") or "")
+        observer.condition(Condition.CHANGES_HELD, held[:1].upper() + held[1:] if held else None)
 
     def ready(self) -> None:
         """What the stream and the table had at the start is taken."""
         self._ready = True
 
+    # --- who wants one -----------------------------------------------------------------------------------
+
     def want(self, reason: str, *, suspicious: bool = False) -> None:
-        """Something may have hidden rows; a pass begins as soon as stream and table have caught up."""
-        self._reason = self._reason or reason
+        """Something may have hidden rows; a pass begins as soon as stream and table have caught up.
+
+        It survives a restart, and a pass that has begun already doesn't count.
+        """
+        self._want(Wanted(reason))
         if suspicious and not self._suspicious:
             self._suspicious = True
             self._engine.remember("suspicious", True)
+
+    def doubt(self, condition: Condition) -> None:
+        """The index may have lost what the ledger says: that isn't believed until the index itself was compared."""
+        engine = self._engine
+        with engine.inside() as core:
+            core.parts.believed = False
+        self._want(Wanted("", condition.value))
+        said = _DOUBTS[condition][0 if self._comparable else 1]
+        log.error("the ledger isn't believed", reason=said)
+        engine.observer.condition(condition, said)
+
+    def _want(self, wanted: Wanted) -> None:
+        with self._lock:
+            self._wanted = self._wanted.and_also(wanted) if self._wanted is not None else wanted
+        self._engine.remember(Wanted.NAME, self._wanted.to_json())
+
+    @property
+    def _comparable(self) -> bool:
+        return "digests" in self._engine.sending.known.features
 
     def table_only(self) -> None:
         """There is no binary log: a pass an hour."""
         self._ready = True
         last = self._last()
         if last is None or (datetime.now() - last).total_seconds() >= _TABLE_ONLY_SECONDS:
+            with self._lock:
+                if self._wanted is not None and self._wanted.reason:
+                    return
             self.want("there is no binary log")
+
+    # --- life --------------------------------------------------------------------------------------------
 
     def look(self) -> None:
         """Begins a pass when one is due, and answers who has asked for one."""
-        if self._thread is not None and self._thread.is_alive():
+        if self.active:
             self._answer()
             return
         self._thread = None
-        wanted = self._due()
-        if wanted is None:
-            return
+        due = self._due()
+        if due is not None:
+            self._begin(due)
+
+    @property
+    def active(self) -> bool:
+        """Whether a pass is being done."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def once(self, most_seconds: float) -> None:
+        """For a program that is to end: begins a pass if one is due, of which so much is done; the next one goes on."""
+        self._ready = True
+        self._until = time.monotonic() + most_seconds
+        self.look()
+
+    def _begin(self, due: _Due) -> None:
         with self._lock:
             if self._runner.stopping.is_set():
                 return
-            self._thread = threading.Thread(target=self._work, args=[wanted], name="sweep", daemon=True)
+            self._thread = threading.Thread(target=self._work, args=[due], name="sweep", daemon=True)
             self._thread.start()
 
     def join(self) -> None:
@@ -129,26 +203,31 @@ class Sweeper:
     # --- when --------------------------------------------------------------------------------------------
 
     def _last(self) -> datetime | None:
-        last: Any = self._engine.meta.get("last_pass")
+        last: Any = self._engine.meta.get(LAST_RESULT)
         with suppress(TypeError, KeyError, ValueError):
             moment = datetime.fromisoformat(last["at"].replace("Z", "+00:00"))
             return moment.astimezone().replace(tzinfo=None)
         return None
 
-    def _due(self) -> _Wanted | None:
+    def _due(self) -> _Due | None:
         request = self._read_request()
         if not self._ready or time.monotonic() < self._not_before:
             return None
+        wanted = self._wanted
         if request is not None:
-            return _Wanted("asked for", self._suspicious, request)
+            return _Due("asked for", wanted, request)
+        if wanted is not None and wanted.reason:
+            return _Due(wanted.reason, wanted)
+        if wanted is not None and self._comparable and time.monotonic() >= self._doubt_not_before:
+            return _Due("the ledger isn't believed", wanted)
+        if self._interrupted:
+            return _Due("the last one was interrupted", wanted)
         every_hours = self._engine.settings.reconcile.every_hours
-        if self._reason:
-            return _Wanted(self._reason, self._suspicious)
         if not every_hours:
             return None
         now = datetime.now()
         if now >= next_pass(self._last() or self._began(), every_hours, self._engine.settings.center, now):
-            return _Wanted("the daily pass", self._suspicious)
+            return _Due("the daily pass", wanted)
         return None
 
     def _began(self) -> datetime | None:
@@ -171,49 +250,75 @@ class Sweeper:
         request = self._read_request()
         return request is None or request.id != self._request.id
 
-    def _work(self, wanted: _Wanted) -> None:
+    def _enough(self) -> bool:
+        return self._until is not None and time.monotonic() > self._until
+
+    def _work(self, due: _Due) -> None:
         engine = self._engine
-        self._request = request = wanted.request
+        self._request = request = due.request
         options = InitialOptions(
             since=request.since if request else None, until=request.until if request else None
         )
-        log.info("a sweep begins", reason=wanted.reason)
+        log.info("a sweep begins", reason=due.reason)
         self._sweep = sweep = Sweep(
             engine,
             studies_per_second=engine.settings.reconcile.studies_per_second,
             accept=request is not None and request.accept,
             report_only=request is not None and request.report_only,
-            suspicious=wanted.suspicious,
+            suspicious=self._suspicious,
             cancelled=self._cancelled,
-            wants=options.wants,
-            whole=options.whole,
+            enough=self._enough,
+            wants=None if options.whole else options.wants,
             client=engine.index_client(),
+            wanted=due.wanted,
         )
         try:
             result = sweep.feed()
         except Stopped:
+            self._interrupted = self._interrupted or request is None
             return
-        except (SourceError, StorageError, IndexUnavailable) as error:
+        except (SourceError, StorageError, IndexUnavailable, TooMany) as error:
             changed = isinstance(error, SourceChanged)
             log.log(20 if changed else 30, "a sweep is interrupted", reason=str(error))
             self._not_before = time.monotonic() + (0.0 if changed else _AGAIN_SECONDS)
-            self._reason = self._reason or "the last one was interrupted"
+            self._interrupted = True
             return
         except IndexerError as error:
             self._runner.fail(error)
             return
         log.info("a sweep has ended", **{name: value for name, value in result.to_json().items() if value})
         if options.whole and not sweep.report_only:
-            self._reason = ""
-            held = result.held
-            engine.observer.condition(Condition.CHANGES_HELD, held[:1].upper() + held[1:] if held else None)
-            if not result.held and self._suspicious:
-                self._suspicious = False
-                engine.remember("suspicious", None)
+            self._ended(result, due.wanted)
         self._answer(done=True)
         if request is not None:
             requests.remove(engine.settings.state_dir, ReconcileRequest.file())
             self._request = None
+
+    def _ended(self, result: Pass, wanted: Wanted | None) -> None:
+        engine = self._engine
+        self._interrupted = False
+        self._tell(result.to_json())
+        if not result.held and self._suspicious:
+            self._suspicious = False
+            engine.remember("suspicious", None)
+        if wanted is None:
+            return
+        doubt = wanted.doubt
+        with self._lock:
+            if self._wanted != wanted:
+                return  # something has happened since it began
+            # What is held is released by who looks at it; an index that can't be compared stays in doubt.
+            believed = bool(not doubt or (result.index and not result.held))
+            self._wanted = None if believed else Wanted("", doubt, wanted.id)
+        engine.remember(Wanted.NAME, None if believed else {"reason": "", "doubt": doubt, "id": wanted.id})
+        if not believed:
+            self._doubt_not_before = time.monotonic() + _DOUBT_AGAIN_SECONDS
+        elif doubt:
+            with engine.inside() as core:
+                core.parts.believed = True
+            for condition in _DOUBTS:
+                engine.observer.condition(condition, None)
+            log.info("the ledger is believed again: archive and index were compared")
 
     def _answer(self, *, done: bool = False) -> None:
         request, sweep = self._request, self._sweep

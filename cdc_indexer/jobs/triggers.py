@@ -1,12 +1,13 @@
-"""Whether the triggers record: the archive's newest studies, through the view, against the outbox.
+"""Whether view and triggers are those that the archive needs: its newest studies, through the view, against the outbox.
 
 Triggers that were dropped, by hand or because a tool has swapped the table, are seen by nothing else: the log is quiet, the
-outbox is quiet, and studies are lost until a sweep finds them.
+outbox is quiet, and studies are lost until a sweep finds them. As quiet is an archive that was upgraded under its view.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -15,7 +16,7 @@ from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import IndexerError
 from cdc_indexer.model.observer import Condition
 from cdc_indexer.model.study import names
-from cdc_indexer.source.outbox import Outbox
+from cdc_indexer.source.outbox import Outbox, came_since
 
 if TYPE_CHECKING:
     from cdc_indexer.jobs.engine import Engine
@@ -36,17 +37,24 @@ _SAID = (
     "the table was swapped); these studies are sent all the same. Run extras/add_indexer.sql again "
     "(add_indexer_arc5.sql for dcm4chee-arc 5)"
 )
+#: Only dcm4chee-arc 5 has versions that differ in this.
+_UPGRADED = "The archive was upgraded: run extras/add_indexer_arc5.sql again, then `initial`"
 
 
 class TriggersWatch:
-    """``look`` is called often, from one thread; it looks now and then."""
+    """``look`` is called often, from one thread; it looks now and then.
 
-    def __init__(self, engine: Engine) -> None:
+    ``sweep`` asks for a pass over the whole archive: what else wasn't recorded, only that finds.
+    """
+
+    def __init__(self, engine: Engine, sweep: Callable[[str], None]) -> None:
         self._engine = engine
+        self._sweep = sweep
         self._outbox = Outbox(engine.source)
         self._every_seconds = failpoints.seconds("triggers", _EVERY_SECONDS)
-        self._next_at = time.monotonic() + self._every_seconds
+        self._next_at = 0.0
         self._said = False
+        self._version_said = False
         #: Missing in the last look; a study counts when it is missing twice.
         self._missing: set[int] = set()
 
@@ -56,11 +64,13 @@ class TriggersWatch:
             return
         self._next_at = time.monotonic() + self._every_seconds
         first_pk = self._engine.meta.get(FIRST_PK)
-        if not isinstance(first_pk, int):
-            return
         try:
             # One after the other: a row is there as soon as its study is.
-            newest = [study for study in self._outbox.newest_studies(_NEWEST) if names(study)[1] > first_pk]
+            newest = self._outbox.newest_studies(_NEWEST)
+            self._tell_version(came_since(newest[0]) if newest else None)
+            if not isinstance(first_pk, int):
+                return
+            newest = [study for study in newest if names(study)[1] > first_pk]
             recorded = self._outbox.recorded([names(study)[1] for study in newest])
         except IndexerError:
             return  # the stream meets the same and says so
@@ -77,10 +87,21 @@ class TriggersWatch:
         elif self._said and newest_pk in recorded:
             self._tell(None)
 
+    def _tell_version(self, came: str | None) -> None:
+        said = f"{came} {_UPGRADED}" if came else None
+        if said is not None and not self._version_said:
+            log.error("the archive was upgraded", reason=said)
+        elif said is None and self._version_said:
+            log.info("view and triggers are made for this version of the archive")
+        self._version_said = said is not None
+        self._engine.observer.condition(Condition.OTHER_VERSION, said)
+
     def _tell(self, said: str | None) -> None:
         if said is not None and not self._said:
             log.error("the triggers don't record", reason=said)
+            self._sweep("the triggers don't record")
         elif said is None:
             log.info("the triggers record again")
+            self._sweep("the triggers didn't record for a while")
         self._said = said is not None
         self._engine.observer.condition(Condition.NOT_RECORDED, said)

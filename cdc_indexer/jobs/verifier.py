@@ -69,7 +69,7 @@ class Verifier:
                     engine.observer.verification(str(error))
                     engine.stopping.wait(_PAUSE_SECONDS)
                 except StorageError as error:
-                    engine.storage_trouble(error)
+                    engine.storage.trouble(error)
                     engine.stopping.wait(_PAUSE_SECONDS)
         except Stopped:
             pass

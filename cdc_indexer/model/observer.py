@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cdc_indexer.flow.gate import Gate
@@ -45,8 +45,14 @@ class Condition(str, Enum):
     CHANGES_HELD = "changes_held"
     #: Another process sends studies of this centre.
     OTHER_WRITER = "other_writer"
+    #: The index lost something of what it had accepted.
+    INDEX_LOST = "index_lost"
     #: The archive has studies that the triggers didn't record.
     NOT_RECORDED = "not_recorded"
+    #: View and triggers were made for another version of the archive.
+    OTHER_VERSION = "other_version"
+    #: The archive has stored no new study for longer than monitor.quiet_hours.
+    QUIET = "quiet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,9 @@ class Observer:
 
     def condition(self, condition: Condition, reason: str | None) -> None:
         """Something is the matter, in one sentence with the remedy; None: it is over."""
+
+    def compared(self, last_pass: Mapping[str, Any]) -> None:
+        """A comparison of archive and index has ended, now or before the start: what it came to, as JSON."""
 
     def audited(self, found: int) -> None:
         """The table was read; so many rows were found that the binary log hadn't brought."""

@@ -37,12 +37,15 @@ class Cause(str, Enum):
     INDEX_AWAY = "index_away"
     DEGRADED = "degraded"
     NOT_RECORDED = "not_recorded"
+    OTHER_VERSION = "other_version"
     CHANGES_HELD = "changes_held"
     OTHER_WRITER = "other_writer"
     VERIFICATION = "verification"
     STARTING = "starting"
+    INDEX_LOST = "index_lost"
     POSITION_LOST = "position_lost"
     PAUSED = "paused"
+    QUIET = "quiet"
     OPEN_TRANSACTION = "open_transaction"
     PARKED = "parked"
 
@@ -62,7 +65,9 @@ class Cause(str, Enum):
         return Level.WARNING if self in _WARNINGS else Level.FAILED
 
 
-_WARNINGS = frozenset({Cause.PARKED, Cause.POSITION_LOST, Cause.OPEN_TRANSACTION, Cause.PAUSED})
+_WARNINGS = frozenset(
+    {Cause.PARKED, Cause.INDEX_LOST, Cause.POSITION_LOST, Cause.OPEN_TRANSACTION, Cause.PAUSED, Cause.QUIET}
+)
 _HELD = frozenset(
     {
         Cause.KEY_REFUSED,

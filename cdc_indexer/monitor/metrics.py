@@ -10,7 +10,7 @@ import platform
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from cdc_indexer import __version__
 from cdc_indexer.model.outcome import Kind, Outcome
 from cdc_indexer.monitor.causes import Cause
 from cdc_indexer.monitor.health import Health
+from cdc_indexer.monitor.report import PASS_COUNTS, moment
 
 if TYPE_CHECKING:
     from cdc_indexer.flow.order import Delivery
@@ -105,6 +106,9 @@ class Metrics:
         self._audits = 0
         self._audit_rows = 0
         self._connections = 0
+        #: What the last comparison of archive and index came to, and how often there is one (0: only when asked).
+        self._last_pass: Mapping[str, Any] | None = None
+        self.every_hours = 0.0
         self._registry: Any = None
 
     # --- counting ----------------------------------------------------------------------------------------
@@ -146,6 +150,10 @@ class Metrics:
         with self._lock:
             self._audits += 1
             self._audit_rows += found
+
+    def compared(self, last_pass: Mapping[str, Any]) -> None:
+        """A comparison of archive and index has ended."""
+        self._last_pass = last_pass
 
     def connected(self) -> None:
         """A connection to the binary log began."""
@@ -231,6 +239,13 @@ class Metrics:
             "When the central index last accepted a study; 0: not since the start.",
             self.last_delivery_at or 0,
         )
+        yield gauge(
+            "reconcile_every_hours",
+            "How often archive and index are to be compared; 0: only when asked.",
+            self.every_hours,
+        )
+        if self._last_pass is not None:
+            yield from _compared(self._last_pass, gauge)
         yield from self._states(health)
         if sample is not None:
             yield from _sampled(sample, counter, gauge)
@@ -265,6 +280,29 @@ class Metrics:
             if cause.is_held:
                 family.add_metric([cause.value], cause in problems)
         yield family
+
+
+def _compared(last: Mapping[str, Any], gauge: Any) -> Iterator[Any]:
+    from prometheus_client.core import GaugeMetricFamily  # noqa: PLC0415
+
+    at = moment(last.get("at"))
+    yield gauge(
+        "last_pass_timestamp_seconds",
+        "When the last comparison of archive and index ended.",
+        at.timestamp() if at is not None else 0,
+    )
+    yield gauge("last_pass_duration_seconds", "How long it took.", last.get("seconds") or 0)
+    yield gauge(
+        "last_pass_of_index",
+        "1 if the index itself was compared; 0: only what it was told, since it answers no digests.",
+        bool(last.get("index")),
+    )
+    family = GaugeMetricFamily(
+        PREFIX + "last_pass_studies", "What the last comparison came to.", labels=["what"]
+    )
+    for what in PASS_COUNTS:
+        family.add_metric([what], last.get(what) or 0)
+    yield family
 
 
 def _sampled(sample: Sample, counter: Any, gauge: Any) -> Iterator[Any]:

@@ -12,7 +12,10 @@ from typing import Any
 
 from cdc_indexer.monitor.causes import Level, Problem
 
-__all__ = ["FILE_NAME", "Report", "iso", "moment"]
+__all__ = ["FILE_NAME", "PASS_COUNTS", "Report", "iso", "moment"]
+
+#: What a comparison of archive and index counts.
+PASS_COUNTS = ("compared", "equal", "missing", "stale", "extra", "kept", "healed")
 
 #: In the state directory.
 FILE_NAME = "status.json"
@@ -27,7 +30,8 @@ class Report:
     ``running``: a `run` is active; ``service``: it is, or the last one was, one that stays. ``problems`` are {cause, level,
     since, message}, the worst first; ``held`` is the one of them because of which nothing is sent until somebody mends it.
     ``delivered``, ``retried``: since the start of that `run`. ``parked`` are there now; ``parked_reasons`` are {reason,
-    count}. ``last_hour``: studies delivered in each of the last 60 minutes, the oldest first.
+    count}. ``last_hour``: studies delivered in each of the last 60 minutes, the oldest first. ``last_pass``: what the last
+    comparison of archive and index came to, as `reconcile --json` says it; None: there was none.
     """
 
     version: str
@@ -59,6 +63,7 @@ class Report:
     started_at: str | None = None
     pid: int | None = None
     last_hour: list[int] | None = None
+    last_pass: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object, in this order."""

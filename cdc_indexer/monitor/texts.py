@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from typing import Any
 
 from cdc_indexer.monitor.causes import Cause
 
-__all__ = ["CAUSES", "LANGUAGES", "TEXTS", "ago", "clock_time", "number", "size", "span", "wanted_language"]
+__all__ = [
+    "CAUSES",
+    "LANGUAGES",
+    "TEXTS",
+    "ago",
+    "clock_time",
+    "number",
+    "passed",
+    "size",
+    "span",
+    "wanted_language",
+]
+
+_COUNTS = ("compared", "equal", "missing", "stale", "extra", "kept", "healed")
 
 LANGUAGES = {"en": "English", "es": "Español"}
 
@@ -59,6 +73,14 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "retried": "Sent again",
         "last_error": "Last error",
         "started": "Running since",
+        "last_pass": "Last comparison",
+        "no_pass": "none yet",
+        "pass_counts": (
+            "{compared} compared in {span}: {equal} equal, {missing} missing, {stale} stale, {extra} extra; {healed} healed"
+        ),
+        "pass_kept": "{kept} left on purpose",
+        "pass_held": "held",
+        "pass_ledger": "the archive with what was sent, since this index can't be compared",
         "version": "Version",
         "no_error": "none since the start",
         "updated": "As of {time}. Renewed every few seconds.",
@@ -82,7 +104,7 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "none_yet": "ninguno todavía",
         "ago": "hace {span}",
         "behind": "Atraso",
-        "bytes_behind": "{size} de log binario",
+        "bytes_behind": "{size} de registro binario",
         "unknown": "se desconoce",
         "delivered": "Entregados",
         "since_start": "desde {time}",
@@ -105,13 +127,22 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "parked_reason": "Motivo",
         "parked_command": "En este equipo, {command} muestra cuáles son; después, {retry} o {discard}.",
         "details": "Detalles",
-        "position": "Posición en el log binario",
+        "position": "Posición en el registro binario",
         "server": "Servidor de base de datos",
         "settled_until": "Completo hasta",
         "checkpoint": "Punto de control guardado",
         "retried": "Reintentos",
         "last_error": "Último error",
         "started": "En marcha desde",
+        "last_pass": "Última comparación",
+        "no_pass": "ninguna todavía",
+        "pass_counts": (
+            "{compared} comparados en {span}: {equal} iguales, {missing} faltantes, {stale} distintos, {extra} sobrantes; "
+            "{healed} corregidos"
+        ),
+        "pass_kept": "{kept} se dejan así a propósito",
+        "pass_held": "retenida",
+        "pass_ledger": "el archivo con lo enviado, pues este índice no admite comparaciones",
         "version": "Versión",
         "no_error": "ninguno desde el inicio",
         "updated": "Datos del {time}. Se actualizan cada pocos segundos.",
@@ -161,7 +192,7 @@ CAUSES: Mapping[Cause, str] = {
     ),
     Cause.INDEX_AWAY: "El índice central no responde: los estudios esperan y se reintenta solo.",
     Cause.DEGRADED: (
-        "No hay log binario: la tabla se lee cada pocos segundos. Active log_bin y otorgue los permisos "
+        "No hay registro binario: la tabla se lee cada pocos segundos. Active log_bin y otorgue los permisos "
         "de réplica."
     ),
     Cause.VERIFICATION: (
@@ -172,6 +203,10 @@ CAUSES: Mapping[Cause, str] = {
         "El archivo tiene estudios que los disparadores no anotaron (se envían de todos modos): ejecute de nuevo el "
         "script SQL de extras/."
     ),
+    Cause.OTHER_VERSION: (
+        "El archivo fue actualizado y sus tablas tienen columnas nuevas, por lo que pueden faltar valores: ejecute de nuevo "
+        "extras/add_indexer_arc5.sql."
+    ),
     Cause.CHANGES_HELD: (
         "Una comparación cambiaría o borraría demasiados estudios, por lo que no se envía nada de eso: revise si el archivo "
         "está completo y, si es así, ejecute «cdc-indexer reconcile --accept»."
@@ -179,13 +214,21 @@ CAUSES: Mapping[Cause, str] = {
     Cause.OTHER_WRITER: (
         "Otro proceso envía estudios de este centro al índice central: deténgalo o asígnele el suyo."
     ),
+    Cause.INDEX_LOST: (
+        "El índice central perdió algo de lo que había aceptado. Si responde a comparaciones, se compara con el archivo y "
+        "se completa solo; si no, envíe todo de nuevo con «cdc-indexer initial --restart»."
+    ),
     Cause.PAUSED: "Alguien pidió una pausa: los estudios esperan. «cdc-indexer resume» la termina.",
+    Cause.QUIET: (
+        "El archivo no guarda estudios nuevos desde hace más de `monitor.quiet_hours`: revise si las modalidades llegan "
+        "a él y si sus disparadores siguen ahí («cdc-indexer check --admin root»)."
+    ),
     Cause.OPEN_TRANSACTION: (
         "Una transacción del archivo lleva más de 15 minutos abierta: si nadie la termina, XA RECOVER la "
         "muestra y XA ROLLBACK o XA COMMIT la cierra."
     ),
     Cause.POSITION_LOST: (
-        "Se perdió la posición en el log binario: se toma una nueva y se revisa la tabla. No hay que "
+        "Se perdió la posición en el registro binario: se toma una nueva y se revisa la tabla. No hay que "
         "hacer nada."
     ),
     Cause.PARKED: (
@@ -230,6 +273,19 @@ def size(count: int, language: str) -> str:
         value /= 1000
     text = f"{value:.0f}" if unit == "B" or value >= 100 else f"{value:.1f}"
     return f"{text.replace('.', ',') if language == 'es' else text} {unit}"
+
+
+def passed(last: Mapping[str, Any], language: str) -> str:
+    """What a comparison of archive and index came to."""
+    texts = TEXTS[language]
+    counts = {name: number(int(last.get(name) or 0), language) for name in _COUNTS}
+    said = texts["pass_counts"].format(**counts, span=span(float(last.get("seconds") or 0)))
+    more = [
+        texts["pass_kept"].format(kept=counts["kept"]) if last.get("kept") else "",
+        texts["pass_held"] if last.get("held") else "",
+        "" if last.get("index") else texts["pass_ledger"],
+    ]
+    return "; ".join([said, *(one for one in more if one)])
 
 
 def span(seconds: float) -> str:

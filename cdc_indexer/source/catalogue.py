@@ -22,6 +22,8 @@ __all__ = [
     "fresh_position",
     "holds",
     "identity_of",
+    "is_arc5",
+    "made_for",
 ]
 
 
@@ -53,6 +55,20 @@ def columns(session: Session, database: str, table: str) -> tuple[Column, ...]:
         Column(_text(name), "unsigned" in _text(column_type).lower(), _text(data_type).lower())
         for name, column_type, data_type in rows
     )
+
+
+def made_for(session: Session, database: str) -> str:
+    """For which tables of the archive the script has made view and triggers, as it has noted; empty where it hasn't."""
+    rows = session.rows(
+        "SELECT TABLE_COMMENT FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = 'study_service'",
+        (database,),
+    )
+    return _text(rows[0][0]) if rows else ""
+
+
+def is_arc5(said: str) -> bool:
+    """Whether that is dcm4chee-arc 5, so that extras/add_indexer_arc5.sql is the script."""
+    return said.startswith("dcm4chee-arc 5")
 
 
 def identity_of(connection: Connection, database: str) -> Identity:

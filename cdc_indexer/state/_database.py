@@ -29,6 +29,7 @@ __all__ = [
     "check_tables",
     "connect",
     "create",
+    "keep_open",
     "mark_damaged",
     "read_all",
     "rebuild",
@@ -217,6 +218,13 @@ def _remove(state_dir: Path, *names: str) -> None:
     for name in names:
         with suppress(FileNotFoundError):
             (state_dir / name).unlink()
+
+
+def keep_open(db: sqlite3.Connection) -> None:
+    """It is never closed, not even at the end of the process."""
+    from ctypes import py_object, pythonapi  # noqa: PLC0415 - only then
+
+    pythonapi.Py_IncRef(py_object(db))
 
 
 def value_of(db: sqlite3.Connection, sql: str, args: tuple[Any, ...] = ()) -> Any:

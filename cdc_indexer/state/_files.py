@@ -55,6 +55,8 @@ def _unwritable(path: Path, why: str) -> StorageError:
     remedy = "free some space or mend the directory's rights"
     if "locked" in why:
         remedy = "another process holds it, end that one"
+    elif "I/O" in why or "Input/output" in why or "Read-only" in why:
+        remedy = "its disk has become read-only, is over a quota or fails (dmesg says which): mend that, then start again"
     return StorageError(
         f"the state {path} can't be written ({why}): nothing more is sent until it can; {remedy}."
     )

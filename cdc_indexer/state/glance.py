@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from cdc_indexer.model.errors import LedgerDamaged, StateError
 from cdc_indexer.model.position import Identity, Position
@@ -15,6 +16,7 @@ from cdc_indexer.model.settled import EPOCH, Settled
 from cdc_indexer.state import checkpoint_copy
 from cdc_indexer.state._database import connect, read_all
 from cdc_indexer.state._files import FILE_NAME, check_file, check_place, damaged, meaning
+from cdc_indexer.state._probe import WriteProbe
 
 __all__ = ["Glance", "glance"]
 
@@ -31,6 +33,8 @@ class Glance:
     position: Position | None
     settled: Settled
     written: datetime | None
+    #: What the last comparison of archive and index came to.
+    last_pass: dict[str, Any] | None = None
 
 
 def glance(state_dir: Path) -> Glance | None:
@@ -40,6 +44,8 @@ def glance(state_dir: Path) -> Glance | None:
     if not check_file(state_dir):
         return None
     try:
+        with closing(WriteProbe(state_dir)) as probe:
+            probe.check()
         with closing(connect(path, _CACHE_KILOBYTES)) as db:
             content = read_all(db, path)
     except (sqlite3.Error, OSError) as error:
@@ -57,6 +63,7 @@ def glance(state_dir: Path) -> Glance | None:
             Position(**position) if position else None,
             Settled.load(until, content["settled"]),
             datetime.fromisoformat(copy["time"].replace("Z", "+00:00")) if "time" in copy else None,
+            meta.get("last_pass"),
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise StateError(

@@ -19,9 +19,10 @@ from typing import Any
 
 from cdc_indexer.model.changes import State
 from cdc_indexer.model.errors import LedgerDamaged, StateError, StorageError
-from cdc_indexer.state._database import connect, value_of
+from cdc_indexer.state._database import connect, keep_open, value_of
 from cdc_indexer.state._files import FILE_NAME, check_file, check_place, damaged, meaning
 from cdc_indexer.state._parking import CLOSE, now
+from cdc_indexer.state._probe import WriteProbe
 
 __all__ = ["CLOSED_KEPT", "ParkedStudies", "ParkedStudy"]
 
@@ -78,6 +79,7 @@ class ParkedStudies:
         self._path = state_dir / FILE_NAME
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
+        self._probe = WriteProbe(state_dir)
         check_place(state_dir)
         if not check_file(state_dir):
             raise StateError(f"{self._path} isn't there: `run` or `initial` begins it.")
@@ -160,8 +162,13 @@ class ParkedStudies:
         """Closes the file."""
         with self._lock:
             if self._db is not None:
-                self._db.close()
+                try:
+                    self._probe.check()
+                    self._db.close()
+                except OSError:  # the last one to close it writes
+                    keep_open(self._db)
                 self._db = None
+            self._probe.close()
 
     # --- inside ------------------------------------------------------------------------------------------
 
@@ -169,6 +176,7 @@ class ParkedStudies:
     def _database(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
+                self._probe.check()
                 if self._db is None:
                     self._db = connect(self._path, _CACHE_KILOBYTES)
                 yield self._db

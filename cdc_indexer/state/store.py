@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.changes import Changes
-from cdc_indexer.model.errors import LedgerDamaged, StateError, StorageError, SyncFailed
+from cdc_indexer.model.errors import LedgerDamaged, StateError, Stopped, StorageError, SyncFailed
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.state import _ledger, _parking
 from cdc_indexer.state._database import (
@@ -26,6 +26,7 @@ from cdc_indexer.state._database import (
     check_tables,
     connect,
     create,
+    keep_open,
     mark_damaged,
     read_all,
     rebuild,
@@ -35,6 +36,7 @@ from cdc_indexer.state._database import (
 )
 from cdc_indexer.state._files import FILE_NAME, check_file, check_place, damaged, meaning
 from cdc_indexer.state._packing import Unreadable
+from cdc_indexer.state._probe import WriteProbe
 from cdc_indexer.state.lock import make_state_dir
 
 __all__ = ["LEDGER_DAMAGED", "Loaded", "Store"]
@@ -85,8 +87,9 @@ class Store:
         self.path = state_dir / FILE_NAME
         self._writing, self._reading, self._tidying = threading.Lock(), threading.Lock(), threading.Lock()
         self._erased = False
-        self._broken = self._opened = self.rebuilt = False
+        self._broken = self._opened = self._closed = self.rebuilt = False
         self._connections: list[sqlite3.Connection] = []
+        self._probe = WriteProbe(state_dir)
         if create:
             make_state_dir(state_dir)
         try:
@@ -111,6 +114,7 @@ class Store:
 
     def _open(self) -> None:
         with self._meaning():
+            self._probe.check()
             torn = (self._directory / DAMAGED_MARK).exists()
             try:
                 self._db = self._connect(_WRITER_KILOBYTES, torn=torn)
@@ -176,6 +180,7 @@ class Store:
         """
         with self._writing, self._meaning():
             db = self._db
+            self._probe.check()
             if self._now_there() != self._inode:  # SQLite would write on, into a file that no start will find
                 raise StorageError(
                     f"{self.path} was taken away or replaced, and can't be written: nothing more is sent until it can; "
@@ -229,6 +234,7 @@ class Store:
         """
         with self._tidying, self._meaning():
             erase = self._erased
+            self._probe.check()
             left = self._move("PASSIVE")
             if left is None and not erase:
                 return
@@ -255,9 +261,16 @@ class Store:
         if self._broken:
             return
         with self._tidying, self._writing, self._reading:
+            self._closed = True
+            try:
+                self._probe.check()
+            except OSError:  # closing writes, too
+                self._abandon()
+                return
             with suppress(sqlite3.Error):
                 self._upkeep.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self._disconnect()
+            self._probe.close()
 
     # --- the ledger --------------------------------------------------------------------------------------
 
@@ -282,8 +295,11 @@ class Store:
         return self._read(lambda db: _ledger.unverified(db, after_pk, limit))
 
     def _read(self, ask: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Several statements, one moment: an entry that moves between them isn't missed."""
+        """Several statements, one moment: an entry that moves between them isn't missed. Stopped once it is closed."""
         with self._reading, self._meaning():
+            if self._closed:
+                raise Stopped("the state is closed")
+            self._probe.check()
             self._reader.execute("BEGIN")
             try:
                 return ask(self._reader)
@@ -313,11 +329,9 @@ class Store:
 
     def _abandon(self) -> None:
         """After a failed fsync: never closed, because that would move a log that can't be relied on into the file."""
-        from ctypes import py_object, pythonapi  # noqa: PLC0415 - only then
-
         self._broken = True
         for db in self._connections:
-            pythonapi.Py_IncRef(py_object(db))
+            keep_open(db)
 
 
 def _json(value: object) -> str:

@@ -72,6 +72,11 @@ class Writer:
         """``written`` is called, in the writer's thread, with each generation that is on the disk."""
         self._written = written
 
+    @property
+    def failing(self) -> bool:
+        """Whether what is to be written couldn't be, and is tried again."""
+        return self._failing
+
     def request(self, generation: int) -> None:
         """Asks for ``generation`` to be written, without waiting."""
         with self._changed:

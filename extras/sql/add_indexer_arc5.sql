@@ -123,6 +123,23 @@ SET @indexer_first_id = CASE
                  THEN NULL
                  ELSE COALESCE(SUM((SELECT MAX(a.num_instances) FROM series_query_attrs a WHERE a.series_fk = r.pk)), 0) END AS SIGNED)
              FROM series r WHERE r.study_fk = s.pk AND r.rejection_state <> 2 AND r.inst_purge_state = 1)', '');
+-- What an upgrade of the archive will bring, and isn't there yet: the service asks the view for it, for it sees no table of the archive's.
+-- While patient_id has no such column, i.entity_id is the constant of the table around it, which is called i as well; from the moment
+-- that it has one, it is that. Read is one row, by its key, and only by who asks for this column of the view. From 5.31 on there
+-- is nothing that could come, and no such column. (A view holds such tables from MySQL 5.7.7 and MariaDB 10.2.1 on.)
+SET @indexer_can_ask = FALSE;
+/*!50707 SET @indexer_can_ask = TRUE */;
+/*M!100201 SET @indexer_can_ask = TRUE */;
+SET @indexer_to_come = CONCAT(
+      IF(@indexer_has_entity_id, '', ', IF((SELECT EXISTS (SELECT 1 FROM patient_id i
+              WHERE i.pk = (SELECT MIN(k.pk) FROM patient_id k) AND NOT i.entity_id <=> -1)
+             FROM (SELECT -1 AS entity_id) i), ''patient_id.entity_id'', NULL)'),
+      IF(@indexer_has_patient_fk, '', ', IF((SELECT EXISTS (SELECT 1 FROM patient_id i
+              WHERE i.pk = (SELECT MIN(k.pk) FROM patient_id k) AND NOT i.patient_fk <=> -1)
+             FROM (SELECT -1 AS patient_fk) i), ''patient_id.patient_fk'', NULL)'));
+SET @indexer_came = IF(@indexer_can_ask AND @indexer_to_come <> '',
+      CONCAT(',
+       NULLIF(CONCAT_WS('', ''', @indexer_to_come, '), '''') AS came_since'), '');
 -- For which tables this is made: kept as the comment of study_service.
 SET @indexer_made_for = CONCAT('dcm4chee-arc 5', IF(@indexer_has_patient_fk, ' patient_fk', ''),
                                IF(@indexer_has_patient_id_fk, ' patient_id_fk', ''), IF(@indexer_has_entity_id, ' entity_id', ''),
@@ -260,7 +277,7 @@ SELECT p.pk                     AS patient_pk,
        (SELECT COUNT(*) FROM series r JOIN instance o ON o.series_fk = r.pk
          WHERE r.study_fk = s.pk AND r.rejection_state <> 2', @indexer_not_rejected, ')', @indexer_purged, ' AS study_instances,
        NULLIF(s.accession_no, ''*'') AS accession_no,
-       NULLIF(', @indexer_entity_id, ', ''*'') AS patient_id_issuer
+       NULLIF(', @indexer_entity_id, ', ''*'') AS patient_id_issuer', @indexer_came, '
   FROM study s STRAIGHT_JOIN patient p ON p.pk = s.patient_fk
        LEFT JOIN person_name n ON n.pk = p.pat_name_fk
        LEFT JOIN patient_id i ON i.pk = ', @indexer_first_id);

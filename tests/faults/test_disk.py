@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
 import shutil
 import sqlite3
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,6 +25,9 @@ from tests.receiver import Answer
 STOPPED = "nothing more is sent until it can"
 BACK = "the state directory can be written again"
 
+#: FS_IOC_SHUTDOWN: what a file system does by itself when its disk is gone.
+_SHUTDOWN = 0x8004587D
+
 
 def _run(*command: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -34,12 +40,24 @@ class Disk:
         self.directory = directory
         self._filler = directory / "somebody-elses-log"
         self._spoiled = ""
+        self._mount: tuple[str, ...] = ()
 
     def make_small(self) -> None:
         """A disk of its own, before anything lies on it."""
         self.directory.mkdir(parents=True)
         if not _run("mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "tmpfs", str(self.directory)):
             pytest.skip("nobody can mount a disk here")
+
+    def make_real(self) -> None:
+        """A disk of its own with the usual file system, which can be told not to be written while files are open."""
+        self.directory.mkdir(parents=True)
+        image = self.directory.with_suffix(".disk")
+        with image.open("wb") as file:
+            file.truncate(16 << 20)
+        self._mount = ("mount", "-o", "loop", str(image), str(self.directory))
+        if not (_run("mkfs.ext4", "-q", "-F", str(image)) and _run(*self._mount)):
+            pytest.skip("nobody can mount a disk here")
+        self.directory.chmod(0o700)
 
     def fill(self) -> None:
         """Not a byte is left, also where the log of before could be written over."""
@@ -63,6 +81,18 @@ class Disk:
         assert _run("mount", "-o", "remount,ro", str(self.directory))
         self._spoiled = "read-only"
 
+    def fail(self, how: str) -> None:
+        """As after an error of the disk: the kernel lets nobody write any more, until it is mounted anew."""
+        # What is mapped into memory is clean then, so that the next write to it asks the file system.
+        assert _run("sync", "--file-system", str(self.directory))
+        if how == "ended":
+            descriptor = os.open(self.directory, os.O_RDONLY)
+            fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", 2))
+            os.close(descriptor)
+        else:
+            assert _run("mount", "-o", "remount,abort", str(self.directory))
+        self._spoiled = "failed"
+
     def take_away(self) -> None:
         """As when the disk that it lies on is gone."""
         self.directory.rename(self._elsewhere)
@@ -77,6 +107,9 @@ class Disk:
             self._filler.unlink(missing_ok=True)
         elif self._spoiled == "read-only":
             assert _run("mount", "-o", "remount,rw", str(self.directory))
+        elif self._spoiled == "failed":
+            assert _run("umount", str(self.directory))
+            assert _run(*self._mount)
         elif self._spoiled == "gone":
             self._elsewhere.rename(self.directory)
         self._spoiled = ""
@@ -188,6 +221,25 @@ def test_the_state_directory_is_taken_away_for_a_while(case: Case, disk: Disk) -
         disk.mend()
         case.says(BACK)
     case.loaded(load)
+    case.finish()
+
+
+@pytest.mark.parametrize("how", ["read-only", "ended"])
+def test_the_disk_fails_under_a_service(case: Case, disk: Disk, how: str) -> None:
+    """SQLite would take what it can't write for damage (ext4), or touch mapped memory and be killed (SIGBUS: XFS)."""
+    disk.make_real()
+    case.start()
+    case.store(20)
+    case.arrives(case.committed)
+    disk.fail(how)
+    case.fault(repeats=CONCURRENCY)
+    case.store(20)
+    nothing_more_is_sent(case, 1.2)
+    assert "read-only" in case.indexer.log
+    assert case.indexer.stop() == 0, case.indexer.log[-2000:]
+    assert "will be sent once more" in case.indexer.log
+    disk.mend()
+    case.start()
     case.finish()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -62,6 +63,32 @@ def test_both_scripts_send_what_is_new_and_say_nothing(
     done = cron(ROOT / "extras" / name, indexer.directory)
     assert done.returncode == 1
     assert "can't be reached" in done.stderr
+
+
+def test_what_no_trigger_recorded_is_found_by_cron_too(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass is due, each run does a part of it, and the next goes on; what is stored meanwhile isn't held up."""
+    monkeypatch.setenv("CDC_INDEXER_TEST_SWEEP_PART", "2")
+    monkeypatch.setenv("CDC_INDEXER_TEST_ONCE_PASS_SECONDS", "0")
+    indexer.settings["delivery"] = {"settle_seconds": 0.2}
+    indexer.settings["reconcile"] = {"every_hours": 0}
+    indexer.write_files()
+    assert indexer.run("run", "--until-caught-up").returncode == 0
+    assert "a sweep begins" not in indexer.log
+    pacs.execute("DROP TRIGGER indexer_study_insert")
+    pacs.execute("DROP TRIGGER indexer_study_update")
+    for number in range(5):
+        pacs.store_study(f"1.{number}")
+    indexer.settings["reconcile"] = {"every_hours": 0.0001}
+    indexer.write_files()
+    for sent in (2, 4, 5):
+        assert indexer.run("run", "--until-caught-up").returncode == 0
+        assert len(receiver.study_iuids()) == sent
+    assert indexer.log.count("a sweep goes on") == 2
+    assert indexer.log.count("a sweep has ended") == 1
+    last = json.loads(indexer.run("status", "--json").stdout)["last_pass"]
+    assert (last["compared"], last["missing"], last["healed"]) == (5, 5, 5)
 
 
 def test_the_old_clients_place(tmp_path: Path) -> None:

@@ -88,11 +88,16 @@ def test_what_was_changed_in_the_index_by_hand_is_healed(pacs: Pacs, index: Inde
     assert (result["missing"], result["stale"], result["extra"]) == (0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    "when",
+    ["a report was lost", "between two reports", pytest.param("over a restart", marks=pytest.mark.soak)],
+)
 def test_an_index_that_went_back_in_time_heals_by_itself(
-    pacs: Pacs, index: Index, indexer: Indexer, monkeypatch: pytest.MonkeyPatch
+    when: str, pacs: Pacs, index: Index, indexer: Indexer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Restored from a backup, and a live study arrives before the next report."""
-    monkeypatch.setenv("CDC_INDEXER_TEST_REPORT_SECONDS", "1")
+    reported = when == "a report was lost"
+    monkeypatch.setenv("CDC_INDEXER_TEST_REPORT_SECONDS", "1" if reported else "600")
     for number in range(10):
         pacs.store_study(f"1.{number}")
     with indexer.running():
@@ -101,16 +106,31 @@ def test_an_index_that_went_back_in_time_heals_by_itself(
         index.stop()
         copy = index.backup()
         index.start()
+        before = index.rows("SELECT at FROM reports")
         for number in range(20, 25):
             pacs.store_study(f"1.{number}")
         wait_until(lambda: len(in_index(index)) == 15, what="fifteen")
-        reported = index.rows("SELECT at FROM reports")
-        wait_until(lambda: index.rows("SELECT at FROM reports") > reported, what="a report since")
+        if reported:
+            wait_until(lambda: index.rows("SELECT at FROM reports") > before, what="a report since")
         index.stop()
         index.restore(copy)
         index.start()
         pacs.store_study("1.30")
-        wait_until(lambda: in_index(index) == in_archive(pacs), 90, "healed")
+        if not reported:
+            wait_until(lambda: len(in_index(index)) == 11, what="the live study")
+            if when == "over a restart":
+                monkeypatch.setenv("CDC_INDEXER_TEST_REPORT_SECONDS", "1")
+                assert indexer.stop() == 0
+                indexer.start()
+                wait_until(lambda: "lost something" in indexer.log, what="noticed")
+            else:
+                assert index.rows("SELECT at FROM reports") == before
+                # A change of health is reported at once.
+                assert indexer.run("pause").returncode == 0
+                wait_until(lambda: index.rows("SELECT at FROM reports") > before, what="a report")
+                assert indexer.run("resume").returncode == 0
+        wait_until(lambda: in_index(index) == in_archive(pacs), 60, "healed")
+    assert "lost something" in indexer.log
 
 
 def test_a_start_without_a_state_sends_only_what_differs(pacs: Pacs, index: Index, indexer: Indexer) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pymysql
 import pytest
 
-from cdc_indexer.checks import installation
+from cdc_indexer.checks import objects
 from cdc_indexer.model.finding import Status
 from tests import following
 from tests.pacs5 import ADD_INDEXER, Pacs5, Pacs5Before531
@@ -548,10 +548,10 @@ def test_check_knows_its_triggers(archive: Pacs5) -> None:
     """And names the script that makes them."""
     database = following.settings(archive.server, archive.name)
     with following.reading(database) as session:
-        (check,) = [make for name, make in installation.objects(session, database) if name == "triggers"]
+        (check,) = [make for name, make in objects.objects(session, database) if name == "triggers"]
         assert [finding.status for finding in check()] == [Status.OK]
         there = {row[0] for row in archive.execute("SHOW TRIGGERS") if row[0].startswith("indexer_")}
-        assert set(installation.TRIGGERS_ARC5) == there
+        assert set(objects.TRIGGERS_ARC5) == there
         archive.execute("DROP TRIGGER indexer_instance_insert")
         (finding,) = check()
         assert finding.status is Status.FAILED

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cdc_indexer.checks import installation
+from cdc_indexer.checks import installation, objects
+from cdc_indexer.model.errors import SchemaError
 from cdc_indexer.model.finding import Finding, Status
 from tests import following
 from tests.integration.test_sql_arc5 import operations, patient_of, view
@@ -36,17 +37,34 @@ def version(archive: Pacs5) -> Finding:
     """What `check --admin` says of the archive's version."""
     settings = following.settings(archive.server, archive.name)
     with following.reading(settings) as connection:
-        checks = installation.objects(connection, settings)
+        checks = objects.objects(connection, settings)
         (check,) = [make for name, make in checks if name == "archive's version"]
         (finding,) = check()
     return finding
 
 
+def end_of_531(older: Pacs5) -> None:
+    """The third part of the archive's update script, which may come while 5.31 runs already."""
+    for (name,) in older.execute(
+        "SELECT CONSTRAINT_NAME FROM information_schema.KEY_COLUMN_USAGE WHERE TABLE_SCHEMA = %s"
+        " AND TABLE_NAME = 'patient' AND COLUMN_NAME = 'patient_id_fk' AND REFERENCED_TABLE_NAME IS NOT NULL",
+        (older.name,),
+    ):
+        older.execute(f"ALTER TABLE patient DROP FOREIGN KEY {name}")
+    older.execute("ALTER TABLE patient DROP COLUMN patient_id_fk")
+
+
 def test_ids_that_are_rewritten_record_nothing(archive: Pacs5) -> None:
-    """As the second update script of 5.34 does it: every row of patient_id, and of patient."""
+    """The second part of 5.34's update script writes every row of patient_id three times; what else may write the same."""
     pks = [archive.store_study(patient_id=f"{number}-K") for number in range(5)]
     operations(archive)
+    archive.execute("ALTER TABLE patient_id ADD pat_name VARCHAR(255)")
     for statement in (
+        "UPDATE patient_id SET pat_name = (SELECT n.alphabetic_name FROM person_name n JOIN patient p"
+        " ON n.pk = p.pat_name_fk WHERE p.pk = patient_id.patient_fk)",
+        # For the view '*' is no value, as NULL is none.
+        "UPDATE patient_id SET entity_id = '*' WHERE entity_id IS NULL",
+        "UPDATE patient_id SET entity_uid = '*', entity_uid_type = '*' WHERE entity_uid IS NULL",
         "UPDATE patient_id SET version = 7, pat_id_type_code = 'MR', entity_uid = '1.2', entity_uid_type = 'ISO'",
         "UPDATE patient_id SET pat_id = pat_id, entity_id = entity_id, patient_fk = patient_fk, version = 8",
         "UPDATE patient SET num_studies = 1, pat_sex = 'O', version = 9",
@@ -61,6 +79,15 @@ def test_ids_that_are_rewritten_record_nothing(archive: Pacs5) -> None:
     assert operations(archive) == [("patient", 0, patient_of(archive, pks[3]))]
 
 
+def test_an_issuer_that_is_no_value_records_nothing_before_5_31_either(older: Pacs5) -> None:
+    pk = older.store_study()
+    operations(older)
+    older.execute("UPDATE patient_id SET entity_id = '*' WHERE entity_id IS NULL")
+    assert operations(older) == []
+    older.execute("UPDATE patient_id SET entity_id = 'A'")
+    assert operations(older) == [("patient", 0, patient_of(older, pk))]
+
+
 def test_the_update_to_5_31_under_the_triggers(older: Pacs5) -> None:
     """The archive goes on through it, and records nothing; then `check` names the script, which mends what is left."""
     pks = [older.store_study(patient_id=f"{number}-K") for number in range(3)]
@@ -73,13 +100,7 @@ def test_the_update_to_5_31_under_the_triggers(older: Pacs5) -> None:
         "UPDATE patient_id SET patient_fk = (SELECT pk FROM patient WHERE patient_id_fk = patient_id.pk)"
     )
     assert operations(older) == []
-    for (name,) in older.execute(
-        "SELECT CONSTRAINT_NAME FROM information_schema.KEY_COLUMN_USAGE WHERE TABLE_SCHEMA = %s"
-        " AND TABLE_NAME = 'patient' AND COLUMN_NAME = 'patient_id_fk' AND REFERENCED_TABLE_NAME IS NOT NULL",
-        (older.name,),
-    ):
-        older.execute(f"ALTER TABLE patient DROP FOREIGN KEY {name}")
-    older.execute("ALTER TABLE patient DROP COLUMN patient_id_fk")
+    end_of_531(older)
     # The new version stores under the old triggers: nothing fails.
     newer = Pacs5(older.server, older.name)
     try:
@@ -100,23 +121,77 @@ def test_the_update_to_5_31_under_the_triggers(older: Pacs5) -> None:
         newer.close()
 
 
-def test_a_column_that_a_newer_version_has_is_noticed(archive: Pacs5) -> None:
-    """5.23 has no entity_id: a view made for it says of no patient who issued the id."""
-    pk = archive.store_study()
-    archive.execute("ALTER TABLE patient_id DROP COLUMN entity_id")
-    archive.server.run_script(ADD, archive.name)
-    assert version(archive).status is Status.OK
-    operations(archive)
-    archive.execute("UPDATE patient_id SET pat_id = 'X'")
-    assert operations(archive) == [("patient", 0, patient_of(archive, pk))]
-    archive.execute("ALTER TABLE patient_id ADD COLUMN entity_id VARCHAR(255)")
-    archive.execute("UPDATE patient_id SET entity_id = 'A'")
-    said = version(archive)
-    assert said.status is Status.FAILED
-    assert "entity_id" in said.message
-    assert view(archive, pk)["patient_id_issuer"] is None
-    archive.server.run_script(ADD, archive.name)
-    assert view(archive, pk)["patient_id_issuer"] == "A"
+#: What the archive's own update scripts do to the tables that the view reads, up to where the new version may be started.
+TO_526 = (
+    "ALTER TABLE patient_id ADD entity_id VARCHAR(255), ADD entity_uid VARCHAR(255), ADD entity_uid_type VARCHAR(255)",
+    "UPDATE patient_id SET entity_id = 'HOSPITAL'",
+    "CREATE INDEX entity_id ON patient_id (entity_id(64))",
+)
+TO_531 = (
+    "ALTER TABLE patient_id ADD patient_fk BIGINT",
+    "ALTER TABLE patient_id ADD FOREIGN KEY (patient_fk) REFERENCES patient (pk)",
+    "UPDATE patient_id SET patient_fk = (SELECT patient.pk FROM patient WHERE patient_id_fk = patient_id.pk)",
+)
+
+
+def of_service(archive: Pacs5) -> Finding:
+    """What `check` says of the view without an administrator's login: the service's account sees no other table."""
+    settings = following.settings(archive.server, archive.name, user=archive.user, password=archive.password)
+    with following.reading(settings) as connection:
+        assert connection.rows(
+            "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_NAME = 'patient_id'"
+        ) == [(0,)]
+        (check,) = [make for name, make in installation.outbox(connection, settings, ()) if name == "view"]
+        (finding,) = check()
+    return finding
+
+
+def came_since(archive: Pacs5) -> object:
+    """What the view says, as the service reads it."""
+    with following.reading(following.settings(archive.server, archive.name)) as connection:
+        return connection.records("SELECT * FROM indexer_study")[0].get("came_since", "no column")
+
+
+def test_each_upgrade_is_noticed_by_the_account_of_the_service(older: Pacs5) -> None:
+    """A view made for 5.23 has no issuer of an id; one made before 5.31 has no id of a patient who came later."""
+    pk = older.store_study(patient_id="1-K")
+    older.execute(
+        "ALTER TABLE patient_id DROP COLUMN entity_id, DROP COLUMN entity_uid, DROP COLUMN entity_uid_type"
+    )
+    older.server.run_script(ADD, older.name)
+    for update, came in ((TO_526, "patient_id.entity_id"), (TO_531, "patient_id.patient_fk")):
+        assert (version(older).status, of_service(older).status) == (Status.OK, Status.OK)
+        assert came_since(older) is None
+        for statement in update:
+            older.execute(statement)
+        said = of_service(older)
+        assert said.status is Status.FAILED
+        assert f"({came} came since)" in said.message
+        assert f"mysql {older.name} < extras/add_indexer_arc5.sql" in said.remedy
+        assert "add_indexer.sql" not in said.remedy
+        assert version(older).status is Status.FAILED
+        assert came.removeprefix("patient_id.") in version(older).message
+        older.server.run_script(ADD, older.name)
+    # From here on nothing can come that isn't there: the view has no such column, and breaks when one goes away.
+    assert came_since(older) == "no column"
+    end_of_531(older)
+    with pytest.raises(SchemaError, match=r"extras/add_indexer_arc5\.sql"):
+        of_service(older)
+    older.server.run_script(ADD, older.name)
+    row = view(older, pk)
+    assert (row["patient_id"], row["patient_id_issuer"]) == ("1-K", "HOSPITAL")
+    assert (version(older).status, of_service(older).status) == (Status.OK, Status.OK)
+
+
+def test_both_upgrades_at_once_are_named(older: Pacs5) -> None:
+    older.store_study()
+    older.execute("ALTER TABLE patient_id DROP COLUMN entity_id")
+    older.server.run_script(ADD, older.name)
+    older.execute("ALTER TABLE patient_id ADD entity_id VARCHAR(255), ADD patient_fk BIGINT")
+    assert "(patient_id.entity_id, patient_id.patient_fk came since)" in of_service(older).message
+    operations(older)
+    pk = older.store_study()
+    assert operations(older)[0] == ("stored", pk, patient_of(older, pk)), "the archive goes on meanwhile"
 
 
 def test_an_unknown_count_is_null(archive: Pacs5) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cdc_indexer.checks import installation
+from cdc_indexer.checks import objects
 from cdc_indexer.model.finding import Finding, Status
 from tests import following
 from tests.pacs5 import ADD_INDEXER as ADD_ARC5
@@ -198,7 +198,7 @@ def test_check_says_it_when_the_account_is_gone_or_powerless(
 
     def found() -> list[Finding]:
         with following.reading(following.settings(server, bare)) as connection:
-            checks = installation.objects(connection, following.settings(server, bare))
+            checks = objects.objects(connection, following.settings(server, bare))
             (check,) = [make for name, make in checks if name == "triggers"]
             return list(check())
 

@@ -40,6 +40,12 @@ def reconcile(indexer: Indexer, *arguments: str, status: int = 1) -> dict[str, A
     return result
 
 
+def shown_pass(indexer: Indexer) -> dict[str, Any]:
+    """What `status` says of the last pass, by a running service or by the files."""
+    shown: dict[str, Any] = json.loads(indexer.run("status", "--json").stdout)["last_pass"]
+    return shown
+
+
 def without_triggers(pacs: Pacs) -> None:
     for name in TRIGGERS:
         pacs.execute(f"DROP TRIGGER IF EXISTS {name}")
@@ -75,8 +81,10 @@ def test_what_the_triggers_never_recorded_is_sent(
     again = reconcile(indexer)
     assert (again["missing"], again["stale"], again["extra"], again["healed"]) == (0, 0, 0, 0)
     assert len(receiver.accepted()) == before + 2  # and a DELETE
+    wait_until(lambda: shown_pass(indexer) == again, what="shown")
     if beside:
         assert indexer.stop() == 0
+        assert shown_pass(indexer) == again
 
 
 def test_report_only_sends_nothing(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:

@@ -20,12 +20,27 @@ from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.observer import Source
 from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 from cdc_indexer.monitor.causes import Cause
+from cdc_indexer.monitor.report import PASS_COUNTS
 from cdc_indexer.monitor.watch import Watch
 from tests.monitor.conftest import Site, make_settings, sample
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DASHBOARD = json.loads((ROOT / "extras/grafana-dashboard.json").read_text())
 ALERTS = (ROOT / "extras/prometheus-alerts.yml").read_text()
+
+PASSED = {
+    "at": "2026-11-28T00:50:00Z",
+    "compared": 1000,
+    "equal": 996,
+    "missing": 3,
+    "stale": 1,
+    "extra": 2,
+    "kept": 4,
+    "healed": 6,
+    "held": "",
+    "index": True,
+    "seconds": 52.4,
+}
 
 ACCEPTED = Outcome(Kind.ACCEPTED, 201)
 
@@ -153,6 +168,21 @@ def test_states_are_zero_or_one_without_free_text(watch: Watch) -> None:
     assert value(scrape(watch), "healthy") == 1
 
 
+def test_what_the_last_comparison_came_to(watch: Watch) -> None:
+    found = scrape(watch)
+    assert value(found, "reconcile_every_hours") == 24
+    # Without one there is nothing to be late for.
+    assert not [name for name, _ in found if name.startswith("cdc_indexer_last_pass")]
+    watch.compared(PASSED)
+    found = scrape(watch)
+    assert value(found, "last_pass_timestamp_seconds") == 1_795_827_000
+    assert value(found, "last_pass_duration_seconds") == 52.4
+    assert value(found, "last_pass_of_index") == 1
+    counts = [value(found, "last_pass_studies", what=what) for what in PASS_COUNTS]
+    assert counts == [1000, 996, 3, 1, 2, 4, 6]
+    assert watch.report().last_pass == PASSED
+
+
 def test_the_build_is_told(watch: Watch) -> None:
     names = [dict(pairs) for name, pairs in scrape(watch) if name == "cdc_indexer_build_info"]
     assert names[0].keys() == {"version", "python"}
@@ -194,6 +224,7 @@ def expressions(node: Any) -> list[str]:
 @pytest.fixture
 def existing(watch: Watch) -> set[str]:
     watch.sampled(sample(checkpoint_at=1.0))
+    watch.compared(PASSED)
     return {name for name, _ in scrape(watch)}
 
 

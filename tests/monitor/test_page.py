@@ -64,7 +64,13 @@ def test_the_page_says_what_is_wrong_and_what_to_do(site: Site) -> None:
     spanish = site.get(**{"Accept-Language": "es-CL,es;q=0.9,en;q=0.8"}).text
     assert '<html lang="es">' in spanish
     assert "El índice central rechaza la clave" in spanish
-    assert f'<span lang="en">{HELD}</span>' in spanish, "the detail isn't lost"
+    assert "rechaza la clave (estado 401): corrija key en config.json." in spanish, "the detail isn't lost"
+    assert HELD not in spanish
+    # A sentence that has no Spanish one is shown as it is, below what the page knows of its cause.
+    site.watch.gate(Gate.HELD, "Something new", Refusal.KEY)
+    spanish = site.get("/?lang=es").text
+    assert '<span lang="en">Something new.</span>' in spanish
+    assert "El índice central rechaza la clave" in spanish
     site.watch.gate(Gate.OPEN, "")
     assert TEXTS["en"]["fine"] in site.get().text
 
@@ -77,6 +83,31 @@ def test_parked_studies_are_shown_with_their_reasons(site: Site) -> None:
     assert "Rejected (status 422)." in text
     assert "<code>cdc-indexer parked list</code>" in text
     assert site.get("/readyz").status_code == 200
+
+
+def test_the_last_comparison_is_shown(site: Site) -> None:
+    working(site.watch)
+    assert "none yet" in site.get().text
+    last = {
+        "at": "2026-11-28T00:50:00Z",
+        "compared": 1000,
+        "equal": 997,
+        "missing": 2,
+        "stale": 1,
+        "extra": 4,
+    }
+    site.watch.compared({**last, "kept": 5, "healed": 6, "held": "59 studies", "index": False, "seconds": 61})
+    for language, words in (
+        (
+            "en",
+            "1,000 compared in 1 min: 997 equal, 2 missing, 1 stale, 4 extra; 6 healed; 5 left on purpose; held; ",
+        ),
+        (
+            "es",
+            "1.000 comparados en 1 min: 997 iguales, 2 faltantes, 1 distintos, 4 sobrantes; 6 corregidos; 5 se ",
+        ),
+    ):
+        assert words in site.get(f"/?lang={language}").text
 
 
 @pytest.mark.parametrize("path", ["/", "/?lang=es", "/status.json", "/metrics", "/readyz"])

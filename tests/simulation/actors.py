@@ -270,7 +270,8 @@ def retry(p: Process) -> Steps:
             lambda: (
                 (p.unpark_since is not None and not core.parts.results.pending)
                 or any(
-                    parked.retry and core.parts.cases.get(key) is None for key, parked in disk.parked.items()
+                    parked.retry and core.parts.cases.get(key) is None and core.backfills.room()
+                    for key, parked in disk.parked.items()
                 )
             )
         )
@@ -290,5 +291,6 @@ def retry(p: Process) -> Steps:
                     p.now(),
                     gone=parking.operation == "delete",
                     insist=Insist.RETRY,
+                    seed=parking.idempotency_key,
                 )
         yield None

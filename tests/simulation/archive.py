@@ -357,16 +357,25 @@ class Archive:
     def change(self, transaction: Transaction, study: Study, late: int = 0, **what: Any) -> None:
         changed = replace(study, revision=self.revision(), **what)
         transaction.studies[study.pk] = changed
-        if changed.patient_pk is not None:
-            operation = "stored" if study.patient_pk is None else "changed"
-            self.record(transaction, operation, transaction.view(study.pk), late=late)
+        had, has = study.patient_pk is not None, changed.patient_pk is not None
+        if had and (not has or changed.uid != study.uid):
+            self._record_deleted(transaction, study, late=late)
+        if has:
+            if not had or changed.uid != study.uid:
+                # Another life of it. (Under its primary key there may be rows of another UID.)
+                self.births[changed.uid] = self.births.get(changed.uid, 1) + 1
+            self.record(transaction, "changed" if had else "stored", transaction.view(study.pk), late=late)
+
+    def _record_deleted(self, transaction: Transaction, study: Study, late: int = 0) -> None:
+        """Key and UID, nothing of the view; of a study without patient that has been recorded before."""
+        if study.patient_pk is not None:
+            named = {"study_pk": study.pk, "study_iuid": study.uid}
+            self.record(transaction, "deleted", named, late=late)
 
     def delete(self, transaction: Transaction, study: Study) -> None:
         if study.pk not in transaction.studies:
             transaction.studies_then[study.pk] = study  # a DELETE reads what is there now
-        self.record(
-            transaction, "deleted", transaction.view(study.pk) if study.patient_pk is not None else None
-        )
+        self._record_deleted(transaction, study)
         transaction.studies[study.pk] = None
 
     def rename(self, transaction: Transaction, patient: Patient) -> None:

@@ -86,7 +86,6 @@ _of_study("move", 3, _other_patient)
 
 def _other_uid(world: World, transaction: object, study: object) -> None:
     world.archive.change(transaction, study, uid=world.archive.new_uid())  # type: ignore[arg-type]
-    world.sweep_needed = True
 
 
 _of_study("other uid", 1, _other_uid)
@@ -94,7 +93,6 @@ _of_study("other uid", 1, _other_uid)
 
 def _without_patient(world: World, transaction: object, study: object) -> None:
     world.archive.change(transaction, study, patient_pk=None)  # type: ignore[arg-type]
-    world.sweep_needed = True
 
 
 _of_study("lose patient", 1, _without_patient)
@@ -132,8 +130,7 @@ def roll_back(world: World) -> None:
 
 @happening("replicate", 2, lambda world: bool(world.primary.relay) and world.replica is not world.primary)
 def replicate(world: World) -> None:
-    assert world.primary.relay is not None and world.replica is not None
-    world.replica.apply(world.primary.relay.pop(0))
+    world.apply_one()
 
 
 # --- time, servers ---------------------------------------------------------------------------------------
@@ -152,17 +149,20 @@ def rotate(world: World) -> None:
 @happening("purge", 1, lambda world: bool(world.server.log))
 def purge(world: World) -> None:
     world.server.purge(1 + world.draw(len(world.server.log)))
+    world.log_lost = True
 
 
 @happening("reset log", 1)
 def reset_log(world: World) -> None:
     world.server.reset_log()
+    world.log_lost = True
 
 
 @happening("log off", 1, lambda world: world.server.log_on)
 def log_off(world: World) -> None:
     world.server.log_on = False
     world.server.log_life += 1
+    world.log_lost = True
 
 
 @happening("log on", 4, lambda world: not world.server.log_on)
@@ -202,10 +202,14 @@ def switch(world: World) -> None:
     world.sweep_needed = world.sweep_needed or bool(hidden)
 
 
-@happening("clock jumps", 1)
+@happening("clock jumps", 2)
 def clock_jumps(world: World) -> None:
-    world.server.clock_ahead += (-3, 7200, -7200, 200_000, -200_000)[world.draw(5)] * 1_000_000
+    seconds = (-3, 7200, -7200, 200_000, -200_000)[world.draw(5)]
+    world.server.clock_ahead += seconds * 1_000_000
     world.clock_jumped = True
+    if seconds < 0:
+        # Then which row is the oldest isn't known before all of them have come.
+        world.index.keys_count = False
 
 
 @happening("prune", 1, lambda world: bool(world.server.outbox))
@@ -392,7 +396,7 @@ def disk_free(world: World) -> None:
     world.disk.full = False
 
 
-@happening("reload", 1, _runs)
+@happening("reload", 2, _runs)
 def reload(world: World) -> None:
     """Other settings for the database: every session is opened anew."""
     assert world.process is not None

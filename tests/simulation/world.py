@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import cdc_indexer.flow.order as order_module
+from cdc_indexer.flow.decide import DOUBT
 from cdc_indexer.flow.policy import Policy
+from cdc_indexer.model.moment import moment
 from tests.simulation.actors import steps_of
 from tests.simulation.archive import BEGINNING, Archive, Server, Transaction
 from tests.simulation.disk import Disk
@@ -20,6 +22,9 @@ __all__ = ["Config", "Step", "World"]
 
 #: What happened, by name, and what was drawn for it.
 Step = tuple[str, tuple[int, ...]]
+
+#: So long after a row was recorded an audit doesn't look for it any more, in microseconds.
+SHOWN_LATE = 590_000_000
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Config:
     batch_size: int = 1
     max_studies: int = 50
     max_hints: int = 200
+    max_patients: int = 100
     queue_limit: int = 256
     reading_limit: int = 200
     page: int = 3
@@ -71,7 +77,7 @@ class World:
         self.index.births = self.archive.births
         self.replica: Server | None = None
         if config.replica:
-            self.replica = Server("two", 5_000_000)
+            self.replica = Server("two", 5 << 24)
             self.primary.relay = []
             if config.follow_replica:
                 self.server = self.replica
@@ -80,6 +86,8 @@ class World:
         self.database_away = False
         #: Something happened that only a sweep finds.
         self.sweep_needed = False
+        #: A replica that is followed showed rows long after they were recorded; some of the log was never read.
+        self.shown_late = self.log_lost = False
         self.scope_complete = not config.already_there
         self.clock_jumped = False
         self.settings_changed = False
@@ -130,10 +138,22 @@ class World:
         if self.trace is not None:
             self.trace.append("      " + " ".join(map(str, what)))
 
-    def apply_all(self) -> None:
+    def apply_one(self) -> None:
+        """The replica takes a transaction over."""
         assert self.replica is not None and self.primary.relay is not None
+        transaction = self.primary.relay.pop(0)
+        if self.server is self.replica:
+            # What isn't committed on the primary nobody sees here: `until` may have passed it, and then the log alone tells.
+            late = moment(self.clock() - SHOWN_LATE)
+            times = [row.row.recorded_at for row in transaction.rows]
+            self.shown_late = self.shown_late or any(time is not None and time < late for time in times)
+            self.log_lost = self.log_lost or transaction.opaque
+        self.replica.apply(transaction)
+
+    def apply_all(self) -> None:
+        assert self.primary.relay is not None
         while self.primary.relay:
-            self.replica.apply(self.primary.relay.pop(0))
+            self.apply_one()
 
     # --- processes ---------------------------------------------------------------------------------------
 
@@ -167,6 +187,12 @@ class World:
         forgotten = sum(len(request.arrivals) for request in requests)
         self.uncertain.update(
             delivery.study_iuid for request in requests for delivery in request.send.deliveries
+        )
+        # What was never answered, when that wasn't durable yet.
+        self.uncertain.update(
+            key
+            for key, entry in process.put.items()
+            if entry is not None and entry.rejected == DOUBT and self.disk.ledger.get(key) != entry
         )
         if forgotten > self.config.concurrency * self.config.batch_size:
             raise Broken(f"a kill forgets {forgotten} results")
@@ -249,7 +275,9 @@ class World:
                 self.primary.transactions.remove(transaction)
                 return
             self.primary.log_transaction(transaction)
-            self.primary.show(transaction)
+            # Now and then the log has it a while before the table shows it.
+            if self.draw(6) < 5:
+                self.primary.show(transaction)
 
     def free_uids(self) -> list[str]:
         """That a study had, and none has now."""

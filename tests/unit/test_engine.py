@@ -9,6 +9,9 @@ import pytest
 
 from cdc_indexer.flow.gate import Gate
 from cdc_indexer.jobs.engine import Engine
+from cdc_indexer.jobs.storage import Storage
+from cdc_indexer.model.errors import StorageError
+from cdc_indexer.model.observer import Observer
 
 
 @pytest.mark.parametrize(
@@ -29,6 +32,34 @@ def test_who_waits_for_others_is_not_stuck(
     order = SimpleNamespace(gate=gate, paused=paused)
     engine: Any = SimpleNamespace(
         core=SimpleNamespace(room=lambda: not full, parts=SimpleNamespace(order=order)),
-        storage_failing=storage_failing,
+        storage=SimpleNamespace(failing=storage_failing),
     )
     assert Engine.waits_for_others.fget(engine) is waits  # type: ignore[attr-defined]
+
+
+def test_a_state_that_could_not_be_read_for_a_moment_stops_nobody_for_ever() -> None:
+    """The writer has nothing left to write, so it won't say that all is well; and nothing is sent until somebody does."""
+    error = StorageError("no file descriptor is left")
+    answers: list[Exception | None] = [error, None]
+
+    def lookup(keys: list[str]) -> None:
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+
+    engine: Any = SimpleNamespace(
+        observer=Observer(), writer=SimpleNamespace(failing=False), store=SimpleNamespace(lookup=lookup)
+    )
+    storage = Storage(engine)
+    storage.look()
+    storage.trouble(error)
+    storage.look()
+    assert storage.failing, "somebody met it since"
+    storage.look()
+    assert storage.failing, "it still can't be read"
+    engine.writer.failing = True
+    storage.look()
+    assert storage.failing, "the writer says so itself"
+    engine.writer.failing = False
+    storage.look()
+    assert not storage.failing
+    assert not answers

@@ -12,13 +12,15 @@ from cdc_indexer.flow.case import Hints, Insist
 from cdc_indexer.flow.cases import Cases
 from cdc_indexer.flow.compare import compare
 from cdc_indexer.flow.core import Core
-from cdc_indexer.flow.decide import DOUBT, Do, decide, is_first, may_hold
+from cdc_indexer.flow.decide import DOUBT, Do, Seen, decide, is_first, may_hold
 from cdc_indexer.flow.gate import Gatekeeper
 from cdc_indexer.flow.order import Order, Send
+from cdc_indexer.flow.patients import PatientChange
 from cdc_indexer.flow.policy import Policy
 from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.readings import Found
-from cdc_indexer.model.changes import Changes, Closing, State
+from cdc_indexer.flow.unproven import MANY, Accepted, Unproven, shows_loss
+from cdc_indexer.model.changes import Changes, Closing, Parking, State
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.moment import Now, microseconds
 from cdc_indexer.model.outcome import Kind, Outcome
@@ -184,13 +186,14 @@ def test_a_new_ledger_ends_what_waited_with_an_entry_of_the_old_one() -> None:
     assert drive.at_rest()
 
 
-def test_the_deletion_of_an_unknown_study_has_the_key_of_its_last_row() -> None:
+@pytest.mark.parametrize("clock", [1, -1], ids=["", "that went back"])
+def test_the_deletion_of_an_unknown_study_has_the_key_of_the_row_that_says_so(clock: int) -> None:
     keys = []
     for first_one_too in (True, False):
         drive = Drive(Policy("c", deletes=True))
         if first_one_too:
             drive.core.intake.take(row(7), drive.now, superseded=True)
-        drive.core.intake.take(row(8, "deleted", NOON + timedelta(seconds=1)), drive.now)
+        drive.core.intake.take(row(8, "deleted", NOON + timedelta(seconds=clock)), drive.now)
         drive.seconds += 1
         drive.read()
         keys += drive.send_all()
@@ -325,6 +328,25 @@ def test_a_backfill_closes_what_the_old_ledger_had_parked() -> None:
     assert drive.write().parking == {"1.2": Closing("1.2", State.SUPERSEDED)}
 
 
+@pytest.mark.parametrize("deletes", [True, False])
+@pytest.mark.parametrize("sent_since", [True, False])
+def test_a_deletion_closes_what_the_old_ledger_had_parked(deletes: bool, sent_since: bool) -> None:
+    """`initial --restart` doesn't come by any more."""
+    drive = Drive(Policy("c", deletes=deletes))
+    drive.core.backfills.begin_ledger()
+    if sent_since:
+        drive.core.intake.take(row(7), drive.now, streamed=True)
+        drive.look_up()
+        drive.send_all()
+    drive.core.intake.take(row(8, "deleted"), drive.now, streamed=True)
+    drive.seconds += 6
+    drive.read()
+    drive.send_all()
+    drive.write()
+    assert any(changes.parking == {"1.2": Closing("1.2", State.SUPERSEDED)} for changes in drive.written)
+    assert drive.at_rest()
+
+
 def test_a_retry_is_looked_at_once_and_closes() -> None:
     drive = Drive()
     drive.ledger["1.2"] = Entry("1.2", 5, rejected=study_document(study(), "c").digest)
@@ -334,6 +356,28 @@ def test_a_retry_is_looked_at_once_and_closes() -> None:
     drive.answer(send)
     assert drive.write().parking == {"1.2": Closing("1.2", State.ACCEPTED)}
     assert drive.at_rest()
+
+
+def test_a_rejected_document_is_sent_again_under_its_key() -> None:
+    """The index may have kept it all the same; what it was made of isn't in the ledger. Another document has another key."""
+    drive = Drive(Policy("c", updates=False))
+    drive.core.intake.take(row(6, study_iuid="1.1", study_pk=4), drive.now, streamed=True)
+    drive.look_up()
+    assert len(drive.send_all()) == 1
+    drive.core.intake.take(row(7), drive.now, streamed=True)
+    drive.look_up()
+    (send,) = drive.take()
+    first = send.deliveries[0].idempotency_key
+    drive.answer(send, Outcome(Kind.REJECTED, 422, reason="no"))
+    (parking,) = drive.write().parking.values()
+    assert isinstance(parking, Parking)
+    for text, same in (("a", True), ("b", False)):
+        drive.core.backfills.hint("1.2", 5, drive.now, insist=Insist.RETRY, seed=parking.idempotency_key)
+        assert drive.read(study(text=text)) == 1
+        (send,) = drive.take()
+        assert (send.deliveries[0].idempotency_key == first) == same
+        drive.answer(send, Outcome(Kind.REJECTED, 422, reason="no"))
+        drive.write()
 
 
 def test_a_newer_version_at_the_index_frees_the_slot() -> None:
@@ -445,6 +489,31 @@ def test_rows_are_forgotten_as_soon_as_another_server_may_answer() -> None:
     assert drive.read(study()) == 1
 
 
+@pytest.mark.parametrize("operation", ["changed", "deleted"])
+def test_a_row_that_the_stream_brings_again_while_an_old_reading_has_it_is_not_forgotten(
+    operation: str,
+) -> None:
+    """Its transaction waits for it, and the position for its transaction."""
+    drive = Drive(Policy("c", deletes=True))
+    core, end = drive.core, Position("bin.1", 104)
+    core.intake.restart_stream(Position("bin.1", 4), epoch=1)
+    core.intake.take(row(7, operation), drive.now, streamed=True)
+    drive.seconds += 6
+    reading = core.looks.begin(drive.now)
+    assert reading is not None
+    core.intake.restart_stream(Position("bin.1", 4), epoch=2)
+    assert not core.intake.take(row(7, operation), drive.now, streamed=True)
+    core.intake.end_transaction(end)
+    core.looks.give_back(reading, drive.now)
+    assert core.parts.progress.position != end
+    drive.seconds += 6
+    # A deletion is looked for by its UID, which the view doesn't have either.
+    assert drive.read(*([study()] if operation == "changed" else [])) == 1
+    assert len(drive.send_all()) == 1
+    assert core.parts.progress.position == end
+    assert drive.at_rest()
+
+
 def test_another_server_s_change_of_a_patient_does_not_end_the_one_of_now() -> None:
     drive = Drive()
     row_of_patient = OutboxRow(7, "patient", NOON, {"patient_pk": 1, "study_pk": 0})
@@ -466,3 +535,71 @@ def test_another_server_s_change_of_a_patient_does_not_end_the_one_of_now() -> N
     drive.write()
     assert drive.core.parts.progress.is_settled(7)
     assert drive.at_rest()
+
+
+@pytest.mark.parametrize("hint", ["a row", "a patient's change", "not read back", "a sweep"])
+def test_what_comes_while_the_index_may_have_lost_something_is_sent(hint: str) -> None:
+    """An equal digest says nothing then: what the ledger has may be lost, and a pass leaves alone what is under way."""
+    document = study_document(study(), "c")
+    entry = Entry("1.2", 5, version=7, digest=document.digest, unverified=hint == "not read back")
+    hints = {
+        "a row": Hints(rows=((1, NOON),), live=True),
+        "a patient's change": Hints(changes=(PatientChange(1, NOON, 1),)),
+        "not read back": Hints(),
+        "a sweep": Hints(look=True),
+    }[hint]
+    for believed in (True, False):
+        do, _ = decide(Policy("c"), entry, Seen(document), hints, believed=believed)
+        assert do is (Do.NOTHING if believed or hint == "a sweep" else Do.SEND)
+    # Where only one version of a study goes, the pass alone decides.
+    assert decide(Policy("c", updates=False), entry, Seen(document), hints, believed=False)[0] is Do.NOTHING
+
+
+def test_a_change_that_went_back_is_sent_while_the_index_may_have_lost_the_study() -> None:
+    drive = Drive()
+    drive.core.intake.take(row(1), drive.now)
+    drive.look_up()
+    assert len(drive.send_all()) == 1
+    drive.seconds = 10
+    assert drive.read(study())
+    assert not drive.send_all()
+    drive.core.parts.believed = False
+    drive.core.intake.take(row(2, "changed", NOON + timedelta(seconds=11)), drive.now)
+    drive.seconds = 30
+    assert drive.read(study())
+    assert len(drive.send_all()) == 1
+    assert drive.at_rest()
+
+
+def test_what_was_accepted_since_tells_an_index_that_went_back() -> None:
+    a, b = b"a" * 16, b"b" * 16
+    unproven = Unproven()
+    unproven.accepted("1.1", 5, None, a)
+    unproven.accepted("1.1", 5, a, b)
+    taken = unproven.take()
+    assert "1.1" not in unproven
+    one = taken["1.1"]
+    assert (one.before, one.now) == ((None, a), b)
+    assert not shows_loss(one, b)
+    assert shows_loss(one, a)
+    assert shows_loss(one, None)
+    # An index that keeps it otherwise than it was sent has lost nothing.
+    assert not shows_loss(one, b"c" * 16)
+    # A deletion that is lost.
+    assert shows_loss(Accepted(5, (b,), None), b)
+    assert not shows_loss(Accepted(5, (b,), None), None)
+    # No answer: they are still to be seen, behind what came since.
+    unproven.accepted("1.1", 5, b, a)
+    unproven.give_back(taken.items())
+    one = unproven.take()["1.1"]
+    assert (one.before, one.now) == ((None, a, b), a)
+
+
+def test_what_was_accepted_since_has_its_bounds() -> None:
+    unproven = Unproven()
+    for number in range(10 * MANY):
+        unproven.accepted(f"1.{number}", number, None, b"a" * 16)
+        assert unproven.many == (len(unproven.study_pks) >= MANY)
+        assert len(unproven.study_pks) <= 2 * MANY
+    # What is lost is a span of time: some of each are left.
+    assert all(any(low <= pk < low + 200 for pk in unproven.study_pks) for low in range(0, 10 * MANY, 200))

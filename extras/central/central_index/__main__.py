@@ -3,4 +3,4 @@
 from central_index.cli import main
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="central-index")

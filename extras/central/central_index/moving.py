@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from central_index import postgres_search, sqlite_search
+from central_index import postgres_digests, sqlite_search
 from central_index.digests import FIELDS
 from central_index.model import Range, UnusableStore
 from central_index.postgres_pool import Connection
@@ -106,7 +106,7 @@ async def _rest(source: sqlite3.Connection, target: Connection) -> None:
 async def _differing(source: sqlite3.Connection, target: Connection) -> list[str]:
     found: list[str] = []
     for (center,) in source.execute("SELECT DISTINCT center FROM studies ORDER BY center").fetchall():
-        there = await postgres_search.digests(target, center, _ALL, None)
+        there = await postgres_digests.digests(target, center, _ALL, None)
         if there != sqlite_search.digests(source, center, _ALL, None):
             found.append(center)
     return found

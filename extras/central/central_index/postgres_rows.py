@@ -19,7 +19,6 @@ Key = tuple[str, str]  # centre, study_iuid
 class Write(NamedTuple):
     """One row to be kept: the last of so many versions that came together."""
 
-    id: int
     change: Change
     new: Held
     versions: int = 1
@@ -28,7 +27,6 @@ class Write(NamedTuple):
 _TYPES = {field: "bigint" if field.endswith(("_pk", "_series", "_instances")) else "text" for field in FIELDS}
 #: Column -> its type. They come as one JSON text, which costs both sides half as much as an array for each column.
 _COLUMNS = {
-    "id": "bigint",
     **_TYPES,
     "more": "text",
     "received_at": "double precision",
@@ -53,21 +51,22 @@ def _rows(columns: dict[str, str]) -> str:
     return f"json_to_recordset(%s::json) AS new ({', '.join(f'{name} {kind}' for name, kind in columns.items())})"
 
 
-#: Of each study what the index has; an id, should it be new; the database's clock, since the processes' machines may differ.
+#: Of each study what the index has; and the database's clock, since the processes' machines may differ.
 HELD = """
 SELECT wanted.center, wanted.study_iuid, s.version, s.key_digest, s.digest_high, s.digest_low, s.deleted,
-    nextval('study_ids'), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+    (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
 FROM unnest(%s::text[], %s::text[]) AS wanted (center, study_iuid)
 LEFT JOIN studies AS s ON s.center = wanted.center AND s.study_iuid = wanted.study_iuid
 """
 #: Sorted by key, so that two transactions never wait for each other.
 UPSERT = f"""
-INSERT INTO studies AS kept ({", ".join(_KEPT)}, words, first_received_at, received_at)
-SELECT {_read(_KEPT)}, {_WORDS}, received_at, received_at
-FROM {_rows(_COLUMNS)}
+INSERT INTO studies AS kept (id, {", ".join(_KEPT)}, words, first_received_at, received_at)
+SELECT id, {_read(_KEPT)}, {_WORDS}, received_at, received_at
+-- The ids are in the order of arrival, whatever order the rows are written in.
+FROM (SELECT nextval('study_ids') AS id, * FROM {_rows(_COLUMNS)}) AS numbered
 ORDER BY center, study_iuid
 ON CONFLICT (study_iuid, center) DO UPDATE SET
-    {", ".join(f"{column} = excluded.{column}" for column in _KEPT if column not in ("id", "sorted_at", "versions"))},
+    {", ".join(f"{column} = excluded.{column}" for column in _KEPT if column not in ("sorted_at", "versions"))},
     words = excluded.words, received_at = excluded.received_at,
     first_received_at = CASE WHEN kept.deleted THEN excluded.received_at ELSE kept.first_received_at END,
     versions = CASE WHEN kept.deleted THEN 0 ELSE kept.versions END + excluded.versions,
@@ -79,9 +78,7 @@ WHERE excluded.version > kept.version OR (excluded.version = {LARGEST_VERSION} A
 RETURNING center, study_iuid
 """
 #: Rows of another store, with all that it knew of them.
-_MOVED = {name: kind for name, kind in _COLUMNS.items() if name != "id"} | {
-    "first_received_at": "double precision"
-}
+_MOVED = _COLUMNS | {"first_received_at": "double precision"}
 _TAKEN = [column for column in _MOVED if column != "tokens"]
 MOVE = f"""
 INSERT INTO studies AS kept (id, {", ".join(_TAKEN)}, words)
@@ -123,14 +120,13 @@ class Found(NamedTuple):
     """A row of HELD."""
 
     held: Held | None
-    id: int
     clock: int
 
 
 def found_from(row: Sequence[Any]) -> tuple[Key, Found]:
-    center, study_iuid, version, key_digest, high, low, deleted, number, clock = row
+    center, study_iuid, version, key_digest, high, low, deleted, clock = row
     held = Held(version, key_digest, joined(high, low), deleted) if version is not None else None
-    return (center, study_iuid), Found(held, number, clock)
+    return (center, study_iuid), Found(held, clock)
 
 
 def written_rows(writes: Sequence[Write]) -> list[str]:
@@ -139,10 +135,9 @@ def written_rows(writes: Sequence[Write]) -> list[str]:
 
 
 def _values(write: Write) -> dict[str, Any]:
-    number, change, new, versions = write
+    change, new, versions = write
     high, low = halves(new.digest)
     values: dict[str, Any] = {
-        "id": number,
         "received_at": change.received_at,
         "version": new.version,
         "key_digest": new.key_digest.hex() if new.key_digest is not None else None,

@@ -1,138 +1,169 @@
-"""What is read from PostgreSQL, inside one transaction each."""
+"""What is read from PostgreSQL."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from datetime import date, timedelta
+from typing import Any, NamedTuple
 
 from psycopg import errors
 
-from central_index.digests import FIELDS, as_hex, range_digest, study_digest
-from central_index.model import (
-    MOST_COUNTED,
-    Arrivals,
-    CenterReport,
-    Filters,
-    Found,
-    Place,
-    Range,
-    RangeDigest,
-    TooManyStudies,
-)
+from central_index.frequencies import OFTEN, Frequencies
+from central_index.model import MOST_COUNTED, Arrivals, CenterReport, Filters, Found, Place
 from central_index.postgres_pool import Connection
-from central_index.postgres_rows import halves, joined, sorted_at, total
-from central_index.postgres_schema import HASHED
+from central_index.postgres_schema import PARTITIONS
 from central_index.shown import COLUMNS, as_json
-from central_index.words import (
-    accession_mark,
-    center_mark,
-    id_mark,
-    key_mark,
-    modality_mark,
-    tokens_of,
-    words_of,
-)
+from central_index.words import accession_mark, center_mark, id_mark, key_mark, modality_mark, words_of
 
 _COLUMNS = ", ".join(COLUMNS)
+#: In such a way that no index is asked.
+_LOOKED_AT = " AND (words @@ %s::tsquery) IS TRUE"
+#: More than there will be.
+_ALL = 2**62
 #: What many studies have is soon found among the newest.
 _NEWEST = 5_000
+_NARROW = timedelta(days=31)
 #: What so many have at most is fetched through the index of words and sorted; what more have, by going through all in order.
 _FEW = 20_000
 #: Unless they are all old: then it is the other way after all.
 _ORDERED_MILLISECONDS = 250
-_REFRESHED_AT_ONCE = 5_000
 
 
-async def search(connection: Connection, filters: Filters, at_once: bool = False) -> Found | None:
+class _Question(NamedTuple):
+    """``words``: what the index of words is asked; ``besides``: further words, looked at in what is found.
+
+    ``exact``: all words without what only begins with them, where each is many studies'. That is answered quickly, and
+    enough to say that there are many.
+    """
+
+    conditions: str
+    values: list[Any]
+    words: str | None
+    besides: str | None
+    exact: str | None
+
+    def where(self, *, by_index: bool = True) -> tuple[str, list[Any]]:
+        text, values = self.conditions, list(self.values)
+        if self.words is not None:
+            text += " AND words @@ %s::tsquery" if by_index else _LOOKED_AT
+            values.append(self.words)
+        if self.besides is not None:
+            text += _LOOKED_AT
+            values.append(self.besides)
+        return text, values
+
+
+async def search(
+    connection: Connection, filters: Filters, frequencies: Frequencies, at_once: bool = False
+) -> Found | None:
     """None if rows were changed by hand since, so that they must be refreshed first."""
     if not at_once:
         rows = await connection.execute("SELECT 1 FROM edits LIMIT 1")
         if await rows.fetchone() is not None:
             return None
-    tokens = _tokens(filters)
-    conditions, values = _conditions(filters)
-    if tokens == "":
-        return Found([], None, 0, False)
-    if tokens is not None:
-        conditions += " AND words @@ %s::tsquery"
-        values.append(tokens)
-    if filters.study_iuid is not None:
+    question = _question(filters, frequencies)
+    if question is None:
+        found = Found([], None, 0, False)
+    elif filters.study_iuid is not None:
         # However many more are given: one UID, a few studies.
-        found = await _through_words(connection, filters, conditions, values, None)
-        assert found is not None
-        return found
-    if tokens is None:
-        found = await _in_order(connection, filters, conditions, values, None)
-        if filters.after is not None:
-            return found
-        rows = await connection.execute(
-            f"SELECT count(*) FROM (SELECT 1 FROM studies WHERE {conditions} LIMIT %s) AS counted",
-            [*values, MOST_COUNTED + 1],
-        )
-        return _with_hits(found, (await rows.fetchall())[0][0])
-    found = await _through_words(connection, filters, conditions, values, MOST_COUNTED)
+        every = await _sorted(connection, filters, question, None)
+        assert every is not None
+        found = every
+    elif question.words is None:
+        found = await _in_order(connection, filters, question)
+    else:
+        found = await _with_words(connection, filters, question)
+    return found
+
+
+async def _with_words(connection: Connection, filters: Filters, question: _Question) -> Found:
+    """The likely way first."""
+    newest: Found | None = None
+    if question.exact is not None:
+        newest = await _newest(connection, filters, question)
+        if newest.following is not None and (newest.more_hits or filters.after is not None):
+            return newest
+    found = await _sorted(connection, filters, question, MOST_COUNTED)
     if found is not None:
         return found
-    return await _of_many(connection, filters, conditions, values)
-
-
-async def _of_many(connection: Connection, filters: Filters, conditions: str, values: Sequence[Any]) -> Found:
-    """One page of more than MOST_COUNTED, the likely way first."""
-    newest = await _in_order(connection, filters, conditions, values, _NEWEST)
+    if newest is None:
+        newest = await _newest(connection, filters, question)
     if newest.following is not None:
-        return newest
-    found = await _through_words(connection, filters, conditions, values, _FEW)
+        return _with_hits(newest, None if filters.after else MOST_COUNTED + 1)
+    found = await _sorted(connection, filters, question, _FEW)
     if found is not None:
         return found
     try:
         async with connection.transaction():
             await connection.execute(f"SET LOCAL statement_timeout = {_ORDERED_MILLISECONDS}")
-            return await _in_order(connection, filters, conditions, values, None)
+            return await _in_order(connection, filters, question, MOST_COUNTED + 1)
     except errors.QueryCanceled:
-        every = await _through_words(connection, filters, conditions, values, None)
+        every = await _sorted(connection, filters, question, None)
         assert every is not None
         return every
 
 
-async def _through_words(
-    connection: Connection, filters: Filters, conditions: str, values: Sequence[Any], most: int | None
+async def _sorted(
+    connection: Connection, filters: Filters, question: _Question, most: int | None
 ) -> Found | None:
     """All that match, sorted here; None if they are more than ``most``."""
-    after = filters.after or (None, None)
+    where, values = question.where(by_index=filters.study_iuid is None)
+    place, of_place = "", list(filters.after or ())
+    if of_place:
+        place = "WHERE (sorted_at, id) < (%s, %s)"
     rows = await connection.execute(
-        "WITH matching AS MATERIALIZED ("
-        f"SELECT sorted_at, id, center, study_iuid FROM studies WHERE {conditions} LIMIT %s"
-        ") SELECT (SELECT count(*) FROM matching), sorted_at, id, center, study_iuid FROM matching "
-        "WHERE (sorted_at, id) < (%s, %s) OR %s::text IS NULL ORDER BY sorted_at DESC, id DESC LIMIT %s",
-        [*values, most and most + 1, *after, after[0], filters.limit + 1],
+        f"WITH matching AS MATERIALIZED (SELECT sorted_at, id, center, study_iuid FROM studies WHERE {where} LIMIT %s),"
+        f" page AS MATERIALIZED (SELECT * FROM matching {place} ORDER BY sorted_at DESC, id DESC LIMIT %s)"
+        f" SELECT hits, {', '.join(f's.{column}' for column in COLUMNS)}"
+        " FROM (SELECT count(*) AS hits FROM matching) AS counted"
+        " LEFT JOIN (page JOIN studies AS s ON s.center = page.center AND s.study_iuid = page.study_iuid)"
+        " ON hits <= %s ORDER BY s.sorted_at DESC, s.id DESC",
+        [*values, most and most + 1, *of_place, filters.limit + 1, _ALL if most is None else most],
     )
-    places = await rows.fetchall()
-    hits = places[0][0] if places else 0
+    found = await rows.fetchall()
+    hits = found[0][0]
     if most is not None and hits > most:
         return None
+    return _page([row[1:] for row in found if row[1] is not None], filters, None if filters.after else hits)
+
+
+async def _newest(connection: Connection, filters: Filters, question: _Question) -> Found:
+    """Looks among the newest only, and whether there are many in all."""
+    window, of_window = _window(filters)
+    where, values = question.where(by_index=False)
+    hits, of_hits = "0", []
+    if question.exact is not None and filters.after is None:
+        hits = _counted(f"{question.conditions} AND words @@ %s::tsquery")
+        of_hits = [*question.values, question.exact, MOST_COUNTED + 1]
     rows = await connection.execute(
-        f"SELECT {_COLUMNS} FROM unnest(%s::text[], %s::text[]) AS wanted (of_center, of_study) "
-        "JOIN studies ON center = of_center AND study_iuid = of_study "
-        "ORDER BY sorted_at DESC, id DESC",
-        [[place[3] for place in places], [place[4] for place in places]],
+        f"SELECT {hits}, {_COLUMNS} FROM"
+        f" (SELECT * FROM studies WHERE {window} ORDER BY sorted_at DESC, id DESC LIMIT %s) AS newest"
+        f" WHERE {where} ORDER BY sorted_at DESC, id DESC LIMIT %s",
+        [*of_hits, *of_window, _NEWEST, *values, filters.limit + 1],
     )
-    return _page(await rows.fetchall(), filters, None if filters.after else hits)
+    return _counted_page(await rows.fetchall(), filters)
 
 
 async def _in_order(
-    connection: Connection, filters: Filters, conditions: str, values: Sequence[Any], most: int | None
+    connection: Connection, filters: Filters, question: _Question, hits: int | None = None
 ) -> Found:
-    """Through the index of their order, until the page is full or ``most`` studies were looked at."""
+    """Through the index of their order, until the page is full; counts, if ``hits`` aren't known."""
     window, of_window = _window(filters)
+    where, values = question.where(by_index=False)
+    counting, of_counting = str(hits or 0), []
+    if hits is None and filters.after is None:
+        counting, of_counting = _counted(where), [*values, MOST_COUNTED + 1]
     rows = await connection.execute(
-        f"SELECT {_COLUMNS} FROM (SELECT * FROM studies WHERE {window} ORDER BY sorted_at DESC, id DESC LIMIT %s) AS newest "
-        f"WHERE {conditions} ORDER BY sorted_at DESC, id DESC LIMIT %s"
-        if most is not None
-        else f"SELECT {_COLUMNS} FROM studies WHERE {window} AND {conditions} ORDER BY sorted_at DESC, id DESC LIMIT %s",
-        [*of_window, *([most] if most is not None else []), *values, filters.limit + 1],
+        f"SELECT {counting}, {_COLUMNS} FROM studies WHERE {window} AND {where}"
+        " ORDER BY sorted_at DESC, id DESC LIMIT %s",
+        [*of_counting, *of_window, *values, filters.limit + 1],
     )
-    return _page(await rows.fetchall(), filters, None if filters.after else MOST_COUNTED + 1)
+    return _counted_page(await rows.fetchall(), filters)
+
+
+def _counted(where: str) -> str:
+    return f"(SELECT count(*) FROM (SELECT 1 FROM studies WHERE {where} LIMIT %s) AS counted)"
 
 
 def _window(filters: Filters) -> tuple[str, list[Any]]:
@@ -154,6 +185,12 @@ def _window(filters: Filters) -> tuple[str, list[Any]]:
     return " AND ".join(bounds), values
 
 
+def _counted_page(rows: Sequence[Sequence[Any]], filters: Filters) -> Found:
+    """Of rows that each begin with the number of hits."""
+    hits = rows[0][0] if rows else 0
+    return _page([row[1:] for row in rows], filters, None if filters.after else hits)
+
+
 def _page(rows: Sequence[Sequence[Any]], filters: Filters, hits: int | None) -> Found:
     shown = rows[: filters.limit]
     following = Place(shown[-1][1], shown[-1][0]) if len(rows) > filters.limit else None
@@ -166,26 +203,47 @@ def _with_hits(found: Found, hits: int | None) -> Found:
     return found._replace(hits=min(hits, MOST_COUNTED), more_hits=hits > MOST_COUNTED)
 
 
-def _tokens(filters: Filters) -> str | None:
-    """The question for the index of words; None where it isn't needed, empty where nothing can match."""
-    parts: list[str] = []
+def _question(filters: Filters, frequencies: Frequencies) -> _Question | None:
+    """None where nothing can match."""
+    conditions, values = _conditions(filters)
+    parts: list[tuple[str, bool]] = []
     if filters.patient is not None:
         words = words_of(filters.patient)
         if not words:
-            return ""
-        parts += [f"{_quoted(word)}:*" for word in words]
+            return None
+        parts += [(word, True) for word in words]
     if filters.patient_id is not None:
-        parts.append(_quoted(id_mark(filters.patient_id)))
+        parts.append((id_mark(filters.patient_id), False))
     if filters.patient_key is not None:
-        parts.append(_quoted(key_mark(filters.patient_key)))
+        parts.append((key_mark(filters.patient_key), False))
     if filters.accession_number is not None:
-        parts.append(_quoted(accession_mark(filters.accession_number)))
+        parts.append((accession_mark(filters.accession_number), False))
     if filters.modality is not None:
-        parts.append(_quoted(modality_mark(filters.modality.upper())))
-    if parts and filters.center is not None:
-        parts.append(_quoted(center_mark(filters.center)))
-    # A centre alone has an index in its order.
-    return " & ".join(parts) if parts else None
+        parts.append((modality_mark(filters.modality.upper()), False))
+    rare = [part for part in parts if not frequencies.often(*part)]
+    often = [part for part in parts if part not in rare]
+    if rare:
+        # What a tenth of all studies has costs the index more than to look at the few.
+        return _Question(conditions, values, _asked(rare), _asked(often), None)
+    if not often or _is_narrow(filters):
+        return _Question(conditions, values, None, _asked(often), None)
+    if filters.center is not None:
+        # A centre alone has an index in its order.
+        often.append((center_mark(filters.center), False))
+    return _Question(
+        conditions, values, _asked(often), None, _asked([(lexeme, False) for lexeme, _ in often])
+    )
+
+
+def _is_narrow(filters: Filters) -> bool:
+    """So few days that to look at each of their studies is quicker than the index of words."""
+    if filters.from_date is None or filters.to_date is None:
+        return False
+    return date.fromisoformat(filters.to_date) - date.fromisoformat(filters.from_date) < _NARROW
+
+
+def _asked(parts: Sequence[tuple[str, bool]]) -> str | None:
+    return " & ".join(_quoted(lexeme) + (":*" if begins else "") for lexeme, begins in parts) or None
 
 
 def _quoted(lexeme: str) -> str:
@@ -210,7 +268,21 @@ def _conditions(filters: Filters) -> tuple[str, list[Any]]:
     return " AND ".join(conditions), values
 
 
+async def frequencies(connection: Connection) -> Frequencies:
+    """As the last ANALYZE of each partition found them."""
+    rows = await connection.execute(
+        "SELECT lexeme, sum(share) / %s FROM pg_stats,"
+        " unnest(most_common_elems::text::text[], most_common_elem_freqs) AS common (lexeme, share)"
+        " WHERE schemaname = current_schema() AND tablename LIKE 'studies\\_%%' AND attname = 'words'"
+        " AND lexeme IS NOT NULL AND share IS NOT NULL GROUP BY lexeme HAVING sum(share) / %s >= %s",
+        [PARTITIONS, PARTITIONS, OFTEN],
+    )
+    return Frequencies(dict(await rows.fetchall()))
+
+
 async def counts(connection: Connection) -> dict[str, int]:
+    # Nobody waits for it long: see `Counted`.
+    await connection.execute("SET LOCAL statement_timeout = '10min'")
     rows = await connection.execute("SELECT center, count(*) FROM studies WHERE NOT deleted GROUP BY center")
     return dict(await rows.fetchall())
 
@@ -242,72 +314,3 @@ async def reports(connection: Connection) -> list[CenterReport]:
         CenterReport(center, received, json.loads(content))
         for center, received, content in await rows.fetchall()
     ]
-
-
-# --- digests -------------------------------------------------------------------------------------------------
-
-
-async def digests(
-    connection: Connection, center: str, ranges: Sequence[Range], most_listed: int | None
-) -> list[RangeDigest]:
-    await refresh(connection, center)
-    found: list[RangeDigest] = []
-    for after, until in ranges:
-        where = "center = %s AND NOT deleted"
-        values: list[object] = [center]
-        if after is not None:
-            where += " AND study_pk > %s"
-            values.append(after)
-        if until is not None:
-            where += " AND study_pk <= %s"
-            values.append(until)
-        if most_listed is None:
-            rows = await connection.execute(
-                "SELECT count(*), coalesce(sum(digest_high), 0), coalesce(sum(digest_low), 0),"
-                f" count(*) FILTER (WHERE digest_low < 0) FROM studies WHERE {where}",
-                values,
-            )
-            size, highs, lows, negative = (await rows.fetchall())[0]
-            found.append(RangeDigest(size, as_hex(total(int(highs), int(lows), negative)), None))
-            continue
-        rows = await connection.execute(
-            f"SELECT study_pk, study_iuid, digest_high, digest_low FROM studies WHERE {where} ORDER BY study_pk LIMIT %s",
-            [*values, most_listed + 1],
-        )
-        listed = [(pk, iuid, joined(high, low) or b"") for pk, iuid, high, low in await rows.fetchall()]
-        most_listed -= len(listed)
-        if most_listed < 0:
-            raise TooManyStudies
-        digest = range_digest(one for _, _, one in listed)
-        found.append(RangeDigest(len(listed), digest, [(pk, iuid, one.hex()) for pk, iuid, one in listed]))
-    return found
-
-
-async def refresh(connection: Connection, center: str | None) -> None:
-    """What is made from a row is made anew for those that were changed by hand; there are hardly ever any."""
-    if center is None:
-        # What is edited from here on is marked again.
-        await connection.execute("DELETE FROM edits")
-    whose, values = ("AND center = %s", [center]) if center is not None else ("", [])
-    while True:
-        rows = await connection.execute(
-            f"SELECT first_received_at, {', '.join(HASHED)} FROM studies "
-            f"WHERE digest_low IS NULL AND NOT deleted {whose} LIMIT %s FOR UPDATE",
-            [*values, _REFRESHED_AT_ONCE],
-        )
-        found = await rows.fetchall()
-        for first_received_at, *known, more in found:
-            study = {**json.loads(more), **dict(zip(FIELDS, known, strict=True))}
-            await connection.execute(
-                "UPDATE studies SET digest_high = %s, digest_low = %s, sorted_at = %s,"
-                " words = array_to_tsvector(%s::text[]) WHERE center = %s AND study_iuid = %s",
-                [
-                    *halves(study_digest(study)),
-                    sorted_at(study["study_datetime"], first_received_at),
-                    tokens_of(study),
-                    study["center"],
-                    study["study_iuid"],
-                ],
-            )
-        if len(found) < _REFRESHED_AT_ONCE:
-            return

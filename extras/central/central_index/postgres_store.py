@@ -14,8 +14,10 @@ import psycopg
 import structlog
 from psycopg_pool import PoolTimeout
 
-from central_index import postgres_search
+from central_index import postgres_digests, postgres_search
+from central_index.audit import Row
 from central_index.counted import Counted
+from central_index.frequencies import Frequencies
 from central_index.model import (
     REMEMBERED_SECONDS,
     Arrivals,
@@ -29,22 +31,27 @@ from central_index.model import (
     Reported,
     StoreUnavailable,
     UnusableStore,
-    Verdict,
-    key_digest,
 )
+from central_index.postgres_apply import apply_all, ordered_by_version
 from central_index.postgres_news import Listener
 from central_index.postgres_pool import Connection, Pool
-from central_index.postgres_rows import HELD, UPSERT, Key, Write, found_from, written_rows
 from central_index.postgres_schema import prepare
 from central_index.store import OnChange
-from central_index.versions import after, judge
 
 #: So many changes share one commit, at most; what comes meanwhile goes with the next.
 _GROUP = 500
 #: While one group waits for the disk, the next is worked on.
-_WRITERS = 4
+_WRITERS = 2
 _MAINTENANCE_SECONDS = 60.0
 _FORGOTTEN_AT_ONCE = 10_000
+#: May come twice, where the connection broke after the first.
+_ADD_RECORDS = """
+WITH records AS (
+    INSERT INTO audit (id, at, reader, address, kind, content)
+    SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[]) ON CONFLICT DO NOTHING
+)
+INSERT INTO audit_patients (patient, record) SELECT * FROM unnest(%s::text[], %s::text[]) ON CONFLICT DO NOTHING
+"""
 _MAINTENANCE_LOCK = 0x666F72676574
 
 log = structlog.get_logger()
@@ -57,13 +64,16 @@ class PostgresStore:
         # The tables are large or will be: a plan made while they were empty must not go through them.
         by_index = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
         self._writers = Pool(database, "read-write", _WRITERS + 4, by_index)
-        reading = {"default_transaction_read_only": "on", "statement_timeout": "10s", "jit": "off"}
+        # A plan for anything would be one for nothing: MARIA isn't as rare as an id.
+        own_plans = {"jit": "off", "plan_cache_mode": "force_custom_plan"}
+        reading = {"default_transaction_read_only": "on", "statement_timeout": "10s", **by_index, **own_plans}
         target = "primary" if read_database is None else "any"
         self._readers = Pool(read_database or database, target, 8, reading)
         self._listener = Listener(database, on_change)
         self._queue: asyncio.Queue[_Job | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
-        self._counted: Counted[dict[str, int]] = Counted()
+        self._counted = Counted(lambda: self._readers.run(postgres_search.counts))
+        self._frequencies = Frequencies({})
 
     async def open(self) -> None:
         await self._writers.open()
@@ -81,6 +91,7 @@ class PostgresStore:
         await self._listener.open()
 
     async def close(self) -> None:
+        await self._counted.close()
         for _ in range(_WRITERS):
             self._queue.put_nowait(None)
         *writers, maintenance = self._tasks
@@ -119,9 +130,9 @@ class PostgresStore:
     async def _write_group(self, jobs: list[_Job]) -> None:
         changes = [change for job in jobs for change in job.changes]
         try:
-            # One statement writes, and it refuses an older version by itself: only keys that are kept apart need more.
-            alone = all(change.version is not None or change.idempotency_key is None for change in changes)
-            outcomes = await self._writers.run(partial(_apply_all, changes), in_transaction=not alone)
+            outcomes = await self._writers.run(
+                partial(apply_all, changes), in_transaction=not ordered_by_version(changes)
+            )
         except psycopg.Error as error:
             if len(jobs) > 1:
                 # One that the database can't take must not keep the others out.
@@ -148,22 +159,24 @@ class PostgresStore:
         """One of all processes forgets what is too old."""
         while True:
             with contextlib.suppress(StoreUnavailable):
+                self._frequencies = await self._readers.run(postgres_search.frequencies)
                 await self._writers.run(_forget)
-                await self._writers.run(partial(postgres_search.refresh, center=None))
+                await self._writers.run(partial(postgres_digests.refresh, center=None))
             await asyncio.sleep(_MAINTENANCE_SECONDS)
 
     # --- reading -----------------------------------------------------------------------------------------
 
     async def search(self, filters: Filters) -> Found:
-        found = await self._readers.run(partial(postgres_search.search, filters=filters))
+        ask = partial(postgres_search.search, filters=filters, frequencies=self._frequencies)
+        found = await self._readers.run(ask, in_transaction=False)
         if found is None:
-            await self._writers.run(partial(postgres_search.refresh, center=None))
-            found = await self._readers.run(partial(postgres_search.search, filters=filters, at_once=True))
+            await self._writers.run(partial(postgres_digests.refresh, center=None))
+            found = await self._readers.run(partial(ask, at_once=True), in_transaction=False)
             assert found is not None
         return found
 
-    async def counts(self) -> dict[str, int]:
-        return await self._counted.get(lambda: self._readers.run(postgres_search.counts))
+    async def counts(self) -> dict[str, int] | None:
+        return await self._counted.get()
 
     async def arrivals(self, periods: Sequence[tuple[float, float]]) -> dict[str, Arrivals]:
         return await self._readers.run(partial(postgres_search.arrivals, periods=periods))
@@ -178,7 +191,7 @@ class PostgresStore:
         self, center: str, ranges: Sequence[Range], most_listed: int | None
     ) -> list[RangeDigest]:
         return await self._writers.run(
-            partial(postgres_search.digests, center=center, ranges=ranges, most_listed=most_listed)
+            partial(postgres_digests.digests, center=center, ranges=ranges, most_listed=most_listed)
         )
 
     async def reports(self) -> list[CenterReport]:
@@ -220,6 +233,15 @@ class PostgresStore:
 
         return await self._writers.run(work)
 
+    async def add_records(self, records: Sequence[Row], patients: Sequence[tuple[str, str]]) -> None:
+        async def work(connection: Connection) -> None:
+            of_patients = zip(*patients, strict=True) if patients else ((), ())
+            await connection.execute(
+                _ADD_RECORDS, [list(one) for one in (*zip(*records, strict=True), *of_patients)]
+            )
+
+        await self._writers.run(work, in_transaction=False)
+
     async def _execute(self, statement: str, *values: object) -> list[Any]:
         async def work(connection: Connection) -> list[Any]:
             cursor = await connection.execute(statement.encode(), values)
@@ -241,66 +263,6 @@ class _Job:
     def fail(self, error: Exception) -> None:
         if not self._done.done():
             self._done.set_exception(error)
-
-
-async def _apply_all(changes: Sequence[Change], connection: Connection) -> list[Outcome]:
-    known = await _known_keys(connection, changes)
-    outcomes: list[Outcome | None] = [None] * len(changes)
-    places: dict[Key, list[int]] = {}
-    for place, change in enumerate(changes):
-        places.setdefault((change.center, change.study_iuid), []).append(place)
-    # Again for those of which another process has just written a version: the judgement was about an older one.
-    while places:
-        rows = await connection.execute(HELD, [[key[0] for key in places], [key[1] for key in places]])
-        writes: list[Write] = []
-        for key, found in map(found_from, await rows.fetchall()):
-            now, last, versions = found.held, None, 0
-            for place in places[key]:
-                change = changes[place]
-                outcome = outcomes[place] = judge(now, change, found.clock, known[place])
-                if outcome.verdict in (Verdict.APPLIED, Verdict.ABSENT):
-                    now, last = after(change, outcome), change
-                    versions = 0 if now.deleted else versions + 1
-            if last is not None and now is not None:
-                writes.append(Write(found.id, last, now, versions))
-        if not writes:
-            break
-        rows = await connection.execute(UPSERT, written_rows(writes))
-        kept = set(await rows.fetchall())
-        keys = ((write.change.center, write.change.study_iuid) for write in writes)
-        places = {key: places[key] for key in keys if key not in kept}
-    return [outcome for outcome in outcomes if outcome is not None]
-
-
-async def _known_keys(connection: Connection, changes: Sequence[Change]) -> list[bool]:
-    """For each whether its key came before; remembers them. With a version the study's own row remembers what counts."""
-    keys = {
-        place: (change.center, digest)
-        for place, change in enumerate(changes)
-        if change.version is None and (digest := key_digest(change)) is not None
-    }
-    known = [False] * len(changes)
-    if not keys:
-        return known
-    wanted = sorted(set(keys.values()))
-    rows = await connection.execute(
-        "INSERT INTO requests (center, key_digest, received_at) "
-        "SELECT center, key_digest, extract(epoch FROM now()) "
-        "FROM unnest(%s::text[], %s::bytea[]) AS new (center, key_digest) ORDER BY 1, 2 "
-        "ON CONFLICT (center, key_digest) DO NOTHING RETURNING center, key_digest",
-        [[center for center, _ in wanted], [digest for _, digest in wanted]],
-    )
-    new = {(center, bytes(digest)) for center, digest in await rows.fetchall()}
-    rows = await connection.execute(
-        "SELECT key_digest FROM requests WHERE center = '' AND key_digest = ANY(%s)",
-        [[digest for _, digest in wanted]],
-    )
-    moved = {bytes(digest) for (digest,) in await rows.fetchall()}
-    for place, key in keys.items():
-        known[place] = key not in new or key[1] in moved
-        # The next one with this key in the same group.
-        new.discard(key)
-    return known
 
 
 async def _report(
