@@ -867,9 +867,9 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   SET @indexer_patient = NULL, @indexer_issuer = NULL;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   END IF;
 END//
 
@@ -882,9 +882,9 @@ BEGIN
   DECLARE has_studies, is_first, failed INT DEFAULT 0;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
   END IF;
   SET other_pk = @indexer_patient;
   IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN
@@ -1158,9 +1158,9 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   SET @indexer_patient = NULL, @indexer_issuer = NULL;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, ''*'') AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+    SELECT CAST(NULLIF(entity_id, ''*'') AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   END IF;
 END')) */ //
 /*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
@@ -1172,9 +1172,9 @@ BEGIN
   DECLARE has_studies, is_first, failed INT DEFAULT 0;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, ''*'') AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+    SELECT CAST(NULLIF(entity_id, ''*'') AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
   END IF;
   SET other_pk = @indexer_patient;
   IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN
@@ -1450,9 +1450,9 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   SET @indexer_patient = NULL, @indexer_issuer = NULL;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   END IF;
 END */ //
 /*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
@@ -1462,9 +1462,9 @@ BEGIN
   DECLARE has_studies, is_first, failed INT DEFAULT 0;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
   END IF;
   SET other_pk = @indexer_patient;
   IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN
@@ -1706,9 +1706,9 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   SET @indexer_patient = NULL, @indexer_issuer = NULL;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   END IF;
 END */ //
 /*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
@@ -1718,9 +1718,9 @@ BEGIN
   DECLARE has_studies, is_first, failed INT DEFAULT 0;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
   END IF;
   SET other_pk = @indexer_patient;
   IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN
@@ -1806,7 +1806,7 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   IF NOT (OLD.patient_fk <=> NEW.patient_fk
           AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
-          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+          AND CAST(NULLIF(OLD.entity_id, ''*'') AS BINARY) <=> CAST(NULLIF(NEW.entity_id, ''*'') AS BINARY)) THEN
     IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
       SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
          AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
@@ -1850,7 +1850,7 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   IF NOT (OLD.patient_fk <=> NEW.patient_fk
           AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
-          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+          AND CAST(NULLIF(OLD.entity_id, '*') AS BINARY) <=> CAST(NULLIF(NEW.entity_id, '*') AS BINARY)) THEN
     IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
       SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
          AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
@@ -1884,7 +1884,7 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   IF NOT (OLD.patient_fk <=> NEW.patient_fk
           AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
-          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+          AND CAST(NULLIF(OLD.entity_id, '*') AS BINARY) <=> CAST(NULLIF(NEW.entity_id, '*') AS BINARY)) THEN
     IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
       SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
          AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
@@ -1918,7 +1918,7 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   IF NOT (OLD.patient_fk <=> NEW.patient_fk
           AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
-          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+          AND CAST(NULLIF(OLD.entity_id, '*') AS BINARY) <=> CAST(NULLIF(NEW.entity_id, '*') AS BINARY)) THEN
     IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
       SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
          AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cdc_indexer.cli.language import say
+
 if TYPE_CHECKING:
     from cdc_indexer.cli import Files
 
@@ -66,14 +68,14 @@ def resend(
     there = {uid for uid, _ in found}
     missing = [uid for uid in study_iuids if uid not in there]
     for uid in missing:
-        click.echo(f"{uid} isn't in the archive.", err=True)
+        click.echo(say(f"{uid} isn't in the archive."), err=True)
     if dry_run:
         for uid, study_pk in found:
-            click.echo(f"study_pk {study_pk}  {uid}")
-        click.echo(f"{_studies(len(found))} would be sent again.")
+            click.echo(say(f"study_pk {study_pk}  {uid}"))
+        click.echo(say(f"{_studies(len(found))} would be sent again."))
         return FAILED if missing else DONE
     if not found:
-        click.echo("No study is sent: none of that is in the archive.")
+        click.echo(say("No study is sent: none of that is in the archive."))
         return FAILED
     lock = StateLock(settings.state_dir, "resend")
     try:
@@ -82,13 +84,13 @@ def resend(
         if lock.held_by != "run":
             raise
         requests.ask(settings.state_dir, options.request(str(uuid.uuid4())))
-        click.echo(f"{_studies(len(found))}: the running `run` sends them behind the live ones.")
+        click.echo(say(f"{_studies(len(found))}: the running `run` sends them behind the live ones."))
         return FAILED if missing else DONE
     try:
         sent, parked = resend_alone(settings, options)
     finally:
         lock.release()
-    click.echo(f"{_studies(sent)} sent again, {parked} parked.")
+    click.echo(say(f"{_studies(sent)} sent again, {parked} parked."))
     return FAILED if missing or parked else DONE
 
 
@@ -116,7 +118,7 @@ def pause(files: Files, span: str | None) -> None:
     make_state_dir(settings.state_dir)
     requests.ask(settings.state_dir, PauseRequest(id=str(uuid.uuid4()), since=now, by=_who(), until=until))
     ends = f" until {until:%Y-%m-%d %H:%M:%S} UTC" if until else " until `resume`"
-    click.echo(f"Studies wait{ends}; nothing is lost meanwhile.")
+    click.echo(say(f"Studies wait{ends}; nothing is lost meanwhile."))
 
 
 def _who() -> str:
@@ -136,7 +138,7 @@ def resume(files: Files) -> None:
 
     there = (settings.state_dir / PauseRequest.file()).exists()
     requests.remove(settings.state_dir, PauseRequest.file())
-    click.echo("Studies go out again." if there else "There was no pause.")
+    click.echo(say("Studies go out again." if there else "There was no pause."))
 
 
 @click.command()

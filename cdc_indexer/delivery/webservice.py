@@ -296,7 +296,8 @@ class Webservice:
             return Outcome(Kind.HELD, reason=reason, refusal=Refusal.CERTIFICATE)
         if isinstance(error, NameResolutionError):
             return Outcome(
-                Kind.RETRY_INDEX, reason=f"The name of {via or self._where} can't be resolved now."
+                Kind.RETRY_INDEX,
+                reason=f"The host name of {via or self._where} can't be resolved now: correct webservice_url, if it lasts.",
             )
         if isinstance(error, requests.RequestException | UnicodeError):
             remedy = "correct webservice_url"

@@ -31,12 +31,17 @@ OTHER_INDEX = (
 )
 
 _CENTER = "center"
+#: Whether an index has ever taken something of this ledger; a state of before it was kept doesn't say.
+_TAKEN = "ledger_taken"
 _URL = "webservice_url"
 
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """The state, as the program uses it. ``news`` is what has to be written because it is new."""
+    """The state, as the program uses it. ``news`` is what has to be written because it is new.
+
+    ``taken``: the ledger says that the index at ``webservice_url`` has something.
+    """
 
     meta: Mapping[str, Any]
     jobs: Mapping[str, Mapping[str, Any]]
@@ -45,6 +50,7 @@ class Recalled:
     position: Position | None
     columns: Columns | None
     clock: VersionClock
+    taken: bool
     written_at: float | None
     news: Mapping[str, Any]
 
@@ -64,7 +70,8 @@ def recall(store: Store, settings: Settings, *, anew: bool, same_index: bool) ->
             "the ledger was damaged and begins anew: an index that answers digests is compared with the archive; else run "
             "`initial --restart` if it may lack something"
         )
-    _check(meta, loaded.ledger, settings, anew=anew, same_index=same_index)
+    taken = loaded.ledger > 0 and meta.get(_TAKEN) is not False
+    _check(meta, taken, settings, anew=anew, same_index=same_index)
     for name, value in ((_CENTER, settings.center), (_URL, settings.webservice_url)):
         if meta.get(name) != value:
             news[name] = value
@@ -80,6 +87,7 @@ def recall(store: Store, settings: Settings, *, anew: bool, same_index: bool) ->
             Position(**position) if position else None,
             tuple((str(n), str(t), bool(u)) for n, t, u in columns) if columns else None,
             VersionClock(int(meta.get("version_bound", 0))),
+            taken and not anew,
             meta.get("written_at"),
             news,
         )
@@ -90,9 +98,7 @@ def recall(store: Store, settings: Settings, *, anew: bool, same_index: bool) ->
         ) from None
 
 
-def _check(
-    meta: Mapping[str, Any], entries: int, settings: Settings, *, anew: bool, same_index: bool
-) -> None:
+def _check(meta: Mapping[str, Any], taken: bool, settings: Settings, *, anew: bool, same_index: bool) -> None:
     if anew:
         return
     center, url = meta.get(_CENTER), meta.get(_URL)
@@ -101,5 +107,5 @@ def _check(
             f"server.json says centre {settings.center!r}, but the studies sent so far went out as {center!r}: "
             f"put {center!r} back, or send everything under the new one with `initial --restart`."
         )
-    if url is not None and url != settings.webservice_url and entries and not same_index:
+    if url is not None and url != settings.webservice_url and taken and not same_index:
         raise FatalError(OTHER_INDEX)

@@ -51,6 +51,8 @@ class Condition(str, Enum):
     NOT_RECORDED = "not_recorded"
     #: View and triggers were made for another version of the archive.
     OTHER_VERSION = "other_version"
+    #: The archive has stored no new study for longer than monitor.quiet_hours.
+    QUIET = "quiet"
 
 
 @dataclass(frozen=True, slots=True)

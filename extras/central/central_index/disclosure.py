@@ -7,12 +7,13 @@ import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import structlog
 from starlette.requests import Request
 
-from central_index.audit import Audit, Record, now
+from central_index.audit import Audit, Record, months_before, now
 from central_index.keys import Role
 from central_index.model import StoreUnavailable
 
@@ -20,13 +21,17 @@ from central_index.model import StoreUnavailable
 _AGAIN_SECONDS = 600.0
 _MOST_REMEMBERED = 1_000
 _SEAL_SECONDS = 5.0
+_FORGET_SECONDS = 3600.0
 
 log = structlog.get_logger()
 
 
 class Disclosure:
-    def __init__(self, audit: Audit) -> None:
+    """``months``: so many whole months of the record are kept; None: all of it."""
+
+    def __init__(self, audit: Audit, months: int | None) -> None:
         self._audit = audit
+        self._months = months
         #: By reader, address and question: when it was recorded, and which studies.
         self._lately: dict[str, tuple[float, set[tuple[str, str, int]]]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -71,11 +76,16 @@ class Disclosure:
         self._lately[question] = began, known | {_which(one) for one in new}
 
     async def _seal(self) -> None:
+        forgot = -_FORGET_SECONDS
         while True:
             await asyncio.sleep(_SEAL_SECONDS)
             with contextlib.suppress(StoreUnavailable):
                 while await self._audit.seal():
                     pass
+                if self._months is not None and time.monotonic() - forgot >= _FORGET_SECONDS:
+                    if dropped := await self._audit.forget(months_before(self._months, datetime.now())):
+                        log.info("Old records of who was shown what were dropped.", records=dropped)
+                    forgot = time.monotonic()
 
 
 def _which(study: Mapping[str, Any]) -> tuple[str, str, int]:
