@@ -29,13 +29,14 @@ class Counted:
         """None while it is counted for the first time and takes long. Raises what counting raises."""
         if self._last is not None and time.monotonic() < self._last[1]:
             return self._last[0]
-        if self._counting is None or self._counting.done():
-            self._counting = asyncio.create_task(self._count_once())
+        counting = self._counting
+        if counting is None or counting.done():
+            counting = self._counting = asyncio.create_task(self._count_once())
         if self._last is not None:
             # It takes long: the old one does until the new one is there.
             return self._last[0]
-        done, _ = await asyncio.wait([self._counting], timeout=_PATIENCE_SECONDS)
-        return self._counting.result() if done else None
+        await asyncio.wait([counting], timeout=_PATIENCE_SECONDS)
+        return counting.result() if counting.done() else None
 
     async def close(self) -> None:
         if self._counting is not None and not self._counting.done():
