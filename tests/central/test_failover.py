@@ -184,10 +184,10 @@ def test_a_killed_primary_loses_nothing(
             time.sleep(1)
         load.stop()
         _check(standby, name, load)
-    # And both processes go on, for people too.
-    for one in indexes:
-        assert one.ask("GET", "/api/v1/studies", READER).status_code == 200, one.log[-2000:]
-        assert "Traceback" not in one.log
+        # And both processes go on, for people too.
+        for one in indexes:
+            assert one.ask("GET", "/api/v1/studies", READER).status_code == 200, one.log[-2000:]
+            assert "Traceback" not in one.log
     print(
         f"{times} times: {len(load.accepted)} studies, back after {max(took):.1f} s at most, answers {load.statuses}"
     )

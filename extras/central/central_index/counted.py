@@ -32,6 +32,8 @@ class Counted:
         counting = self._counting
         if counting is None or counting.done():
             counting = self._counting = asyncio.create_task(self._count_once())
+            # Perhaps nobody waits for it.
+            counting.add_done_callback(lambda done: done.cancelled() or done.exception())
         if self._last is not None:
             # It takes long: the old one does until the new one is there.
             return self._last[0]
