@@ -88,9 +88,11 @@ class Drive:
 
     def begin(self) -> Reading | None:
         """A reading begins, if something is to be read."""
-        if self.core.looks.draw(self.now) is None:
-            self.write()  # the bound of the versions is moved
-        return self.core.looks.begin(self.now)
+        reading = self.core.looks.begin(self.now)
+        if reading is None:
+            self.write()  # perhaps the bound of the versions had to be moved
+            reading = self.core.looks.begin(self.now)
+        return reading
 
     def read(self, *studies: dict[str, object]) -> int:
         """One reading of the view, which holds these; how many studies it was for."""
@@ -520,7 +522,7 @@ def test_a_row_that_the_stream_brings_again_while_an_old_reading_has_it_is_not_f
     core.intake.restart_stream(Position("bin.1", 4), epoch=1)
     core.intake.take(row(7, operation), drive.now, streamed=True)
     drive.seconds += 6
-    reading = core.looks.begin(drive.now)
+    reading = drive.begin()
     assert reading is not None
     core.intake.restart_stream(Position("bin.1", 4), epoch=2)
     assert not core.intake.take(row(7, operation), drive.now, streamed=True)
