@@ -14,9 +14,10 @@ MAX_VERSION = 2**63 - 1
 #: A version so far ahead of the clock is a mistake of somebody's: a hundred years.
 FAR_AHEAD = 100 * 365 * 86_400 * 1_000_000
 
-#: How far the durable bound lies ahead, and when it is moved on, in microseconds.
-AHEAD = 600_000_000
-_MOVE_WHEN_LEFT = 300_000_000
+#: How far the durable bound lies ahead, and when it is moved on, in microseconds. A program that begins anew begins there:
+#: so far may its numbers be ahead of its readings, and what it held while frozen would win over what another one read since.
+AHEAD = 2_000_000
+_MOVE_WHEN_LEFT = 1_000_000
 
 
 class VersionClock:
@@ -28,13 +29,19 @@ class VersionClock:
     def __init__(self, bound: int = 0) -> None:
         self.last = bound
         self.bound = bound
+        self._asked = self._just_moved = False
         self._now = 0
 
     def draw(self, now: int) -> int | None:
         """The next version, ``now`` being the database's clock; None when the bound must be moved first."""
         self._now = now
         version = max(now, self.last + 1)
+        if version > self.bound and self._just_moved:
+            # A disk that takes longer than the bound lies ahead would never let one be drawn.
+            version = max(self.bound, self.last + 1)
+        self._just_moved = False
         if version > self.bound:
+            self._asked = True
             return None
         self.last = version
         return version
@@ -52,3 +59,4 @@ class VersionClock:
     def bounded(self, bound: int) -> None:
         """That bound is durable."""
         self.bound = max(self.bound, bound)
+        self._just_moved, self._asked = self._asked, False

@@ -25,6 +25,8 @@ from tests.servers import cache_directory
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHECKOUT = "/root/cdc_indexer"
 
+#: What builds and installs; pipx wants a pip of its own.
+_TOOLS = "setuptools pipx pip click-man"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _START_SECONDS = 30.0
 _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
@@ -166,7 +168,8 @@ class Bare:
 
 def wheels_for(folder: str) -> Path:
     """What pip needs for both programs in `folder`: collected once, and again when pyproject.toml changes."""
-    digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()[:12]
+    wanted = "'.[central]' " + _TOOLS
+    digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + wanted.encode()).hexdigest()[:12]
     directory = cache_directory() / f"wheels-{folder}-{digest}"
     directory.parent.mkdir(parents=True, exist_ok=True)
     with (cache_directory() / f"wheels-{folder}.lock").open("w") as lock:
@@ -181,7 +184,7 @@ def wheels_for(folder: str) -> Path:
                 bare.check_out()
                 bare.online(
                     "python3 -m venv /tmp/venv\n"
-                    "/tmp/venv/bin/pip download --quiet --dest /mnt/wheels '.[central]' setuptools pipx",
+                    f"/tmp/venv/bin/pip download --quiet --dest /mnt/wheels {wanted}",
                     cwd=CHECKOUT,
                 )
             unfinished.chmod(0o755)

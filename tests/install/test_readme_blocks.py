@@ -229,6 +229,7 @@ def _install(machine: Machine, page: Page, archive: str, key: str) -> None:
     for block in (page.next("sh", "cdc-indexer check"), page.next("sh", "--admin root")):
         said = machine.type(block, answers="\n")
         assert " 0 failed" in said or "failed" not in said, said
+    assert machine.bare.run("systemd-analyze verify --man=no cdc-indexer.service central-index.service") == ""
     machine.type(page.next("sh", "systemctl enable --now"))
     machine.await_arrival()
     machine.type_until_it_works(page.next("sh", "cdc-indexer status"))
