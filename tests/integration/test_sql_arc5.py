@@ -499,7 +499,10 @@ def test_the_view_is_merged_and_read_by_key(archive: Pacs5) -> None:
         with archive.connect() as connection, connection.cursor(pymysql.cursors.DictCursor) as cursor:
             cursor.execute(f"EXPLAIN FORMAT=TRADITIONAL SELECT * FROM indexer_study WHERE {condition}")
             plan = cursor.fetchall()
-        assert not [row for row in plan if "DERIVED" in row["select_type"]], plan
+        # The constants that a view made for before 5.31 asks by (came_since) are tables of their own, and read none.
+        derived = [row for row in plan if "DERIVED" in row["select_type"]]
+        assert all(row["Extra"] == "No tables used" for row in derived), plan
+        assert bool(derived) == isinstance(archive, Pacs5Before531)
         assert "temporary" not in str(plan)
         outer = [row for row in plan if row["select_type"] == "PRIMARY"]
         assert [row["table"] for row in outer] == ["s", "p", "n", "i"]
