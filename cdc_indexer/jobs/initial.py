@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cdc_indexer.delivery.index_client import IndexUnavailable
+from cdc_indexer.delivery.index_client import IndexUnavailable, TooMany
 from cdc_indexer.jobs import backfill
 from cdc_indexer.jobs.backfill import PAGE, Counted, InitialOptions, study_pk_of, take_position
 from cdc_indexer.jobs.engine import Engine
@@ -102,8 +102,8 @@ class Alone:
         client = engine.index_client()
         if client is None or engine.store.count:
             return
-        with suppress(IndexUnavailable):
-            Sweep(engine, studies_per_second=_PER_SECOND, rest=0.0, client=client, report_only=True).feed()
+        with suppress(IndexUnavailable, TooMany):
+            Sweep(engine, studies_per_second=_PER_SECOND, rest=0.0, client=client, learning=True).feed()
 
     def _tick(self) -> None:
         if not self._runner.stopping.is_set():
