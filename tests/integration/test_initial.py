@@ -117,6 +117,7 @@ def test_what_the_index_has_is_sent_again_only_by_a_new_beginning_and_under_a_ne
     assert first.idempotency_key != second.idempotency_key
 
 
+@pytest.mark.one_server
 def test_named_studies_that_are_not_there_are_said(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
     pacs.store_study("1.1")
     done = indexer.run("initial", "--study-iuid", "9.8", "--study-iuid", "1.1")
