@@ -2,7 +2,8 @@
 
 The results go to benchmarks/results; with QUICK=1, which takes a minute and shows that everything runs, to
 benchmarks/results/quick. RUNS=5 does each five times instead of three, SCALE=0.2 a fifth as much of each; the CASES are
-named below. CASES=region measures the central index instead: region.py.
+named below. BEFORE=DIRECTORY measures ours and another checkout of it in turn. CASES=region measures the central index
+instead: region.py.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from benchmarks import archive_updates, index, measurements, region, state, swee
 from benchmarks.measurements import AnyReceiver, Figures
 from benchmarks.receiver import NginxMissing, Receiver
 from benchmarks.report import Report
-from benchmarks.subjects import Ours, PlainScript, Subject, Zongji
+from benchmarks.subjects import Before, Ours, PlainScript, Subject, Zongji
 from cdc_indexer.model.settings import DatabaseSettings, StreamSettings
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.binlog import BinlogReader
@@ -264,8 +265,9 @@ class Bench:
 
     def updates(self) -> None:
         # 20,000 patients where 500 studies are stored to measure a trigger.
-        for _ in range(self._sizes.runs):
-            figures = archive_updates.cost(self._server, self._sizes.triggers * 40)
+        for run in range(self._sizes.runs):
+            # In alternating pairs: the one without triggers first, then the one with them.
+            figures = archive_updates.cost(self._server, self._sizes.triggers * 40, with_first=run % 2 == 1)
             self._report.add(f"{self._server.flavour}: the archive's own updates", Ours.name, figures)
 
     def sizes(self) -> None:
@@ -292,13 +294,20 @@ class Bench:
     ) -> None:
         def measure(make: Callable[[str], Subject], pacs: Pacs, name: str) -> Figures:
             some = min(count, self._sizes.plain) if name == PlainScript.name else count
-            if path != "/near" and name != Ours.name:
+            if path != "/near" and name in (PlainScript.name, Zongji.name):
                 some = min(some, 100)
             return measurements.backlog(
                 make, pacs, self._receiver, some, one_transaction=one_transaction, path=path
             )
 
         self._in_turn(case, measure, subjects=subjects, runs=runs, **delivery)
+
+    def _there(self, subjects: tuple[str, ...]) -> Iterator[str]:
+        """Where BEFORE names another checkout, that one in turn with ours alone."""
+        if os.environ.get("BEFORE"):
+            yield from (Ours.name, Before.name)
+            return
+        yield from (name for name in subjects if name != Zongji.name or self._rival)
 
     def _in_turn(
         self,
@@ -311,9 +320,7 @@ class Bench:
         **delivery: Any,
     ) -> None:
         for _ in range(runs or self._sizes.runs):
-            for name in subjects:
-                if name == Zongji.name and not self._rival:
-                    continue
+            for name in self._there(subjects):
                 self._number += 1
                 pacs = Pacs.create(self._server)
                 try:
@@ -324,7 +331,7 @@ class Bench:
                     )
 
                     def make(path: str, name: str = name) -> Subject:
-                        return makers[name](path, **(delivery if name == Ours.name else {}))  # noqa: B023
+                        return makers[name](path, **(delivery if name in (Ours.name, Before.name) else {}))  # noqa: B023
 
                     self._report.add(f"{self._server.flavour}: {case}", name, measure(make, pacs, name))
                 finally:

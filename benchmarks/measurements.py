@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from benchmarks.receiver import Fallback, Receiver
-from benchmarks.subjects import Ours, PlainScript, Subject, Zongji
+from benchmarks.subjects import Before, Ours, PlainScript, Subject, Zongji
 from cdc_indexer.source.binlog import BinlogReader, Rows
 from tests.pacs import Pacs, new_uid
 
@@ -214,10 +214,13 @@ def makers(directory: Path, pacs: Pacs, url: str) -> dict[str, Callable[..., Sub
     def ours(path: str, **delivery: object) -> Subject:
         return Ours(directory / f"ours{next(number)}", pacs, f"{url}{path}", **delivery)
 
+    def before(path: str, **delivery: object) -> Subject:
+        return Before(directory / f"before{next(number)}", pacs, f"{url}{path}", **delivery)
+
     def plain(path: str) -> Subject:
         return PlainScript(directory / f"plain{next(number)}", pacs, f"{url}{path}")
 
     def zongji(path: str) -> Subject:
         return Zongji(directory / f"zongji{next(number)}", pacs, f"{url}{path}")
 
-    return {Ours.name: ours, PlainScript.name: plain, Zongji.name: zongji}
+    return {Ours.name: ours, Before.name: before, PlainScript.name: plain, Zongji.name: zongji}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measurements import Figures
-from benchmarks.subjects import Ours, PlainScript, Zongji
+from benchmarks.subjects import Ours
 
 
 @dataclass
@@ -36,14 +36,13 @@ class Report:
 
     def table(self) -> str:
         """Median, minimum and maximum of each figure; ours beside each other subject, with the ratio of the medians."""
-        lines = [
-            "| case | figure | cdc_indexer | plain script | ratio | zongji | ratio |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
-        ]
+        others = dict.fromkeys(name for one in self.runs.values() for name in one if name != Ours.name)
+        head = ["case", "figure", Ours.name, *(cell for other in others for cell in (other, "ratio"))]
+        lines = [f"| {' | '.join(head)} |", f"| {' | '.join(['---'] * len(head))} |"]
         for case, by_subject in self.runs.items():
             for name in by_subject[Ours.name][0]:
                 cells = [case, name, _spread(mine := [figures[name] for figures in by_subject[Ours.name]])]
-                for other in (PlainScript.name, Zongji.name):
+                for other in others:
                     theirs = [figures[name] for figures in by_subject.get(other, [])]
                     cells += [_spread(theirs), _ratio(mine, theirs)]
                 lines.append(f"| {' | '.join(cells)} |")

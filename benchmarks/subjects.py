@@ -69,7 +69,7 @@ class Subject:
                 cwd=self.directory,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.environment, "PYTHONPATH": str(_ROOT)},
+                env={**os.environ, "PYTHONPATH": str(_ROOT), **self.environment},
             )
 
     def usage(self) -> Usage:
@@ -131,6 +131,16 @@ class Ours(Subject):
             if time.monotonic() > deadline:
                 raise RuntimeError(f"not caught up:\n{log.read_text()}")
             time.sleep(0.05)
+
+
+class Before(Ours):
+    """Ours as it was: BEFORE names another checkout."""
+
+    name = "before"
+
+    def __init__(self, directory: Path, pacs: Pacs, url: str, **delivery: Any) -> None:
+        super().__init__(directory, pacs, url, **delivery)
+        self.environment["PYTHONPATH"] = os.environ["BEFORE"]
 
 
 class _Script(Subject):

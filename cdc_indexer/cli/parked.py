@@ -34,9 +34,13 @@ def parked() -> None:
 @click.pass_obj
 def parked_list(files: Files, show_answer: bool, closed: bool, as_json: bool) -> None:
     """List them, oldest first."""
+    from cdc_indexer.monitor.logs import Redact
     from cdc_indexer.state.parked_studies import ParkedStudies
 
-    state_dir = files.load().state_dir
+    settings = files.load()
+    state_dir = settings.state_dir
+    # An index may repeat what it was sent, the headers too.
+    hide = Redact(settings.secrets).hide
     count = 0
     if ParkedStudies.exists(state_dir):
         store = ParkedStudies(state_dir)
@@ -45,14 +49,15 @@ def parked_list(files: Files, show_answer: bool, closed: bool, as_json: bool) ->
                 count += 1
                 if count == 1 and not as_json:
                     click.echo(_in_columns(say(name) for name in _HEADER).upper())
-                click.echo(_as_json(entry, show_answer) if as_json else _as_line(entry, show_answer))
+                answer = hide(entry.answer) if show_answer else None
+                click.echo(_as_json(entry, answer) if as_json else _as_line(entry, answer))
         finally:
             store.close()
     if not count and not as_json:
         click.echo(say("Nothing is parked."))
 
 
-def _as_json(entry: ParkedStudy, show_answer: bool) -> str:
+def _as_json(entry: ParkedStudy, answer: str | None) -> str:
     import json
 
     shown: dict[str, Any] = {
@@ -67,8 +72,8 @@ def _as_json(entry: ParkedStudy, show_answer: bool) -> str:
         "outbox_ids": entry.outbox_ids,
         "idempotency_key": entry.idempotency_key,
     }
-    if show_answer:
-        shown["answer"] = entry.answer
+    if answer is not None:
+        shown["answer"] = answer
     return json.dumps(shown)
 
 
@@ -82,7 +87,7 @@ def _in_columns(cells: Iterable[str]) -> str:
     )
 
 
-def _as_line(entry: ParkedStudy, show_answer: bool) -> str:
+def _as_line(entry: ParkedStudy, answer: str | None) -> str:
     from datetime import datetime
 
     line = _in_columns(
@@ -97,7 +102,7 @@ def _as_line(entry: ParkedStudy, show_answer: bool) -> str:
             say(entry.reason),
         )
     )
-    return f"{line}\n        {printable(entry.answer)}" if show_answer and entry.answer else line
+    return f"{line}\n        {printable(answer)}" if answer else line
 
 
 def _selected(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -25,7 +25,7 @@ from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.settlement import Result
 from cdc_indexer.jobs.pausing import Pausing
 from cdc_indexer.jobs.policies import policy_of
-from cdc_indexer.jobs.recall import OTHER_INDEX, recall
+from cdc_indexer.jobs.recall import DOCUMENT, OTHER_INDEX, other_document, recall
 from cdc_indexer.jobs.retries import Retries
 from cdc_indexer.jobs.sending import Sending
 from cdc_indexer.jobs.storage import Storage
@@ -33,12 +33,7 @@ from cdc_indexer.jobs.triggers import FIRST_PK
 from cdc_indexer.jobs.verifier import Verifier
 from cdc_indexer.jobs.way import Way
 from cdc_indexer.model.changes import Changes
-from cdc_indexer.model.errors import (
-    ConfigError,
-    SourceChanged,
-    Stopped,
-    StorageError,
-)
+from cdc_indexer.model.errors import ConfigError, SourceChanged, Stopped, StorageError
 from cdc_indexer.model.moment import Now, microseconds
 from cdc_indexer.model.observer import Observer
 from cdc_indexer.source.outbox import Outbox
@@ -101,6 +96,7 @@ class Engine:
             recalled.clock,
             order,
         )
+        self.core.parts.results.taken = recalled.taken
         for name, value in recalled.news.items():
             self.core.parts.results.set(name, value)
         if anew:
@@ -362,8 +358,12 @@ class Engine:
             log.error("center and state_dir can't change while running: restart the service")
             settings = settings.model_copy(update=kept)
         other_address = settings.webservice_url != self.settings.webservice_url
-        if other_address and self.store.count and settings.webservice_url != self.meta.get("webservice_url"):
+        if other_address and not self.core.parts.results.taken:
+            self.remember("webservice_url", settings.webservice_url)
+        elif other_address and settings.webservice_url != self.meta.get("webservice_url"):
             log.warning(OTHER_INDEX)
+        if (shape := other_document(self.meta.get(DOCUMENT), settings, self.store.count)) is not None:
+            self.remember(DOCUMENT, shape)
         self.settings = settings
         delivery = settings.delivery
         with self.inside() as core:

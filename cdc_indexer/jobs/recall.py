@@ -14,6 +14,7 @@ from cdc_indexer.flow.progress import Columns
 from cdc_indexer.model.errors import FatalError, StateError
 from cdc_indexer.model.position import Identity, Position
 from cdc_indexer.model.settled import EPOCH, Settled
+from cdc_indexer.model.study import DOCUMENT_FORMAT
 from cdc_indexer.model.version import VersionClock
 from cdc_indexer.state.store import LEDGER_DAMAGED
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from cdc_indexer.model.settings import Settings
     from cdc_indexer.state.store import Store
 
-__all__ = ["OTHER_INDEX", "Recalled", "recall"]
+__all__ = ["DOCUMENT", "OTHER_INDEX", "Recalled", "other_document", "recall"]
 
 log = structlog.get_logger("cdc_indexer")
 
@@ -31,12 +32,19 @@ OTHER_INDEX = (
 )
 
 _CENTER = "center"
+#: Whether an index has ever taken something of this ledger; a state of before it was kept doesn't say.
+_TAKEN = "ledger_taken"
 _URL = "webservice_url"
+#: In the state's ``meta``: what documents are made of. Another one makes every study stale.
+DOCUMENT = "document"
 
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """The state, as the program uses it. ``news`` is what has to be written because it is new."""
+    """The state, as the program uses it. ``news`` is what has to be written because it is new.
+
+    ``taken``: the ledger says that the index at ``webservice_url`` has something.
+    """
 
     meta: Mapping[str, Any]
     jobs: Mapping[str, Mapping[str, Any]]
@@ -45,6 +53,7 @@ class Recalled:
     position: Position | None
     columns: Columns | None
     clock: VersionClock
+    taken: bool
     written_at: float | None
     news: Mapping[str, Any]
 
@@ -64,10 +73,13 @@ def recall(store: Store, settings: Settings, *, anew: bool, same_index: bool) ->
             "the ledger was damaged and begins anew: an index that answers digests is compared with the archive; else run "
             "`initial --restart` if it may lack something"
         )
-    _check(meta, loaded.ledger, settings, anew=anew, same_index=same_index)
+    taken = loaded.ledger > 0 and meta.get(_TAKEN) is not False
+    _check(meta, taken, settings, anew=anew, same_index=same_index)
     for name, value in ((_CENTER, settings.center), (_URL, settings.webservice_url)):
         if meta.get(name) != value:
             news[name] = value
+    if (shape := other_document(meta.get(DOCUMENT), settings, 0 if anew else loaded.ledger)) is not None:
+        news[DOCUMENT] = shape
     if "began_at" not in meta:
         news["began_at"] = time.time()
     try:
@@ -80,6 +92,7 @@ def recall(store: Store, settings: Settings, *, anew: bool, same_index: bool) ->
             Position(**position) if position else None,
             tuple((str(n), str(t), bool(u)) for n, t, u in columns) if columns else None,
             VersionClock(int(meta.get("version_bound", 0))),
+            taken and not anew,
             meta.get("written_at"),
             news,
         )
@@ -90,9 +103,21 @@ def recall(store: Store, settings: Settings, *, anew: bool, same_index: bool) ->
         ) from None
 
 
-def _check(
-    meta: Mapping[str, Any], entries: int, settings: Settings, *, anew: bool, same_index: bool
-) -> None:
+def other_document(before: object, settings: Settings, entries: int) -> dict[str, Any] | None:
+    """What documents are made of now, if that is new; says how many studies differ for that, before they are sent."""
+    shape = {"format": DOCUMENT_FORMAT, "fields": dict(settings.fields)}
+    if before == shape:
+        return None
+    if before is not None and entries and settings.delivery.updates:
+        log.warning(
+            f"`fields`, or the form of a study's document, is another one than before: all {entries:,} studies that the "
+            "central index was told of differ for that, and go out once more by the next pass (tonight, or by `reconcile`)",
+            studies=entries,
+        )
+    return shape
+
+
+def _check(meta: Mapping[str, Any], taken: bool, settings: Settings, *, anew: bool, same_index: bool) -> None:
     if anew:
         return
     center, url = meta.get(_CENTER), meta.get(_URL)
@@ -101,5 +126,5 @@ def _check(
             f"server.json says centre {settings.center!r}, but the studies sent so far went out as {center!r}: "
             f"put {center!r} back, or send everything under the new one with `initial --restart`."
         )
-    if url is not None and url != settings.webservice_url and entries and not same_index:
+    if url is not None and url != settings.webservice_url and taken and not same_index:
         raise FatalError(OTHER_INDEX)

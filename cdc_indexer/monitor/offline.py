@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 from cdc_indexer import __version__
 from cdc_indexer.model.errors import IndexerError, NoBinlog, SchemaError, StateError, StorageError
+from cdc_indexer.model.position import Position
 from cdc_indexer.monitor.causes import Cause, Problem, as_sentence, parked_problem, worst_first
 from cdc_indexer.monitor.report import Report, database_of, iso, judged, moment
 from cdc_indexer.monitor.texts import span
@@ -15,6 +16,7 @@ from cdc_indexer.monitor.unquiet import Unquiet
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.outbox import Mark, Outbox, open_for_long
 from cdc_indexer.source.source import Source
+from cdc_indexer.state import checkpoint_copy
 from cdc_indexer.state.glance import Glance, glance
 from cdc_indexer.state.parked_studies import ParkedStudies
 
@@ -84,9 +86,11 @@ class Offline:
             checkpoint = glance(self._settings.state_dir)
         except StateError as error:
             self._wrong(Cause.CHECKPOINT, str(error))
+            self._read_copy()
             return None
         except StorageError as error:
             self._wrong(Cause.STORAGE, str(error))
+            self._read_copy()
             return None
         if checkpoint is not None:
             self._known |= {
@@ -97,6 +101,15 @@ class Offline:
                 "last_pass": checkpoint.last_pass,
             }
         return checkpoint
+
+    def _read_copy(self) -> None:
+        """How far it was, where the state itself can't be asked. What waits isn't said: the copy doesn't know."""
+        copy = checkpoint_copy.read(self._settings.state_dir) or {}
+        with suppress(TypeError, KeyError, AttributeError):
+            self._known["checkpoint_at"] = copy["time"]
+            self._known["settled_until"] = f"{copy['settled']['until']}Z"
+            self._known["server"] = copy["source"]["server"]
+            self._known["position"] = str(Position(**copy["position"]))
 
     def _read_parked(self) -> None:
         self._known["parked"] = 0

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.indexer import Indexer, wait_until
+from tests.indexer import KEY, Indexer, wait_until
 from tests.pacs import Pacs
 from tests.receiver import Answer, Receiver
 
 pytestmark = pytest.mark.one_server
 
-REJECTED = Answer(422, {"reason": "NUNEZ^MARIA is unknown here"})
+REJECTED = Answer(422, {"reason": f"NUNEZ^MARIA is unknown here, your key was {KEY}"})
 
 
 @pytest.fixture
@@ -54,7 +54,8 @@ def test_the_list_tells_all_but_patients(parked: Indexer) -> None:
     assert "El índice central rechazó este estudio (estado 422): vea su respuesta." in spanish
     assert sorted(entry["study_iuid"] for entry in entries(parked)) == ["1.1", "1.2"]
     assert "NUNEZ^MARIA is unknown here" in parked.run("parked", "list", "--show-answer").stdout
-    assert all("NUNEZ" in entry["answer"] for entry in entries(parked, "--show-answer"))
+    answers = [entry["answer"] for entry in entries(parked, "--show-answer")]
+    assert all("NUNEZ" in answer and "your key was [removed]" in answer for answer in answers)
 
 
 @pytest.mark.parametrize("how", ["without a word", "--all", "by number", "by study_iuid"])

@@ -211,13 +211,19 @@ def test_a_service_that_has_ceased_to_speak(indexer: Indexer, monkeypatch: pytes
 def test_a_state_that_can_not_be_used(pacs: Pacs, indexer: Indexer) -> None:
     pacs.store_study("1.1")
     assert indexer.run("run", "--until-caught-up").returncode == 0, indexer.log
+    path = indexer.state_dir / "checkpoint.json"
+    copy, position = path.read_text(), asked(indexer)[1]["position"]
     # A copy for people: nothing depends on it.
-    (indexer.state_dir / "checkpoint.json").write_text("{}")
+    path.write_text("{}")
     assert asked(indexer)[1]["problems"] == []
     (indexer.state_dir / "state.sqlite").write_bytes(b"torn")
     code, report = asked(indexer)
-    assert code == 1
+    assert (code, report["position"]) == (1, None)
     assert report["problems"][0]["cause"] == "checkpoint"
+    # Where the state can't be asked, the copy says how far it was; what waits it doesn't know.
+    path.write_text(copy)
+    code, report = asked(indexer)
+    assert (code, report["position"], report["waiting"]) == (1, position, None)
 
 
 def test_a_database_without_a_log_and_one_that_is_away(
