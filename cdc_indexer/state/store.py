@@ -225,7 +225,10 @@ class Store:
         write(db, "settled", changes.settled.items())
         jobs = changes.jobs.items()
         write(db, "jobs", [(name, None if job is None else _json(dict(job))) for name, job in jobs])
-        return count, bool(changes.parking) and _parking.put(db, changes.parking.values())
+        erased = bool(changes.parking) and _parking.put(db, changes.parking.values())
+        if changes.ledger:
+            erased |= _parking.close_unnamed(db, changes.ledger.values())
+        return count, erased
 
     def tidy(self) -> None:
         """Moves what was written from the log into the file; to be called now and then, by a thread of its own.
