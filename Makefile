@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo deb test test-all soak simulate bench lint clean compiled test-oldest
+.PHONY: help demo deb dist release test test-all soak simulate bench lint clean compiled test-oldest
 
 help:  ## shows this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +22,7 @@ test: $(VENV)/test.stamp compiled  ## all tests but the longest, on real servers
 	$(PYTEST) -m "not soak" $(TESTS)
 
 test-all: $(VENV)/test.stamp compiled  ## all tests
-	tests/setup_servers.sh
+	tests/setup_servers.sh all
 	$(PYTEST) $(TESTS)
 
 test-oldest: $(VENV)/bin/python  ## with the lowest versions that pyproject.toml allows: the unit tests, and a run on each server
@@ -52,6 +52,13 @@ bench: $(VENV)/bench.stamp compiled  ## measures ours and a plain script side by
 deb:  ## Debian packages for the release of Debian that this machine has, in dist/
 	tests/setup_servers.sh deb
 	debian/build
+
+dist: | $(VENV)/bin/python  ## wheel and source, in dist/
+	$(BIN)/pip install --quiet --disable-pip-version-check build
+	$(BIN)/python -m build --outdir dist .
+
+release:  ## heading of CHANGELOG.md, version and tag (VERSION=1.2.0)
+	$(PYTHON) -m extras.release $(VERSION)
 
 lint: $(VENV)/test.stamp  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ python3 debian/make_changelog.py VERSION
 import email.utils
 import os
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -37,10 +38,13 @@ def _moment() -> float:
     """Of the last change, so that the same sources give the same packages."""
     if "SOURCE_DATE_EPOCH" in os.environ:
         return float(os.environ["SOURCE_DATE_EPOCH"])
-    git = subprocess.run(
-        ["git", "-C", str(ROOT), "log", "-1", "--format=%ct"], capture_output=True, text=True, check=False
-    )
-    return float(git.stdout) if git.returncode == 0 else (ROOT / "CHANGELOG.md").stat().st_mtime
+    if shutil.which("git"):
+        git = subprocess.run(
+            ["git", "-C", str(ROOT), "log", "-1", "--format=%ct"], capture_output=True, text=True, check=False
+        )
+        if git.returncode == 0:
+            return float(git.stdout)
+    return (ROOT / "CHANGELOG.md").stat().st_mtime
 
 
 if __name__ == "__main__":

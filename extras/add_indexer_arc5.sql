@@ -147,6 +147,7 @@ SET @indexer_to_come = CONCAT(
 SET @indexer_came = IF(@indexer_can_ask AND @indexer_to_come <> '',
       CONCAT(',
        NULLIF(CONCAT_WS('', ''', @indexer_to_come, '), '''') AS came_since'), '');
+SET @indexer_file = 'add_indexer_arc5.sql';
 -- For which tables this is made: kept as the comment of study_service.
 SET @indexer_made_for = CONCAT('dcm4chee-arc 5', IF(@indexer_has_patient_fk, ' patient_fk', ''),
                                IF(@indexer_has_patient_id_fk, ' patient_id_fk', ''), IF(@indexer_has_entity_id, ' entity_id', ''),
@@ -197,9 +198,13 @@ SET @indexer_problem = CASE
       WHEN NOT EXISTS (SELECT 1 FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = @indexer_account)
         THEN CONCAT('nothing is changed; there is no account ', REPLACE(@indexer_account, '''', ''),
                     ': name the one that the archive logs in with before the file: SET @indexer_definer = ''user@host'';') END;
-SELECT CONCAT('Nothing is changed. Which account does the archive log in with? One of these lines before the file says it:\n',
-              'SET @indexer_definer = ''', REPLACE(REPLACE(@indexer_candidate, '''', ''), ' ', ''';\nSET @indexer_definer = '''), ''';') AS ''
-  FROM DUAL WHERE @indexer_definer IS NULL AND @indexer_found > 1;
+-- Each in a row of its own: the client writes the end of a line inside a value as \n.
+SELECT 'Nothing is changed. Which account does the archive log in with? One of these lines before the file says it:' AS ''
+  FROM DUAL WHERE @indexer_definer IS NULL AND @indexer_found > 1
+UNION ALL
+SELECT CONCAT('SET @indexer_definer = ''', REPLACE(SUBSTRING_INDEX(SUBSTRING_INDEX(@indexer_candidate, ' ', n), ' ', -1), '''', ''), ''';')
+  FROM (SELECT 1 AS n UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6) numbers
+ WHERE @indexer_definer IS NULL AND @indexer_found > 1 AND n <= @indexer_found;
 -- A mode of that name doesn't exist: the script ends here, with the problem as the server's message.
 SET SESSION sql_mode = COALESCE(@indexer_problem, @@SESSION.sql_mode);
 
@@ -867,9 +872,9 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   SET @indexer_patient = NULL, @indexer_issuer = NULL;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   END IF;
 END//
 
@@ -882,9 +887,9 @@ BEGIN
   DECLARE has_studies, is_first, failed INT DEFAULT 0;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
   END IF;
   SET other_pk = @indexer_patient;
   IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN
@@ -1158,9 +1163,9 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   SET @indexer_patient = NULL, @indexer_issuer = NULL;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, ''*'') AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+    SELECT CAST(NULLIF(entity_id, ''*'') AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   END IF;
 END')) */ //
 /*M!100602 EXECUTE IMMEDIATE IF(@indexer_account = @indexer_runs_as, 'DO 0',
@@ -1172,9 +1177,9 @@ BEGIN
   DECLARE has_studies, is_first, failed INT DEFAULT 0;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, ''*'') AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+    SELECT CAST(NULLIF(entity_id, ''*'') AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
   END IF;
   SET other_pk = @indexer_patient;
   IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN
@@ -1450,9 +1455,9 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   SET @indexer_patient = NULL, @indexer_issuer = NULL;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   END IF;
 END */ //
 /*!80029 CREATE DEFINER = 'pacs'@'%' TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
@@ -1462,9 +1467,9 @@ BEGIN
   DECLARE has_studies, is_first, failed INT DEFAULT 0;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
   END IF;
   SET other_pk = @indexer_patient;
   IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN
@@ -1706,9 +1711,9 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   SET @indexer_patient = NULL, @indexer_issuer = NULL;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   END IF;
 END */ //
 /*!80029 CREATE DEFINER = 'pacs'@'localhost' TRIGGER IF NOT EXISTS indexer_patient_id_update AFTER UPDATE ON patient_id FOR EACH ROW
@@ -1718,9 +1723,9 @@ BEGIN
   DECLARE has_studies, is_first, failed INT DEFAULT 0;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
   END IF;
   SET other_pk = @indexer_patient;
   IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN
@@ -1806,7 +1811,7 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   IF NOT (OLD.patient_fk <=> NEW.patient_fk
           AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
-          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+          AND CAST(NULLIF(OLD.entity_id, ''*'') AS BINARY) <=> CAST(NULLIF(NEW.entity_id, ''*'') AS BINARY)) THEN
     IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
       SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
          AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
@@ -1850,7 +1855,7 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   IF NOT (OLD.patient_fk <=> NEW.patient_fk
           AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
-          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+          AND CAST(NULLIF(OLD.entity_id, '*') AS BINARY) <=> CAST(NULLIF(NEW.entity_id, '*') AS BINARY)) THEN
     IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
       SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
          AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
@@ -1884,7 +1889,7 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   IF NOT (OLD.patient_fk <=> NEW.patient_fk
           AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
-          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+          AND CAST(NULLIF(OLD.entity_id, '*') AS BINARY) <=> CAST(NULLIF(NEW.entity_id, '*') AS BINARY)) THEN
     IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
       SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
          AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
@@ -1918,7 +1923,7 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   IF NOT (OLD.patient_fk <=> NEW.patient_fk
           AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
-          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+          AND CAST(NULLIF(OLD.entity_id, '*') AS BINARY) <=> CAST(NULLIF(NEW.entity_id, '*') AS BINARY)) THEN
     IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
       SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
          AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);
@@ -2052,7 +2057,15 @@ SELECT CONCAT('The triggers run with the rights of ', @indexer_given, '. If the 
               ' SET @indexer_definer = ''user@host''; before the file and run it again.')
 UNION ALL
 SELECT CONCAT('This server takes no account from a variable, so they are not those of ', REPLACE(@indexer_account, '''', ''),
-              ': sed "s/DEFINER = ', 'CURRENT_USER/DEFINER = ', @indexer_account, '/" on the file, and run that.')
+              '. A line that makes them so, with the program or beside this file:')
+  FROM DUAL WHERE @indexer_given <> REPLACE(@indexer_account, '''', '')
+UNION ALL
+SELECT CONCAT('cdc-indexer sql ', IF(@indexer_file LIKE '%arc5%', '--arc5 ', ''), '--definer ''', REPLACE(@indexer_account, '''', ''),
+              ''' | mysql ', DATABASE())
+  FROM DUAL WHERE @indexer_file IS NOT NULL AND @indexer_given <> REPLACE(@indexer_account, '''', '')
+UNION ALL
+SELECT CONCAT('(echo "SET @indexer_definer = ''', REPLACE(@indexer_account, '''', ''), ''';"; sed "s/DEFINER = ', 'CURRENT_USER/DEFINER = ',
+              @indexer_account, '/" ', COALESCE(CONCAT('extras/', @indexer_file), 'install.sql'), ') | mysql ', DATABASE())
   FROM DUAL WHERE @indexer_given <> REPLACE(@indexer_account, '''', '')
 UNION ALL
 SELECT 'event_scheduler is not ON: rows older than 400 days stay until it is.' FROM DUAL WHERE @@event_scheduler <> 'ON'

@@ -26,6 +26,9 @@ from tests.privacy import privacy
 from tests.receiver import Receiver
 from tests.servers import FLAVOURS, Server, ServerFailed, ServerUnavailable
 
+# What the program says is compared in English, whatever language the developer's machine speaks.
+os.environ["LC_ALL"] = "C.UTF-8"
+
 #: The shared server of each flavour, started when a test first asks for it, and what was found out about each.
 _shared: dict[str, Server] = {}
 _covered: dict[str, str] = {}

@@ -51,7 +51,11 @@ class ServerFailed(Exception):
 
 
 class ScriptFailed(Exception):
-    """The command line client ended with an error; the message is what it wrote to stderr."""
+    """The command line client ended with an error: what it wrote to stderr. ``output`` is what it had printed."""
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
 
 
 def cache_directory() -> Path:
@@ -371,7 +375,7 @@ class Server:
             self._installation.client, *arguments, text=sql_text, password=password
         )
         if answer.returncode != 0:
-            raise ScriptFailed(answer.stderr.strip())
+            raise ScriptFailed(answer.stderr.strip(), answer.stdout)
         return answer.stdout
 
     def dump(self, database: str, *options: str) -> str:

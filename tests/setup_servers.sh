@@ -6,12 +6,13 @@
 #   tests/setup_servers.sh any        only MariaDB from the distribution, and only where there is no MySQL either
 #   tests/setup_servers.sh postgres   only PostgreSQL, without a cluster or a service
 #   tests/setup_servers.sh promtool   only Prometheus's promtool, unpacked into the folder below (20 MB), not installed
+#   tests/setup_servers.sh all        as without a word, and what only `make test-all` needs
 #   tests/setup_servers.sh deb        only what builds Debian packages
 #   tests/setup_servers.sh browser    only headless Chromium (100 MB)
 #   tests/setup_servers.sh bench      as without a word, and nginx with its Lua module, for the benchmarks
 #   tests/setup_servers.sh remove     removes the folders
 #
-# MariaDB 11.8 and MySQL (and MariaDB 10.11, where the distribution has another one) each get a folder with a small Debian in
+# MariaDB 11.8 and MySQL (and MariaDB 10.11, where the distribution has another one), and a bare Debian 12, get a folder with a small Debian in
 # ${XDG_CACHE_HOME:-~/.cache}/cdc_indexer_servers: made once a machine, about a minute and 700 MB each, from the mirror
 # that apt uses here. Without Debian's mirrors (Ubuntu) there are no folders. With CI=true everything must succeed;
 # else this says what is missing, and the tests run on what is there.
@@ -149,6 +150,15 @@ servers() {
         folder mariadb-10.11 bookworm mariadbd mariadb-server-core mariadb-client-core
     folder mariadb-11.8 trixie mariadbd mariadb-server-core mariadb-client-core
     folder mysql-sid sid mysqld mysql-server-core mysql-client-core
+    # In this one the README's steps are typed, and the packages installed: as bare as a new machine with a database.
+    folder debian-12 bookworm mariadbd adduser python3-venv mariadb-server-core mariadb-client-core mariadb-common systemd iproute2
+}
+
+# What only the longest tests need.
+all() {
+    servers
+    deb || missing "Debian packages can't be built"
+    folder debian-13 trixie adduser adduser python3-venv systemd iproute2
 }
 
 # The package would bring a service and 34 others with it; its tool is one file.
@@ -206,13 +216,13 @@ case ${1:-servers} in
             browser
         fi
         ;;
-    tools | any | deb | bench | postgres | promtool | browser) "$1" ;;
+    all | tools | any | deb | bench | postgres | promtool | browser) "$1" ;;
     remove)
-        for name in mariadb-10.11 mariadb-11.8 mysql-sid; do
+        for name in mariadb-10.11 mariadb-11.8 mysql-sid debian-12 debian-13; do
             remove_folder "$cache/$name"
             remove_folder "$cache/$name.unfinished"
         done
-        rm -rf "$cache/promtool"
+        rm -rf "$cache/promtool" "$cache"/wheels-*
         ;;
     *)
         say "unknown: $1 (see the beginning of this file)" >&2

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,8 @@ from cdc_indexer.checks.database import is_local, preflight
 from cdc_indexer.checks.retention import Following
 from cdc_indexer.model._sources import read_json
 from cdc_indexer.model.errors import StateError, StorageError
-from cdc_indexer.model.finding import Finding, failed, failed_by, ok, warning
+from cdc_indexer.model.finding import Finding, failed, failed_by, later, ok, warning
+from cdc_indexer.model.program import command
 from cdc_indexer.state.glance import Glance, glance
 from cdc_indexer.state.lock import held_by
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from cdc_indexer.model.settings import DatabaseSettings, Settings
 
 __all__ = ["check"]
+
+#: What the README's example has where a value of one's own belongs.
+_LITERAL = "..."
 
 #: Keys that anybody can read, as SHA-256: the one in the old client's published config.json, and the demo's.
 _PUBLISHED_KEYS = frozenset(
@@ -34,6 +39,9 @@ _PUBLISHED_KEYS = frozenset(
 
 _SPACE_ENOUGH_BYTES = 100 * 1024 * 1024
 
+#: As the environment names them.
+_SECRETS = ("KEY", "DATABASE__PASSWORD", "ALERTS__EMAIL__PASSWORD", "ALERTS__WEBHOOK_SECRET")
+
 #: Mounted for one container, in which there is nobody else.
 _CONTAINER_SECRETS = Path("/run/secrets")
 
@@ -42,6 +50,7 @@ def check(settings: Settings, administrator: DatabaseSettings | None = None) -> 
     """The findings, in the order in which things are set up; ``administrator``: a login that sees triggers too."""
     yield from _files(settings)
     yield from _values(settings)
+    yield from _alerts(settings)
     try:
         yield from _state_directory(settings)
     except OSError as error:
@@ -61,12 +70,19 @@ def check(settings: Settings, administrator: DatabaseSettings | None = None) -> 
         running=_runs(settings.state_dir),
         columns=tuple(settings.fields.values()),
     )
-    yield from preflight(settings.database, following, administrator)
+    if settings.database.password.get_secret_value() == _LITERAL:
+        yield later("connection", "database.password")
+    else:
+        yield from preflight(settings.database, following, administrator)
     yield from check_index(settings)
 
 
 def check_index(settings: Settings) -> Iterator[Finding]:
     """What is asked of the central index, without leaving a study."""
+    if _is_example(settings.webservice_url):
+        return iter((later("web service", "webservice_url"),))
+    if settings.key.get_secret_value() == _LITERAL:
+        return iter((later("web service", "key"),))
     from cdc_indexer.delivery.probe import probe  # noqa: PLC0415 - requests takes longer to import than all before
 
     return probe(settings)
@@ -90,9 +106,13 @@ def _files(settings: Settings) -> Iterator[Finding]:
 
 def _holds_secrets(config: Path) -> bool:
     """Whether the key or the password is in config.json; they may come from elsewhere."""
-    values = read_json(config)
-    database = values.get("database")
-    return "key" in values or (isinstance(database, dict) and "password" in database)
+    return any(_value(read_json(config), name.lower().split("__")) for name in _SECRETS)
+
+
+def _value(values: object, path: Sequence[str]) -> object:
+    for name in path:
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
 
 
 def _secret_files(settings: Settings) -> list[Path]:
@@ -100,7 +120,7 @@ def _secret_files(settings: Settings) -> list[Path]:
     base = settings.config_path.parent
     named = [
         (base / os.environ[variable]).absolute()
-        for variable in ("CDC_INDEXER_DATABASE__PASSWORD_FILE", "CDC_INDEXER_KEY_FILE")
+        for variable in (f"CDC_INDEXER_{name}_FILE" for name in _SECRETS)
         if os.environ.get(variable)
     ]
     tls = settings.database.tls
@@ -118,7 +138,7 @@ def _secret_file(path: Path) -> Iterator[Finding]:
             "files",
             f"{path} holds a secret, and {'everybody' if mode & stat.S_IROTH else 'its group'} on this machine can read it "
             f"(mode {mode:04o}).",
-            f"Let only the service's account read it:\nchmod 600 {path}",
+            f"Let only the service's account read it:\nchmod 600 {shlex.quote(str(path))}",
         )
     yield from _writable(path)
 
@@ -129,26 +149,61 @@ def _writable(path: Path) -> Iterator[Finding]:
         yield warning(
             "files",
             f"Others than its owner can change {path} (mode {mode:04o}): they could send the studies elsewhere.",
-            f"chmod go-w {path}",
+            f"Let only its owner change it:\nchmod go-w {shlex.quote(str(path))}",
         )
     directory = path.parent.stat().st_mode
     if directory & stat.S_IWOTH and not directory & stat.S_ISVTX:
         yield warning(
             "files",
             f"Everybody can replace the files in {path.parent}.",
-            f"chmod o-w {path.parent}",
+            f"Let only its owner change what is in it:\nchmod o-w {shlex.quote(str(path.parent))}",
         )
 
 
 # --- values ----------------------------------------------------------------------------------------------
 
 
+def _is_example(url: str) -> bool:
+    """Whether a host is one of those that RFC 2606 keeps for examples, as the README's is."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    return host.endswith((".example", ".example.org", ".example.com", ".example.net"))
+
+
+def _left_over(settings: Settings) -> Iterator[Finding]:
+    """Values of the README's example that nobody has replaced."""
+    if settings.database.password.get_secret_value() == _LITERAL:
+        yield failed(
+            "database.password",
+            'The password is "...", as in the example.',
+            "Put the password of the service's account into config.json, the one of its CREATE USER.",
+        )
+    if settings.key.get_secret_value() == _LITERAL:
+        yield failed(
+            "key",
+            'The key is "...", as in the example.',
+            "Put the key that whoever runs the central index gave you into config.json.",
+        )
+    if _is_example(settings.webservice_url):
+        yield failed(
+            "webservice_url",
+            "The address of the central index is the example's.",
+            "Put the address that whoever runs the central index gave you into config.json.",
+        )
+
+
 def _values(settings: Settings) -> Iterator[Finding]:
-    if settings.center == "000":
+    yield from _left_over(settings)
+    if settings.center == _LITERAL:
+        yield failed(
+            "center",
+            'The centre is "...", as in the example.',
+            "Put the code that the region gave you into server.json.",
+        )
+    elif settings.center == "000":
         yield warning(
             "center",
             "The centre is \"000\", which is the example's: the index couldn't tell this hospital from another.",
-            'Put the code that the region gave you into server.json:\n{"server": "..."}',
+            "Put the code that the region gave you into server.json.",
         )
     else:
         yield ok("center", f"{settings.center}.")
@@ -158,7 +213,7 @@ def _values(settings: Settings) -> Iterator[Finding]:
             "The key is a published one: anybody could write into the index with it.",
             "Ask whoever runs the central index for a key of your own, and put it into config.json.",
         )
-    else:
+    elif settings.key.get_secret_value() != _LITERAL:
         yield ok("key", "Not one that is published.")
     if "delivery" in settings.model_fields_set:
         yield ok("delivery", "Said in config.json how studies are sent.")
@@ -198,6 +253,26 @@ def _values(settings: Settings) -> Iterator[Finding]:
         )
 
 
+def _alerts(settings: Settings) -> Iterator[Finding]:
+    webhook = settings.alerts.webhook
+    if webhook is None:
+        return
+    url = urlsplit(webhook)
+    if settings.alerts.webhook_secret is None:
+        yield warning(
+            "alerts",
+            "The webhook's messages aren't signed: whoever receives them can't tell them from somebody else's.",
+            "Put a secret into alerts.webhook_secret, and give it to whoever receives them; this makes one:\n"
+            'echo "whsec_$(openssl rand -base64 32)"',
+        )
+    elif url.scheme == "http" and not is_local(url.hostname or ""):
+        yield warning(
+            "alerts",
+            f"Alerts go to {url.hostname} unencrypted.",
+            "Put https:// into alerts.webhook.",
+        )
+
+
 # --- the state directory ---------------------------------------------------------------------------------
 
 
@@ -211,7 +286,7 @@ def _state_directory(settings: Settings) -> Iterator[Finding]:
             yield failed(
                 name,
                 f"{directory} isn't there, and this account may not make it in {parent}.",
-                f"As root, for the service's account:\ninstall -d -m 700 -o {_account()} {directory}",
+                f"As root, for the service's account:\ninstall -d -m 700 -o {_account()} {shlex.quote(str(directory))}",
             )
         return
     try:
@@ -224,7 +299,7 @@ def _state_directory(settings: Settings) -> Iterator[Finding]:
         yield failed(
             name,
             f"{directory} can't be written ({error.strerror}): nothing would be sent.",
-            f"Free some space, or give it to the service's account:\nchown -R {_account()} {directory}",
+            f"Free some space, or give it to the service's account:\nchown -R {_account()} {shlex.quote(str(directory))}",
         )
         return
     free = os.statvfs(directory)
@@ -241,7 +316,7 @@ def _state_directory(settings: Settings) -> Iterator[Finding]:
             name,
             f"Others on this machine have rights on {', '.join(path.name for path in open_ones)}; "
             "parked studies hold patients' names.",
-            f"chmod -R go-rwx {directory}",
+            f"Take them away:\nchmod -R go-rwx {shlex.quote(str(directory))}",
         )
     else:
         yield ok(name, f"{directory} can be written, by this account only.")
@@ -276,7 +351,7 @@ def _state(settings: Settings) -> Iterator[tuple[Finding, Glance | None]]:
                 f"The studies sent so far went out as centre {state.center!r}, "
                 f"and server.json says {settings.center!r}: `run` refuses to start.",
                 f"Put {state.center!r} back into server.json, or send everything under the new one:\n"
-                "python -m cdc_indexer initial --restart",
+                f"{command('initial', '--restart', config=settings.config_path)}",
             ),
             state,
         )

@@ -10,10 +10,10 @@ from typing import Any
 from cdc_indexer.checks.grants import parse
 from cdc_indexer.model.errors import SourceError
 
-__all__ = ["Archive", "exists"]
+__all__ = ["ARC5_TABLE", "Archive", "exists"]
 
 #: A table that dcm4chee-arc 5 has and DCM4CHEE 2 hasn't.
-_ARC5_TABLE = "study_query_attrs"
+ARC5_TABLE = "study_query_attrs"
 #: What of dcm4chee-arc 5's tables depends on its version, by the word that the script leaves in the table's comment.
 _VERSIONED = {
     "patient_fk": {("patient_id", "patient_fk")},
@@ -42,7 +42,7 @@ class Archive:
 
     @property
     def is_arc5(self) -> bool:
-        return any(table == _ARC5_TABLE for table, _ in self._columns)
+        return any(table == ARC5_TABLE for table, _ in self._columns)
 
     @property
     def is_dcm4chee(self) -> bool:

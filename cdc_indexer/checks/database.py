@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import ipaddress
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cdc_indexer.checks import engines, installation, objects
-from cdc_indexer.checks.grants import Rights, account_sql, parse, quoted
+from cdc_indexer.checks.account import Account, Seen, look, run_script
 from cdc_indexer.checks.installation import Check
 from cdc_indexer.checks.retention import MY_CNF, Following, Server, expire_lines, period, retention
 from cdc_indexer.model.errors import IndexerError
-from cdc_indexer.model.finding import Finding, failed, failed_by, ok, warning
+from cdc_indexer.model.finding import Finding, Status, failed, failed_by, later, ok, warning
+from cdc_indexer.model.program import command
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.errors import address_of
 from cdc_indexer.source.outbox import TABLE, VIEW
-from cdc_indexer.source.source import SESSIONS_NEEDED, SESSIONS_WANTED, Source
+from cdc_indexer.source.source import Source
 
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import DatabaseSettings
@@ -42,6 +44,7 @@ def preflight(
     database: DatabaseSettings, following: Following, administrator: DatabaseSettings | None = None
 ) -> Iterator[Finding]:
     """Every finding about the database; ``administrator``: the same with a login that sees triggers and routines."""
+    seen, refused = _seen(administrator)
     began = time.monotonic()
     try:
         with (
@@ -51,23 +54,37 @@ def preflight(
         ):
             took = (time.monotonic() - began) * 1000
             yield ok("connection", f"User {database.user} is in at {address_of(database)} ({took:.0f} ms).")
-            yield from _Preflight(session, database, following).findings()
+            one = _Preflight(session, database, following, seen)
+            yield from one.findings()
     except IndexerError as error:
         yield failed_by("connection", error)
+        yield later("database", "connection")
         return
-    yield from _with_administrator(database, administrator)
-
-
-def _with_administrator(
-    database: DatabaseSettings, administrator: DatabaseSettings | None
-) -> Iterator[Finding]:
     if administrator is None:
-        yield warning(
-            "triggers",
-            "Not testable: the service's account may not see triggers, procedures and the event, and shall not.",
-            "Run `check --admin root` once; it asks for that login's password.",
-        )
-        return
+        yield one.hidden()
+    elif refused is not None:
+        yield refused
+    elif one.installed:
+        yield from _with_administrator(administrator)
+    else:
+        yield later("triggers", one.first)
+
+
+def _seen(administrator: DatabaseSettings | None) -> tuple[Seen | None, Finding | None]:
+    """What that login sees, or why it is refused."""
+    if administrator is None:
+        return None, None
+    try:
+        with (
+            closing(Source(administrator, read_timeout_seconds=_ANSWER_SECONDS)) as source,
+            source.session(database=False) as session,
+        ):
+            return look(session, administrator.name), None
+    except IndexerError as error:
+        return None, _refused(administrator, error)
+
+
+def _with_administrator(administrator: DatabaseSettings) -> Iterator[Finding]:
     try:
         with (
             closing(Source(administrator, read_timeout_seconds=_ANSWER_SECONDS)) as source,
@@ -75,12 +92,17 @@ def _with_administrator(
         ):
             yield from _asked([*objects.objects(session, administrator), *engines.objects(session)])
     except IndexerError as error:
-        yield failed(
-            "administrator",
-            failed_by("administrator", error).message,
-            "Give a login that may come from this machine, and its password. A root without one comes by the socket:\n"
-            f"sudo CDC_INDEXER_DATABASE__UNIX_SOCKET=/run/mysqld/mysqld.sock cdc-indexer check --admin {administrator.user}",
-        )
+        yield _refused(administrator, error)
+
+
+def _refused(administrator: DatabaseSettings, error: IndexerError) -> Finding:
+    line = command("check", "--admin", administrator.user)
+    return failed(
+        "administrator",
+        failed_by("administrator", error).message,
+        "Give a login that may come from this machine, and its password. A root without one comes by the socket:\n"
+        f"sudo CDC_INDEXER_DATABASE__UNIX_SOCKET=/run/mysqld/mysqld.sock {line}",
+    )
 
 
 def _asked(checks: Iterable[Check]) -> Iterator[Finding]:
@@ -103,32 +125,113 @@ def is_local(host: str) -> bool:
 class _Preflight:
     """The checks of one session of the service's account."""
 
-    def __init__(self, session: Session, database: DatabaseSettings, following: Following) -> None:
+    def __init__(
+        self, session: Session, database: DatabaseSettings, following: Following, seen: Seen | None
+    ) -> None:
         self._session = session
         self._database = database
         self._following = following
+        self._seen = seen
         self._server = Server(session.is_mariadb, session.version, {})
+        self._account = Account(session, database, following, self._server, seen)
+        #: What has to be mended before anything of the script's can be judged; empty: nothing.
+        self.first = ""
+
+    @property
+    def installed(self) -> bool:
+        """Whether table and view could be looked at."""
+        return not self.first
+
+    def hidden(self) -> Finding:
+        """Without an administrator's login."""
+        if self.first:
+            return later("triggers", self.first)
+        return warning(
+            "triggers",
+            "Not testable: the service's account may not see triggers, procedures and the event, and shall not.",
+            f"Once, with the login of an administrator, whose password is asked for:\n{command('check', '--admin', 'root')}",
+        )
 
     def findings(self) -> Iterator[Finding]:
+        yield from _asked(
+            [
+                ("server", self._read_variables),
+                ("TLS", self._tls),
+                ("log_bin", self._log_bin),
+                *self._of_the_log(),
+            ]
+        )
+        yield from self._of_the_script()
+        yield from _asked(
+            [
+                ("sessions", self._account.sessions),
+                ("event_scheduler", self._event_scheduler),
+                ("clock", self._clock),
+            ]
+        )
+
+    def _of_the_log(self) -> list[Check]:
         checks: list[Check] = [
-            ("server", self._read_variables),
-            ("TLS", self._tls),
-            ("log_bin", self._log_bin),
             ("binlog_format", self._binlog_format),
             ("binlog retention", self._retention),
             ("binlog_row_image", self._row_image),
-            ("server_id", self._server_id),
-            ("grants", self._grants),
-            ("sessions", self._sessions),
+            ("server_id", self._account.server_id),
         ]
+        return [(name, partial(self._with_log, name, check)) for name, check in checks]
+
+    def _with_log(self, name: str, check: Callable[[], Iterable[Finding]]) -> Iterable[Finding]:
+        """Without a binary log its settings mean nothing."""
+        if self._server.variables.get("log_bin") == "OFF":
+            return (later(name, "log_bin"),)
+        return check()
+
+    def _of_the_script(self) -> Iterator[Finding]:
+        """Database, rights, table, view, in the order in which they are made: what comes after a failure isn't judged."""
+        account = self._account
         try:
-            self._session.select_database()
-            checks += installation.outbox(self._session, self._database, self._following.columns)
-            checks += engines.outbox(self._session)
-        except IndexerError:
-            checks.append(("table", self._select_database))
-        checks += [("event_scheduler", self._event_scheduler), ("clock", self._clock)]
-        return _asked(checks)
+            wrong = account.missing_database() or self._not_installed()
+        except IndexerError as error:
+            wrong = failed_by("grants", error)
+        if wrong is not None:
+            yield wrong
+            self.first = wrong.name
+        if self.first != "database.name":
+            yield from _asked([("grants", account.grants)])
+        if not self.first and account.may_not_read():
+            self.first = "grants"
+        if not self.first:
+            try:
+                self._session.select_database()
+            except IndexerError as error:
+                self.first = "database.name"
+                yield failed_by(self.first, error)
+        if self.first:
+            names = ("grants", "table", "view", "recorded studies")
+            behind = names[: 1 if self.first == "database.name" else 0] + names[1:]
+            yield from (later(name, self.first) for name in behind if name != self.first)
+            return
+        yield from self._installed()
+
+    def _not_installed(self) -> Finding | None:
+        seen, name = self._seen, self._database.name
+        missing = [one for one in (TABLE, VIEW) if seen is not None and one not in seen.installed]
+        if seen is None or not missing:
+            return None
+        said = f"The database {name} has no {' and no '.join(missing)}: the SQL file wasn't run there."
+        return failed("table", said, run_script(name, seen.arc5))
+
+    def _installed(self) -> Iterator[Finding]:
+        failing = ""
+        for name, check in installation.outbox(self._session, self._database, self._following.columns):
+            if failing and (failing == "table" or name == "recorded studies"):
+                yield later(name, failing)
+                continue
+            for finding in _asked([(name, check)]):
+                yield finding
+                if finding.status is Status.FAILED and name in ("table", "view"):
+                    failing = name
+        if failing != "table":
+            yield from _asked(engines.outbox(self._session))
 
     # --- the server --------------------------------------------------------------------------------------
 
@@ -181,9 +284,10 @@ class _Preflight:
             yield from self._filters()
             return
         lines = "log_bin          = mysql-bin\nbinlog_format    = ROW\nserver_id        = 1\n"
-        yield failed(
+        yield warning(
             "log_bin",
-            "The server writes no binary log: studies are found by reading the table every few seconds only.",
+            "The server writes no binary log: studies are found by reading the table every few seconds, and go out that "
+            "much later. No obstacle, until the server can be restarted.",
             MY_CNF.format(lines=f"{lines}{expire_lines(self._server)}"),
         )
 
@@ -198,7 +302,7 @@ class _Preflight:
         except IndexerError:  # the right is missing, which is said below
             only, without = set(), set()
         if (only and name not in only) or name in without:
-            yield failed(
+            yield warning(
                 "log_bin",
                 f"The server's binary log leaves {name} out: studies are found by reading the table now and then only.",
                 "Take binlog_do_db and binlog_ignore_db out of my.cnf, and restart the server once.",
@@ -232,119 +336,7 @@ class _Preflight:
     def _retention(self) -> Iterator[Finding]:
         return retention(self._session, self._server, self._following)
 
-    # --- who follows it ----------------------------------------------------------------------------------
-
-    def _server_id(self) -> Iterator[Finding]:
-        own, theirs = self._following.server_id, self._server.variables.get("server_id", "")
-        if theirs == "0":
-            yield failed(
-                "server_id",
-                "The server has server_id 0, and with that serves its binary log to nobody.",
-                MY_CNF.format(lines="server_id = 1"),
-            )
-            return
-        if theirs == str(own):
-            yield failed(
-                "server_id",
-                f"stream.server_id {own} is the server's own.",
-                "Set another stream.server_id in config.json, or leave it out: one is derived.",
-            )
-            return
-        replicas = self._replicas()
-        if replicas is None:
-            yield ok(
-                "server_id",
-                f"{own}, and the server's is {theirs}; whether another replica has it, this account may not see.",
-            )
-        elif own in replicas:
-            yield failed(
-                "server_id",
-                f"Another replica of this server has the server_id {own} too: the two would throw each other out.",
-                "Stop the other indexer, or give each its own stream.server_id.",
-            )
-        else:
-            yield ok("server_id", f"{own} is free.")
-
-    def _replicas(self) -> set[int] | None:
-        """The server_ids of the replicas that are connected; None where the account may not see them.
-
-        Replicas report themselves; this program doesn't, so that none of them is ours.
-        """
-        old = self._server.mariadb or self._server.version < (8, 0, 22)
-        try:
-            return {int(row[0]) for row in self._rows("SHOW SLAVE HOSTS" if old else "SHOW REPLICAS")}
-        except IndexerError:
-            return None
-
-    # --- what the account may do -------------------------------------------------------------------------
-
-    def _grants(self) -> Iterator[Finding]:
-        ((account,),) = self._rows("SELECT CURRENT_USER()")
-        rights = Rights(
-            str(account),
-            parse(str(line) for (line,) in self._rows("SHOW GRANTS")),
-            self._database.name,
-            (TABLE, VIEW),
-            fold=self._server.variables.get("lower_case_table_names", "0") != "0",
-        )
-        missing, superfluous = rights.missing(), rights.superfluous()
-        if missing:
-            yield failed(
-                "grants",
-                f"The account {account} lacks {'; '.join(missing)}.",
-                "As an administrator:\n" + "\n".join(missing.values()),
-            )
-        if rights.unlimited:
-            name = quoted(self._database.name)
-            yield warning(
-                "grants",
-                f"The account {account} is an administrator of this server.",
-                "Give the service an account of its own, and put that into config.json:\n"
-                "CREATE USER 'indexer'@'localhost' IDENTIFIED BY '...';\n"
-                f"GRANT SELECT ON {name}.{TABLE} TO 'indexer'@'localhost';\n"
-                f"GRANT SELECT ON {name}.{VIEW} TO 'indexer'@'localhost';\n"
-                "GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO 'indexer'@'localhost';",
-            )
-        elif superfluous:
-            yield warning(
-                "grants",
-                f"The account {account} has more rights than it needs: {'; '.join(superfluous)}.",
-                "As an administrator:\n" + "\n".join(superfluous.values()),
-            )
-        elif not missing:
-            yield ok("grants", f"The account {account} has the four rights that it needs, and no other.")
-
-    def _sessions(self) -> Iterator[Finding]:
-        """In a session the variable is the account's own limit, where it has one."""
-        ((limit,),) = self._session.rows("SELECT @@SESSION.max_user_connections")
-        ((account,),) = self._session.rows("SELECT CURRENT_USER()")
-        remedy = (
-            "As an administrator:\n"
-            f"ALTER USER {account_sql(str(account))} WITH MAX_USER_CONNECTIONS {SESSIONS_WANTED};"
-        )
-        if not int(limit) or int(limit) >= SESSIONS_WANTED:
-            yield ok("sessions", f"The account may have {int(limit) or 'any number'} at a time.")
-        elif int(limit) >= SESSIONS_NEEDED:
-            yield warning(
-                "sessions",
-                f"The account may have {limit} sessions at a time (MAX_USER_CONNECTIONS): with {SESSIONS_WANTED} nothing "
-                "has to wait for another.",
-                remedy,
-            )
-        else:
-            yield failed(
-                "sessions",
-                f"The account may have one session at a time (MAX_USER_CONNECTIONS), and {SESSIONS_NEEDED} are needed: "
-                "studies are found by reading the table every few seconds only.",
-                remedy,
-            )
-
     # --- the rest ----------------------------------------------------------------------------------------
-
-    def _select_database(self) -> Iterator[Finding]:
-        """Says why it can't be selected."""
-        self._session.select_database()
-        return iter(())
 
     def _event_scheduler(self) -> Iterator[Finding]:
         value = self._server.variables.get("event_scheduler", "")

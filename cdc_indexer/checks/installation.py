@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from cdc_indexer.checks.account import run_script
 from cdc_indexer.model.finding import Finding, failed, ok, warning
+from cdc_indexer.model.program import command
 from cdc_indexer.model.study import KEYS
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.catalogue import is_arc5
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from cdc_indexer.model.settings import DatabaseSettings
     from cdc_indexer.source.session import Session as Connection
 
-__all__ = ["AGAIN", "NEWEST", "SCRIPT", "SCRIPT_ARC5", "Check", "Looking", "outbox"]
+__all__ = ["NEWEST", "Check", "Looking", "outbox"]
 
 #: The name of a check, and what makes its findings.
 Check = tuple[str, Callable[[], Iterable[Finding]]]
@@ -28,10 +30,7 @@ Check = tuple[str, Callable[[], Iterable[Finding]]]
 NEWEST = 500
 _RECENT = timedelta(days=7)
 
-AGAIN = "Run the script (again; it may run while the archive is in use):\nmysql {name} < extras/{script}"
-SCRIPT, SCRIPT_ARC5 = "add_indexer.sql", "add_indexer_arc5.sql"
-#: Where the table doesn't say which archive it was made for.
-_EITHER = f"\n(for dcm4chee-arc 5: extras/{SCRIPT_ARC5})"
+_OR_FIELDS = "\nA column that `fields` names and the script doesn't have: remove it from `fields`."
 #: The ten columns of the contract; the centre isn't the database's.
 _VIEW_COLUMNS = tuple(KEYS)[:10]
 _TABLE_COLUMNS = ("id", "operation", *_VIEW_COLUMNS, "recorded_at")
@@ -60,9 +59,8 @@ class Looking:
     def _again(self) -> str:
         """What to do where something of the script's is missing or broken."""
         made_for = catalogue.made_for(self._connection, self._name)
-        if is_arc5(made_for):
-            return AGAIN.format(name=self._name, script=SCRIPT_ARC5)
-        return AGAIN.format(name=self._name, script=SCRIPT) + ("" if made_for else _EITHER)
+        # The old client's table doesn't say for which archive it was made.
+        return run_script(self._name, is_arc5(made_for) if made_for else None, again=True)
 
     def _rows(self, sql: str, *arguments: object) -> list[tuple[Any, ...]]:
         with self._connection.cursor() as cursor:
@@ -91,7 +89,7 @@ class _Outbox(Looking):
             return
         missing = [name for name in (*_TABLE_COLUMNS, *self._columns) if name.lower() not in found]
         if missing:
-            yield failed("table", f"{TABLE} lacks the column {', '.join(missing)}.", self._again)
+            yield failed("table", f"{TABLE} lacks the column {', '.join(missing)}.", self._again + _OR_FIELDS)
             return
         indexed = {
             str(column).lower()
@@ -124,7 +122,7 @@ class _Outbox(Looking):
             yield failed(
                 "view",
                 f"{VIEW} lacks the column {', '.join(missing)}.",
-                f"{self._again}\nA column that `fields` names and the script doesn't have: remove it from `fields`.",
+                self._again + _OR_FIELDS,
             )
         elif came := came_since(study):
             yield failed("view", came, f"After each upgrade of the archive. {self._again}")
@@ -186,7 +184,7 @@ class _Outbox(Looking):
         said = f"{len(lost)} of {len(recent)} studies of the last days aren't in {TABLE} (study_pk {_some(lost)})"
         remedy = (
             f"`check --admin root` shows which part is broken. {self._again}\n"
-            f"Then send what was missed:\npython -m cdc_indexer initial --since {min(since, now).date()}"
+            f"Then send what was missed:\n{command('initial', '--since', str(min(since, now).date()))}"
         )
         if first is not None:
             yield failed("recorded studies", f"{said}: the triggers don't record.", remedy)

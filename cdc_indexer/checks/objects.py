@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from cdc_indexer.checks.account import run_script
 from cdc_indexer.checks.archive import Archive, exists
 from cdc_indexer.checks.grants import parse
-from cdc_indexer.checks.installation import AGAIN, SCRIPT, SCRIPT_ARC5, Check, Looking
+from cdc_indexer.checks.installation import Check, Looking
 from cdc_indexer.model.errors import SourceError
 from cdc_indexer.model.finding import Finding, failed, ok, warning
 from cdc_indexer.source import catalogue
@@ -71,7 +72,7 @@ class _Objects(Looking):
 
     @property
     def _again(self) -> str:
-        return AGAIN.format(name=self._name, script=SCRIPT_ARC5 if self._archive.is_arc5 else SCRIPT)
+        return run_script(self._name, self._archive.is_arc5, again=True)
 
     @property
     def _triggers(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import click
 
 from cdc_indexer import __version__
 from cdc_indexer.cli.hand import pause, resend, resume, sql
+from cdc_indexer.cli.language import asked, in_language, say
 from cdc_indexer.cli.parked import DONE, FAILED, parked
 from cdc_indexer.cli.reconcile import reconcile
 from cdc_indexer.model.errors import ConfigError, IndexerError
@@ -40,7 +41,7 @@ def _run() -> int:
     try:
         return cli.main(prog_name="cdc-indexer", standalone_mode=False) or DONE
     except click.UsageError as error:
-        error.show()
+        click.UsageError(say(error.format_message()), error.ctx).show()
         return MISUSED
     except click.ClickException as error:
         error.show()
@@ -52,12 +53,12 @@ def _run() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except IndexerError as error:
-        click.echo(f"cdc-indexer: {error}", err=True)
+        click.echo(f"cdc-indexer: {say(str(error))}", err=True)
         return MISUSED if isinstance(error, ConfigError) else FAILED
     except Exception as error:
         from cdc_indexer.monitor.logs import describe
 
-        click.echo(f"cdc-indexer: unexpected error: {describe(error)}", err=True)
+        click.echo(f"cdc-indexer: {say(f'unexpected error: {describe(error)}')}", err=True)
         _tell_frames(error)
         return FAILED
 
@@ -115,6 +116,7 @@ class Files:
     help="The settings; server.json is read from beside it.",
 )
 @click.version_option(__version__, prog_name="cdc-indexer")
+@in_language
 @click.pass_context
 def cli(context: click.Context, config: Path) -> None:
     """Tells a central index about every study of a DCM4CHEE PACS, the moment it is committed."""
@@ -219,12 +221,13 @@ def _day(moment: datetime | None) -> date | None:
 )
 @click.option("--index", is_flag=True, help="Only ask the central index: address, key, centre, what it can.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON array: name, status, message, remedy.")
+@in_language
 @click.pass_obj
 def check(files: Files, admin: str | None, index: bool, as_json: bool) -> int:
     """Look at everything that the service needs, and say what to do where it isn't as it should be."""
     settings = files.load()
     from cdc_indexer.checks import all as checks
-    from cdc_indexer.model.finding import Status
+    from cdc_indexer.model.finding import Status, worst_first
     from cdc_indexer.monitor import findings as shown
 
     administrator = None
@@ -232,12 +235,12 @@ def check(files: Files, admin: str | None, index: bool, as_json: bool) -> int:
         from pydantic import SecretStr
 
         password = click.prompt(
-            f"Password of {admin}", hide_input=True, default="", show_default=False, err=True
+            say(f"Password of {admin}"), hide_input=True, default="", show_default=False, err=True
         )
         administrator = settings.database.model_copy(update={"user": admin, "password": SecretStr(password)})
-    found = list(checks.check_index(settings) if index else checks.check(settings, administrator))
+    found = worst_first(checks.check_index(settings) if index else checks.check(settings, administrator))
     if as_json:
-        click.echo(shown.as_json(found))
+        click.echo(shown.as_json(found, asked() or "en"))
     else:
         shown.show(found)
     return FAILED if any(finding.status is Status.FAILED for finding in found) else DONE
@@ -248,6 +251,7 @@ def check(files: Files, admin: str | None, index: bool, as_json: bool) -> int:
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@in_language
 @click.pass_obj
 def status(files: Files, as_json: bool) -> int:
     """Say how it stands: position, how far behind, delivered, parked, held, last error.

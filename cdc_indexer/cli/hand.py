@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cdc_indexer.cli.language import say
+
 if TYPE_CHECKING:
     from cdc_indexer.cli import Files
 
@@ -20,6 +22,8 @@ DONE, FAILED = 0, 1
 _DAY = click.DateTime(["%Y-%m-%d"])
 _SPAN = re.compile(r"([1-9][0-9]{0,5})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+#: user@host, with nothing in it that would end a quoted name.
+_ACCOUNT = re.compile(r"[^'\"`\\\s@]+@[^'\"`\\\s@]+")
 
 
 @click.command()
@@ -66,14 +70,14 @@ def resend(
     there = {uid for uid, _ in found}
     missing = [uid for uid in study_iuids if uid not in there]
     for uid in missing:
-        click.echo(f"{uid} isn't in the archive.", err=True)
+        click.echo(say(f"{uid} isn't in the archive."), err=True)
     if dry_run:
         for uid, study_pk in found:
-            click.echo(f"study_pk {study_pk}  {uid}")
-        click.echo(f"{_studies(len(found))} would be sent again.")
+            click.echo(say(f"study_pk {study_pk}  {uid}"))
+        click.echo(say(f"{_studies(len(found))} would be sent again."))
         return FAILED if missing else DONE
     if not found:
-        click.echo("No study is sent: none of that is in the archive.")
+        click.echo(say("No study is sent: none of that is in the archive."))
         return FAILED
     lock = StateLock(settings.state_dir, "resend")
     try:
@@ -82,13 +86,13 @@ def resend(
         if lock.held_by != "run":
             raise
         requests.ask(settings.state_dir, options.request(str(uuid.uuid4())))
-        click.echo(f"{_studies(len(found))}: the running `run` sends them behind the live ones.")
+        click.echo(say(f"{_studies(len(found))}: the running `run` sends them behind the live ones."))
         return FAILED if missing else DONE
     try:
         sent, parked = resend_alone(settings, options)
     finally:
         lock.release()
-    click.echo(f"{_studies(sent)} sent again, {parked} parked.")
+    click.echo(say(f"{_studies(sent)} sent again, {parked} parked."))
     return FAILED if missing or parked else DONE
 
 
@@ -116,7 +120,7 @@ def pause(files: Files, span: str | None) -> None:
     make_state_dir(settings.state_dir)
     requests.ask(settings.state_dir, PauseRequest(id=str(uuid.uuid4()), since=now, by=_who(), until=until))
     ends = f" until {until:%Y-%m-%d %H:%M:%S} UTC" if until else " until `resume`"
-    click.echo(f"Studies wait{ends}; nothing is lost meanwhile.")
+    click.echo(say(f"Studies wait{ends}; nothing is lost meanwhile."))
 
 
 def _who() -> str:
@@ -136,18 +140,27 @@ def resume(files: Files) -> None:
 
     there = (settings.state_dir / PauseRequest.file()).exists()
     requests.remove(settings.state_dir, PauseRequest.file())
-    click.echo("Studies go out again." if there else "There was no pause.")
+    click.echo(say("Studies go out again." if there else "There was no pause."))
 
 
 @click.command()
 @click.option("--arc5", is_flag=True, help="For dcm4chee-arc 5 instead of DCM4CHEE 2.x.")
 @click.option("--remove", is_flag=True, help="The script that takes everything out again.")
-def sql(arc5: bool, remove: bool) -> None:
+@click.option("--definer", metavar="USER@HOST", help="The account that the archive logs in with.")
+def sql(arc5: bool, remove: bool, definer: str | None) -> None:
     """Print the SQL script for the archive's database, such as: cdc-indexer sql | mysql pacsdb"""
-    if arc5 and remove:
-        raise click.UsageError("--remove is the same for both archives: leave --arc5 out.")
+    if remove and (arc5 or definer):
+        raise click.UsageError("--remove is the same for every archive: leave --arc5 and --definer out.")
     name = "remove_indexer.sql" if remove else "add_indexer_arc5.sql" if arc5 else "add_indexer.sql"
-    click.echo(_script(name), nl=False)
+    script = _script(name)
+    if definer is not None:
+        if not _ACCOUNT.fullmatch(definer):
+            raise click.UsageError("--definer is an account as the database names it, such as: pacs@%")
+        # MySQL takes it from no variable when it makes a trigger.
+        user, _, host = definer.rpartition("@")
+        script = script.replace("DEFINER = CURRENT_USER", f"DEFINER = '{user}'@'{host}'")
+        script = f"SET @indexer_definer = '{definer}';\n{script}"
+    click.echo(script, nl=False)
 
 
 def _script(name: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cdc_indexer.cli.language import in_language, say
 from cdc_indexer.model.errors import FatalError
 from cdc_indexer.monitor.terminal import printable
 
@@ -24,6 +25,7 @@ def parked() -> None:
 
 
 @parked.command("list")
+@in_language
 @click.option("--show-answer", is_flag=True, help="Also what the index answered; it may hold patient data.")
 @click.option(
     "--all", "closed", is_flag=True, help="Also those that were sent, superseded or discarded since."
@@ -32,23 +34,30 @@ def parked() -> None:
 @click.pass_obj
 def parked_list(files: Files, show_answer: bool, closed: bool, as_json: bool) -> None:
     """List them, oldest first."""
+    from cdc_indexer.monitor.logs import Redact
     from cdc_indexer.state.parked_studies import ParkedStudies
 
-    state_dir = files.load().state_dir
+    settings = files.load()
+    state_dir = settings.state_dir
+    # An index may repeat what it was sent, the headers too.
+    hide = Redact(settings.secrets).hide
     count = 0
     if ParkedStudies.exists(state_dir):
         store = ParkedStudies(state_dir)
         try:
             for entry in store.entries(closed=closed):
                 count += 1
-                click.echo(_as_json(entry, show_answer) if as_json else _as_line(entry, show_answer))
+                if count == 1 and not as_json:
+                    click.echo(_in_columns(say(name) for name in _HEADER).upper())
+                answer = hide(entry.answer) if show_answer else None
+                click.echo(_as_json(entry, answer) if as_json else _as_line(entry, answer))
         finally:
             store.close()
     if not count and not as_json:
-        click.echo("Nothing is parked.")
+        click.echo(say("Nothing is parked."))
 
 
-def _as_json(entry: ParkedStudy, show_answer: bool) -> str:
+def _as_json(entry: ParkedStudy, answer: str | None) -> str:
     import json
 
     shown: dict[str, Any] = {
@@ -63,24 +72,37 @@ def _as_json(entry: ParkedStudy, show_answer: bool) -> str:
         "outbox_ids": entry.outbox_ids,
         "idempotency_key": entry.idempotency_key,
     }
-    if show_answer:
-        shown["answer"] = entry.answer
+    if answer is not None:
+        shown["answer"] = answer
     return json.dumps(shown)
 
 
-def _as_line(entry: ParkedStudy, show_answer: bool) -> str:
-    status = "not sent" if entry.status is None else str(entry.status)
-    parts = [
-        f"{entry.id:>6}",
-        f"{entry.state.value:<10}",
-        entry.parked_at,
-        f"study_pk {entry.study_pk}",
-        entry.study_iuid,
-        status,
-        entry.reason,
-    ]
-    line = printable("  ".join(parts))
-    return f"{line}\n        {printable(entry.answer)}" if show_answer and entry.answer else line
+_WIDTHS = (6, 10, 19, 17, 40, 9, 0)
+_HEADER = ("entry", "state", "parked at", "study", "study_iuid", "status", "reason")
+
+
+def _in_columns(cells: Iterable[str]) -> str:
+    return printable(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, _WIDTHS, strict=True)).rstrip()
+    )
+
+
+def _as_line(entry: ParkedStudy, answer: str | None) -> str:
+    from datetime import datetime
+
+    line = _in_columns(
+        (
+            f"{entry.id:>6}",
+            entry.state.value,
+            # This machine's time, as a clock on the wall shows it; --json has the other.
+            f"{datetime.fromisoformat(entry.parked_at).astimezone():%Y-%m-%d %H:%M:%S}",
+            f"study_pk {entry.study_pk}",
+            entry.study_iuid,
+            say("not sent") if entry.status is None else str(entry.status),
+            say(entry.reason),
+        )
+    )
+    return f"{line}\n        {printable(answer)}" if answer else line
 
 
 def _selected(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -103,6 +125,7 @@ def _wanted(store: ParkedStudies, entries: Iterable[str]) -> list[int]:
 
 
 @parked.command("retry")
+@in_language
 @_selected
 @click.pass_obj
 def parked_retry(files: Files, entries: tuple[str, ...], everything: bool) -> int:
@@ -119,7 +142,7 @@ def parked_retry(files: Files, entries: tuple[str, ...], everything: bool) -> in
     hold_signals()
     settings = files.load()
     if not ParkedStudies.exists(settings.state_dir):
-        click.echo("Nothing is parked.")
+        click.echo(say("Nothing is parked."))
         return FAILED if entries else DONE
     store = ParkedStudies(settings.state_dir)
     try:
@@ -129,27 +152,29 @@ def parked_retry(files: Files, entries: tuple[str, ...], everything: bool) -> in
         marked = [entry.id for entry in store.requested(limit=-1)]
         if not marked:
             if wanted is None:
-                click.echo("Nothing is parked that could be sent again.")
+                click.echo(say("Nothing is parked that could be sent again."))
             return FAILED if left_out else DONE
         from cdc_indexer.jobs.retry_parked import retry_parked
 
         if not retry_parked(settings):
             click.echo(
-                f"{len(marked)} marked: the running `run` sends them; `parked list --all` shows the outcome."
+                say(
+                    f"{len(marked)} marked: the running `run` sends them; `parked list --all` shows the outcome."
+                )
             )
             return FAILED if left_out else DONE
         states = [entry.state for entry in map(store.get, marked) if entry is not None]
     finally:
         store.close()
     counts = {state: states.count(state) for state in State}
+    accepted, superseded = counts[State.ACCEPTED], counts[State.SUPERSEDED]
     again = counts[State.PARKED] + counts[State.RETRY]
-    click.echo(
-        f"{counts[State.ACCEPTED]} accepted, {counts[State.SUPERSEDED]} superseded by something newer, {again} still parked."
-    )
+    click.echo(say(f"{accepted} accepted, {superseded} superseded by something newer, {again} still parked."))
     return FAILED if again or left_out else DONE
 
 
 @parked.command("discard")
+@in_language
 @_selected
 @click.pass_obj
 def parked_discard(files: Files, entries: tuple[str, ...], everything: bool) -> int:
@@ -163,7 +188,7 @@ def parked_discard(files: Files, entries: tuple[str, ...], everything: bool) -> 
         raise click.UsageError("Name the entries that `parked list` shows, or say --all.")
     state_dir = files.load().state_dir
     if not ParkedStudies.exists(state_dir):
-        click.echo("Nothing is parked.")
+        click.echo(say("Nothing is parked."))
         return FAILED if entries else DONE
     store = ParkedStudies(state_dir)
     try:
@@ -171,7 +196,7 @@ def parked_discard(files: Files, entries: tuple[str, ...], everything: bool) -> 
         count = store.discard(wanted)
     finally:
         store.close()
-    click.echo(f"{count} discarded.")
+    click.echo(say(f"{count} discarded."))
     return DONE if wanted is None or count == len(wanted) else FAILED
 
 
@@ -189,5 +214,5 @@ def _tell_unfit(store: Any, wanted: list[int] | None) -> int:
         else:
             continue
         count += 1
-        click.echo(f"Entry {number} {why}.", err=True)
+        click.echo(say(f"Entry {number} {why}."), err=True)
     return count

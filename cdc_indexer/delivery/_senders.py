@@ -206,6 +206,8 @@ class Senders:
             failpoints.hit("before_post")
         work.started = time.monotonic()
         outcome = client.begin(request)
+        if work.asking is None:
+            failpoints.hit("within_post")
         if outcome is not None:
             self._ended(work, outcome)
             return

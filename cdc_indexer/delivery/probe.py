@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Webservice
-from cdc_indexer.model.finding import Finding, Status, failed, ok, warning
+from cdc_indexer.model.finding import Finding, Status, failed, later, ok, warning
 from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 
 if TYPE_CHECKING:
@@ -23,7 +23,12 @@ _TIMEOUT_SECONDS = 10.0
 #: A certificate that ends within so many days is a warning; most are renewed a month before.
 _DAYS_ENOUGH = 21
 
-_GET_UNKNOWN = frozenset({404, 405, 410, 501})
+_NOTHING_THERE = frozenset({404, 410})
+_GET_UNKNOWN = frozenset({405, 501})
+
+#: Where an index says in words what it refuses, and how many of them are shown.
+_WORDS = ("reason", "message", "error", "detail")
+_MOST_CHARACTERS = 200
 
 
 def probe(settings: Settings) -> Iterator[Finding]:
@@ -51,6 +56,14 @@ def probe(settings: Settings) -> Iterator[Finding]:
             remedy[:1].upper() + remedy[1:]
             or "Correct webservice_url, or ask whoever runs the central index; studies wait until it is there.",
         )
+    elif outcome.status in _NOTHING_THERE:
+        yield failed(
+            "web service",
+            f"There is nothing at webservice_url (status {outcome.status}).{_own_words(outcome, settings)}",
+            "Correct webservice_url, its path too: whoever runs the central index has it.",
+        )
+        yield later("key accepted", "web service")
+        return
     else:
         yield ok(
             "web service",
@@ -59,12 +72,13 @@ def probe(settings: Settings) -> Iterator[Finding]:
     if ends is not None:
         yield _certificate("certificate", "The certificate of the central index", ends, "Let it be renewed.")
     if outcome.status not in (None, 407):
-        key = _key(outcome, outcome.status)
+        key = _key(outcome, outcome.status, webservice.center, _own_words(outcome, settings))
         yield key
         if webservice.center is not None and webservice.center != settings.center:
             yield failed(
                 "centre",
-                f"The key is that of centre {webservice.center!r}, and server.json says {settings.center!r}.",
+                f"The central index says that the key is that of centre {webservice.center!r}, and server.json says "
+                f"{settings.center!r}.",
                 "Correct server.json, or put this centre's key into config.json.",
             )
         if key.status is Status.OK:
@@ -79,14 +93,28 @@ def _features(known: Known) -> str:
     return f"It can: {', '.join(names)}."
 
 
-def _key(outcome: Outcome, status: int) -> Finding:
+def _own_words(outcome: Outcome, settings: Settings) -> str:
+    """What the index itself says of a refusal, without our key. A GET with nothing but that is answered with no patient."""
+    try:
+        said = json.loads(outcome.answer)
+    except (ValueError, RecursionError):
+        return ""
+    if not isinstance(said, dict):
+        return ""
+    words = next((said[name] for name in _WORDS if isinstance(said.get(name), str)), "")
+    text = words.replace(settings.key.get_secret_value(), "***")[:_MOST_CHARACTERS].strip()
+    return f' It says: "{text}"' if text else ""
+
+
+def _key(outcome: Outcome, status: int, center: str | None, words: str) -> Finding:
     """What the answer to a GET with our key says of the key."""
     if outcome.kind is Kind.ACCEPTED and _is_list(outcome.answer):
-        return ok("key accepted", "The central index knows the key.")
+        whose = f", as that of centre {center}" if center is not None else ""
+        return ok("key accepted", f"The central index knows the key{whose}.")
     if outcome.refusal is Refusal.KEY:
         return failed(
             "key accepted",
-            f"The central index refuses the key (status {status}).",
+            f"The central index refuses the key (status {status}).{words}",
             "Correct key in config.json: whoever runs the central index has it.",
         )
     if 300 <= status < 400:

@@ -138,7 +138,7 @@ class Webservice:
         self._deadline = now + _DEADLINE_TIMEOUTS * self._timeout_seconds
         self.expires_at = now + self._timeout_seconds
         self._method = method
-        self._versioned = request.version is not None
+        self._versioned = request.version is not None and not self._known.versions_forgotten
         self.again = False
         try:
             assert self._connection is not None
@@ -296,7 +296,8 @@ class Webservice:
             return Outcome(Kind.HELD, reason=reason, refusal=Refusal.CERTIFICATE)
         if isinstance(error, NameResolutionError):
             return Outcome(
-                Kind.RETRY_INDEX, reason=f"The name of {via or self._where} can't be resolved now."
+                Kind.RETRY_INDEX,
+                reason=f"The host name of {via or self._where} can't be resolved now: correct webservice_url, if it lasts.",
             )
         if isinstance(error, requests.RequestException | UnicodeError):
             remedy = "correct webservice_url"

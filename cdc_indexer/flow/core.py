@@ -23,6 +23,7 @@ from cdc_indexer.flow.intake import Intake
 from cdc_indexer.flow.looks import Looks
 from cdc_indexer.flow.order import Order, Send
 from cdc_indexer.flow.parts import Parts
+from cdc_indexer.flow.patients import ChangedPatients
 from cdc_indexer.flow.policy import Policy
 from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.settlement import Result
@@ -45,8 +46,10 @@ class Core:
         clock: VersionClock,
         order: Order,
         cases: Cases | None = None,
+        patients: ChangedPatients | None = None,
     ) -> None:
-        self.parts = Parts(policy, progress, clock, order, Cases(policy) if cases is None else cases)
+        cases = Cases(policy) if cases is None else cases
+        self.parts = Parts(policy, progress, clock, order, cases, patients or ChangedPatients())
         self.looks = Looks(self.parts)
         self.intake = Intake(self.parts, self.looks)
         self.backfills = Backfills(self.parts, self.looks)

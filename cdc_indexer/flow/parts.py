@@ -34,7 +34,7 @@ class Parts:
     clock: VersionClock
     order: Order
     cases: Cases
-    patients: ChangedPatients = field(init=False)
+    patients: ChangedPatients = field(default_factory=ChangedPatients)
     results: Results = field(init=False)
     settlement: Settlement = field(init=False)
     epoch: int = 0
@@ -46,7 +46,6 @@ class Parts:
     forget_rows: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        self.patients = ChangedPatients()
         self.results = Results(self.progress, self.clock)
         self.settlement = Settlement(self.cases, self.progress, self.patients, self.results, self.order)
 

@@ -6,17 +6,22 @@ settles after the last of them. A restart begins with the first page again: what
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable
 from datetime import datetime
 
 __all__ = ["ChangedPatients", "PatientChange"]
 
-#: How many changes may wait for their studies to be read; who brings more waits.
-MAX_WAITING = 10_000
+#: How many changes may be under way. Who brings more waits, and a live study behind them in the log with him: so it is more
+#: than most archives change at once. Each takes half a kilobyte.
+MAX_WAITING = 50_000
 
 #: So many changes of one patient are read together.
 _TOGETHER = 100
+
+
+#: Most of many changes wait for their page: a set of its own would be most of what each takes.
+_NONE: frozenset[str] = frozenset()
 
 
 class PatientChange:
@@ -33,7 +38,7 @@ class PatientChange:
         self.row_id = row_id
         self.recorded_at = recorded_at
         self.patient_pk = patient_pk
-        self.open: set[str] = set()
+        self.open: set[str] | frozenset[str] = _NONE
         self.read = False
 
 
@@ -57,8 +62,10 @@ class PatientPage:
 class ChangedPatients:
     """The changes whose studies aren't all done with, in the order in which they came."""
 
-    def __init__(self) -> None:
-        self._unread: deque[PatientChange] = deque()
+    def __init__(self, *, max_waiting: int = MAX_WAITING) -> None:
+        self._max_waiting = max_waiting
+        #: By patient: one that changed again meanwhile is read once for all of its changes.
+        self._unread: OrderedDict[int, list[PatientChange]] = OrderedDict()
         self._reading: PatientPage | None = None
         #: The page after the one that was read last; its changes are those of that one.
         self._next: PatientPage | None = None
@@ -68,17 +75,17 @@ class ChangedPatients:
     @property
     def full(self) -> bool:
         """Whether who brings more has to wait."""
-        return len(self.open) >= MAX_WAITING
+        return len(self.open) >= self._max_waiting
 
     def add(self, change: PatientChange) -> None:
         """One more."""
         self.open[change.row_id] = change
-        self._unread.append(change)
+        self._unread.setdefault(change.patient_pk, []).append(change)
 
     def drop(self) -> list[PatientChange]:
         """Forgets all, since they belong to another server; gives them."""
         dropped = list(self.open.values())
-        self.__init__()  # type: ignore[misc]
+        self.__init__(max_waiting=self._max_waiting)  # type: ignore[misc]
         return dropped
 
     def waits(self, now: float) -> bool:
@@ -97,10 +104,9 @@ class ChangedPatients:
             page, self._next = self._next, None
             page.epoch = epoch
         else:
-            first = self._unread[0]
-            # A patient that changed again meanwhile is read once for all of its changes.
-            together = [change for change in self._unread if change.patient_pk == first.patient_pk]
-            page = PatientPage(first.patient_pk, 0, together[:_TOGETHER], epoch)
+            patient_pk = next(iter(self._unread))
+            changes = self._unread[patient_pk]
+            page = PatientPage(patient_pk, 0, changes[:_TOGETHER], epoch)
         self._reading = page
         return page
 
@@ -111,9 +117,9 @@ class ChangedPatients:
             self._again_at = again_at
             if page.after_pk:
                 self._next = page
-            elif self._unread:
+            elif page.patient_pk in self._unread:
                 # Another patient's turn: the rows don't become visible in the order in which they came.
-                self._unread.rotate(-1)
+                self._unread.move_to_end(page.patient_pk)
 
     def page_read(self, page: PatientPage, keys: Iterable[str], last_pk: int | None) -> list[PatientChange]:
         """These of its studies are looked at now; ``last_pk`` leads to the next page, None: there is none.
@@ -123,11 +129,14 @@ class ChangedPatients:
         if self._reading is not page:
             return []
         self._reading = None
+        keys = list(keys)
         for change in page.changes:
-            change.open.update(keys)
+            change.open = set(keys).union(change.open)
         if not page.after_pk:
-            taken = set(page.row_ids)
-            self._unread = deque(change for change in self._unread if change.row_id not in taken)
+            changes = self._unread[page.patient_pk]
+            del changes[: len(page.changes)]
+            if not changes:
+                del self._unread[page.patient_pk]
         if last_pk is not None:
             self._next = PatientPage(page.patient_pk, last_pk, page.changes, page.epoch)
             return []
@@ -138,7 +147,8 @@ class ChangedPatients:
     def ended(self, key: str, changes: Iterable[PatientChange]) -> list[PatientChange]:
         """That study was dealt with for these changes; gives those that are done with."""
         for change in changes:
-            change.open.discard(key)
+            if isinstance(change.open, set):
+                change.open.discard(key)
         return self._done(changes)
 
     def _done(self, changes: Iterable[PatientChange]) -> list[PatientChange]:

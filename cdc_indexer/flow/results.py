@@ -34,6 +34,8 @@ class Results:
         self._forgotten_at = 0
         self.generation = 1
         self._taken = 1
+        #: Whether the ledger says that the index took something; its address counts from then on.
+        self.taken = False
         #: Changes when the ledger begins anew, and when that is durable: what was looked up before doesn't count.
         self.ledger_epoch = 0
 
@@ -67,11 +69,17 @@ class Results:
         """The new entry of a study."""
         self._changes.ledger[key] = entry
         self.generation += 1
+        if not self.taken:
+            self._set_taken(entry.version > 0 or entry.digest is not None)
         put_at = self._put_at
         put_at[key] = self._clock.last
         put_at.move_to_end(key)
         if len(put_at) > _REMEMBERED:
             _, self._forgotten_at = put_at.popitem(last=False)
+
+    def _set_taken(self, taken: bool) -> None:
+        self.taken = taken
+        self._changes.meta["ledger_taken"] = taken
 
     def put_since(self, key: str, version: int) -> bool:
         """Whether the study may have got an entry after that version was drawn.
@@ -94,6 +102,7 @@ class Results:
         """Forgets what the index was told."""
         self._changes.ledger.clear()
         self._changes.new_ledger = True
+        self._set_taken(False)
         self.ledger_epoch += 1
         self.generation += 1
 

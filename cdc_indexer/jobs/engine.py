@@ -33,12 +33,7 @@ from cdc_indexer.jobs.triggers import FIRST_PK
 from cdc_indexer.jobs.verifier import Verifier
 from cdc_indexer.jobs.way import Way
 from cdc_indexer.model.changes import Changes
-from cdc_indexer.model.errors import (
-    ConfigError,
-    SourceChanged,
-    Stopped,
-    StorageError,
-)
+from cdc_indexer.model.errors import ConfigError, SourceChanged, Stopped, StorageError
 from cdc_indexer.model.moment import Now, microseconds
 from cdc_indexer.model.observer import Observer
 from cdc_indexer.source.outbox import Outbox
@@ -101,6 +96,7 @@ class Engine:
             recalled.clock,
             order,
         )
+        self.core.parts.results.taken = recalled.taken
         for name, value in recalled.news.items():
             self.core.parts.results.set(name, value)
         if anew:
@@ -362,7 +358,9 @@ class Engine:
             log.error("center and state_dir can't change while running: restart the service")
             settings = settings.model_copy(update=kept)
         other_address = settings.webservice_url != self.settings.webservice_url
-        if other_address and self.store.count and settings.webservice_url != self.meta.get("webservice_url"):
+        if other_address and not self.core.parts.results.taken:
+            self.remember("webservice_url", settings.webservice_url)
+        elif other_address and settings.webservice_url != self.meta.get("webservice_url"):
             log.warning(OTHER_INDEX)
         if (shape := other_document(self.meta.get(DOCUMENT), settings, self.store.count)) is not None:
             self.remember(DOCUMENT, shape)

@@ -135,6 +135,7 @@ class Feeder:
             if options.restart:
                 with engine.inside() as core:
                     core.backfills.begin_ledger()
+                engine.remember("webservice_url", engine.settings.webservice_url)
             while True:
                 self._initial = Initial(
                     engine,

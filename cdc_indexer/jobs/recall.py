@@ -32,6 +32,8 @@ OTHER_INDEX = (
 )
 
 _CENTER = "center"
+#: Whether an index has ever taken something of this ledger; a state of before it was kept doesn't say.
+_TAKEN = "ledger_taken"
 _URL = "webservice_url"
 #: In the state's ``meta``: what documents are made of. Another one makes every study stale.
 DOCUMENT = "document"
@@ -39,7 +41,10 @@ DOCUMENT = "document"
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """The state, as the program uses it. ``news`` is what has to be written because it is new."""
+    """The state, as the program uses it. ``news`` is what has to be written because it is new.
+
+    ``taken``: the ledger says that the index at ``webservice_url`` has something.
+    """
 
     meta: Mapping[str, Any]
     jobs: Mapping[str, Mapping[str, Any]]
@@ -48,6 +53,7 @@ class Recalled:
     position: Position | None
     columns: Columns | None
     clock: VersionClock
+    taken: bool
     written_at: float | None
     news: Mapping[str, Any]
 
@@ -67,7 +73,8 @@ def recall(store: Store, settings: Settings, *, anew: bool, same_index: bool) ->
             "the ledger was damaged and begins anew: an index that answers digests is compared with the archive; else run "
             "`initial --restart` if it may lack something"
         )
-    _check(meta, loaded.ledger, settings, anew=anew, same_index=same_index)
+    taken = loaded.ledger > 0 and meta.get(_TAKEN) is not False
+    _check(meta, taken, settings, anew=anew, same_index=same_index)
     for name, value in ((_CENTER, settings.center), (_URL, settings.webservice_url)):
         if meta.get(name) != value:
             news[name] = value
@@ -85,6 +92,7 @@ def recall(store: Store, settings: Settings, *, anew: bool, same_index: bool) ->
             Position(**position) if position else None,
             tuple((str(n), str(t), bool(u)) for n, t, u in columns) if columns else None,
             VersionClock(int(meta.get("version_bound", 0))),
+            taken and not anew,
             meta.get("written_at"),
             news,
         )
@@ -109,9 +117,7 @@ def other_document(before: object, settings: Settings, entries: int) -> dict[str
     return shape
 
 
-def _check(
-    meta: Mapping[str, Any], entries: int, settings: Settings, *, anew: bool, same_index: bool
-) -> None:
+def _check(meta: Mapping[str, Any], taken: bool, settings: Settings, *, anew: bool, same_index: bool) -> None:
     if anew:
         return
     center, url = meta.get(_CENTER), meta.get(_URL)
@@ -120,5 +126,5 @@ def _check(
             f"server.json says centre {settings.center!r}, but the studies sent so far went out as {center!r}: "
             f"put {center!r} back, or send everything under the new one with `initial --restart`."
         )
-    if url is not None and url != settings.webservice_url and entries and not same_index:
+    if url is not None and url != settings.webservice_url and taken and not same_index:
         raise FatalError(OTHER_INDEX)

@@ -101,7 +101,7 @@ class Service:
         self._auditor = Auditor(
             self._audit, settings.stream.audit_seconds, self._runner, self._observer.audited
         )
-        self._sampler = Sampler(engine, self._audit, self._stopping)
+        self._sampler = Sampler(engine, self._audit, self._stopping, self._sweeper.want)
         self._feeder = Feeder(engine, self._runner)
         self._reporter = Reporter(engine, self._sweeper, summary) if summary is not None else None
         self._table = TableReading(engine, self._audit, self._sampler)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 
@@ -12,7 +12,9 @@ from cdc_indexer.flow.gate import Gate
 from cdc_indexer.jobs.audit import Audit
 from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.lag import Lag
+from cdc_indexer.jobs.silence import Silence
 from cdc_indexer.jobs.triggers import TriggersWatch
+from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import IndexerError
 from cdc_indexer.model.observer import Sample
 from cdc_indexer.model.position import Position
@@ -33,7 +35,9 @@ _REASONS = 5
 class Sampler:
     """The worker says what it reads, the main thread calls ``tell``, and a thread of its own asks what takes time."""
 
-    def __init__(self, engine: Engine, audit: Audit, stopping: threading.Event) -> None:
+    def __init__(
+        self, engine: Engine, audit: Audit, stopping: threading.Event, sweep: Callable[[str], None]
+    ) -> None:
         self._engine = engine
         self._audit = audit
         self._stopping = stopping
@@ -52,7 +56,9 @@ class Sampler:
         self._parked_seen = 0
         self._parked = 0
         self._parked_reasons: tuple[tuple[str, int], ...] = ()
-        self._triggers = TriggersWatch(engine)
+        self._ask_seconds = failpoints.seconds("sampler", _ASK_SECONDS)
+        self._triggers = TriggersWatch(engine, sweep)
+        self._silence = Silence(engine)
         self._thread = threading.Thread(target=self._ask_all, name="sampler", daemon=True)
 
     def start(self) -> None:
@@ -176,7 +182,8 @@ class Sampler:
             self._ask_parked()
             self._lag_bytes = self._ask_bytes()
             self._triggers.look()
-            self._ask_now.wait(_ASK_SECONDS)
+            self._silence.look()
+            self._ask_now.wait(self._ask_seconds)
             self._ask_now.clear()
 
     def _ask_parked(self) -> None:

@@ -83,7 +83,6 @@ class Sweep:
         wanted: Wanted | None = None,
     ) -> None:
         self._engine = engine
-        self._interval = PAGE / studies_per_second
         self._accept = accept
         self.report_only = report_only
         self._suspicious = suspicious and not accept
@@ -99,6 +98,7 @@ class Sweep:
         self._ranges: Ranges | None = None
         self._part = failpoints.number("sweep_part", PART)
         self._page = min(PAGE, self._part)
+        self._interval = self._page / studies_per_second
         #: What is durable of it.
         self._state: dict[str, Any] = {"wanted": wanted.id if wanted is not None else ""}
         self._backfill = Backfill(self.NAME, str(uuid.uuid4()), self._state)

@@ -17,6 +17,7 @@ from cdc_indexer.delivery.index_client import IndexUnavailable, TooMany
 from cdc_indexer.jobs.backfill import InitialOptions
 from cdc_indexer.jobs.passes import LAST_RESULT, Pass, Wanted
 from cdc_indexer.jobs.sweep import Sweep
+from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import IndexerError, SourceChanged, SourceError, Stopped, StorageError
 from cdc_indexer.model.observer import Condition
 from cdc_indexer.state import requests
@@ -280,7 +281,8 @@ class Sweeper:
         except (SourceError, StorageError, IndexUnavailable, TooMany) as error:
             changed = isinstance(error, SourceChanged)
             log.log(20 if changed else 30, "a sweep is interrupted", reason=str(error))
-            self._not_before = time.monotonic() + (0.0 if changed else _AGAIN_SECONDS)
+            again = failpoints.seconds("pass_again", _AGAIN_SECONDS)
+            self._not_before = time.monotonic() + (0.0 if changed else again)
             self._interrupted = True
             return
         except IndexerError as error:

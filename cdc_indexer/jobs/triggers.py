@@ -7,6 +7,7 @@ outbox is quiet, and studies are lost until a sweep finds them. As quiet is an a
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -41,10 +42,14 @@ _UPGRADED = "The archive was upgraded: run extras/add_indexer_arc5.sql again, th
 
 
 class TriggersWatch:
-    """``look`` is called often, from one thread; it looks now and then."""
+    """``look`` is called often, from one thread; it looks now and then.
 
-    def __init__(self, engine: Engine) -> None:
+    ``sweep`` asks for a pass over the whole archive: what else wasn't recorded, only that finds.
+    """
+
+    def __init__(self, engine: Engine, sweep: Callable[[str], None]) -> None:
         self._engine = engine
+        self._sweep = sweep
         self._outbox = Outbox(engine.source)
         self._every_seconds = failpoints.seconds("triggers", _EVERY_SECONDS)
         self._next_at = 0.0
@@ -94,7 +99,9 @@ class TriggersWatch:
     def _tell(self, said: str | None) -> None:
         if said is not None and not self._said:
             log.error("the triggers don't record", reason=said)
+            self._sweep("the triggers don't record")
         elif said is None:
             log.info("the triggers record again")
+            self._sweep("the triggers didn't record for a while")
         self._said = said is not None
         self._engine.observer.condition(Condition.NOT_RECORDED, said)

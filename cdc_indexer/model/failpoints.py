@@ -1,7 +1,7 @@
 """Places where the fault tests kill the process; nothing happens unless CDC_INDEXER_FAILPOINT names one.
 
 ``CDC_INDEXER_FAILPOINT=after_post:3`` ends the process by SIGKILL, as a power cut would, the third time that it comes
-to ``after_post``. Only tests set it.
+to ``after_post``; ``after_post:3:stop`` freezes it there, until it gets SIGCONT. Only tests set it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 
 VARIABLE = "CDC_INDEXER_FAILPOINT"
 
-_name, _, _count = os.environ.get(VARIABLE, "").partition(":")
+_name, _count, _how = [*os.environ.get(VARIABLE, "").split(":"), "", ""][:3]
 _left = int(_count) if _count.isdigit() else 1
 _lock = threading.Lock()
 
@@ -37,5 +37,9 @@ def _fall() -> None:
     global _left  # noqa: PLW0603 - one process, one countdown
     with _lock:
         _left -= 1
-        if _left <= 0:
+        if _how == "stop":
+            if _left == 0:
+                # To this very thread: by another one it would come to a stop a little later.
+                signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+        elif _left <= 0:
             os.kill(os.getpid(), signal.SIGKILL)

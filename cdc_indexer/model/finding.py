@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
 from cdc_indexer.model.errors import IndexerError
 
-__all__ = ["Finding", "Status", "failed", "failed_by", "ok", "warning"]
+__all__ = ["Finding", "Status", "failed", "failed_by", "later", "ok", "warning", "worst_first"]
 
 
 class Status(str, Enum):
@@ -41,6 +42,17 @@ def warning(name: str, message: str, remedy: str) -> Finding:
 
 def failed(name: str, message: str, remedy: str) -> Finding:
     return Finding(name, Status.FAILED, message, remedy)
+
+
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Failures, warnings, what is well; each in the order in which things are set up."""
+    order = (Status.FAILED, Status.WARNING, Status.OK)
+    return sorted(findings, key=lambda finding: order.index(finding.status))
+
+
+def later(name: str, after: str) -> Finding:
+    """What can't be judged before another finding is mended."""
+    return Finding(name, Status.WARNING, f"Not judged yet: `{after}` comes first.")
 
 
 def failed_by(name: str, error: IndexerError) -> Finding:

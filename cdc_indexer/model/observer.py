@@ -49,6 +49,8 @@ class Condition(str, Enum):
     INDEX_LOST = "index_lost"
     #: The archive has studies that the triggers didn't record.
     NOT_RECORDED = "not_recorded"
+    #: The archive has stored no new study for longer than monitor.quiet_hours.
+    QUIET = "quiet"
     #: View and triggers were made for another version of the archive.
     OTHER_VERSION = "other_version"
 

@@ -45,6 +45,7 @@ class Cause(str, Enum):
     INDEX_LOST = "index_lost"
     POSITION_LOST = "position_lost"
     PAUSED = "paused"
+    QUIET = "quiet"
     OPEN_TRANSACTION = "open_transaction"
     PARKED = "parked"
 
@@ -65,7 +66,14 @@ class Cause(str, Enum):
 
 
 _WARNINGS = frozenset(
-    {Cause.PARKED, Cause.INDEX_LOST, Cause.POSITION_LOST, Cause.OPEN_TRANSACTION, Cause.PAUSED}
+    {
+        Cause.PARKED,
+        Cause.INDEX_LOST,
+        Cause.POSITION_LOST,
+        Cause.OPEN_TRANSACTION,
+        Cause.PAUSED,
+        Cause.QUIET,
+    }
 )
 _HELD = frozenset(
     {

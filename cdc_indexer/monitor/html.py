@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 from cdc_indexer import __version__
+from cdc_indexer.monitor import language
 from cdc_indexer.monitor.causes import Cause
 from cdc_indexer.monitor.report import Report, moment
 from cdc_indexer.monitor.texts import (
@@ -35,16 +36,16 @@ _WIDTH, _HEIGHT = 600, 100
 _BEHIND_SECONDS = 60.0
 
 
-def page(report: Report, language: str, now: datetime) -> str:
-    """The whole page; ``now`` is aware."""
-    return _Page(report, language, now).render()
+def page(report: Report, wanted: str, now: datetime) -> str:
+    """The whole page in the language that is wanted; ``now`` is aware."""
+    return _Page(report, wanted, now).render()
 
 
 class _Page:
-    def __init__(self, report: Report, language: str, now: datetime) -> None:
+    def __init__(self, report: Report, wanted: str, now: datetime) -> None:
         self._report = report
-        self._language = language
-        self._texts: Mapping[str, str] = TEXTS[language]
+        self._language = wanted
+        self._texts: Mapping[str, str] = TEXTS[wanted]
         self._now = now
 
     def _say(self, name: str, **values: object) -> str:
@@ -125,8 +126,9 @@ class _Page:
         message = str(problem["message"])
         since = self._say("since", time=self._clock(problem["since"]))
         cause = _CAUSES.get(str(problem["cause"]))
-        if self._language == "en" or cause is None:
-            text = _prose(message)
+        said = language.say(message, self._language)
+        if self._language == "en" or cause is None or said != message:
+            text = _prose(said)
         elif cause is Cause.PARKED:
             text = _prose(CAUSES[cause])
         else:
@@ -220,7 +222,7 @@ class _Page:
         if not report.parked:
             return ""
         rows = "".join(
-            f'<tr><td lang="en">{_prose(str(one["reason"]))}</td>'
+            f"<tr><td>{_prose(language.say(str(one['reason']), self._language))}</td>"
             f"<td>{number(int(one['count']), self._language)}</td></tr>"
             for one in report.parked_reasons or []
         )
@@ -239,7 +241,7 @@ class _Page:
         last_error = (
             say("no_error")
             if error is None
-            else f'<span lang="en">{escape(str(error["message"]))}</span> '
+            else f"{escape(language.say(str(error['message']), self._language))} "
             f"<small>({escape(self._clock(error['time']))})</small>"
         )
         rows = [

@@ -8,9 +8,10 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from cdc_indexer.monitor.causes import Cause, Level
+from cdc_indexer.monitor.language import current, say
 from cdc_indexer.monitor.report import FILE_NAME, Report, moment
 from cdc_indexer.monitor.terminal import printable
-from cdc_indexer.monitor.texts import passed, size, span
+from cdc_indexer.monitor.texts import ago, clock_time, number, passed, size, span
 from cdc_indexer.state import requests as handover
 from cdc_indexer.state.lock import held_by
 
@@ -83,21 +84,21 @@ def lines(shown: Report) -> list[tuple[str, str]]:
         found = moment(text)
         if found is None or found.year < 1971:
             return ""
-        return f"{found.astimezone():%Y-%m-%d %H:%M:%S} ({span((now - found).total_seconds())} ago)"
+        return f"{clock_time(found)} ({ago(found, now, current())})"
 
     def count(value: int | None) -> str:
-        return "" if value is None else f"{value:,}"
+        return "" if value is None else number(value, current())
 
     error = shown.last_error
-    reasons = "; ".join(f"{one['count']} × {one['reason']}" for one in shown.parked_reasons or [])
+    reasons = "; ".join(f"{one['count']} × {say(one['reason'])}" for one in shown.parked_reasons or [])
     pairs = [
-        ("held", shown.held["message"] if shown.held else "no"),
+        ("held", say(shown.held["message"] if shown.held else "no")),
         ("position", shown.position or ""),
-        ("bytes behind", "" if shown.bytes_behind is None else size(shown.bytes_behind, "en")),
+        ("bytes behind", "" if shown.bytes_behind is None else size(shown.bytes_behind, current())),
         ("seconds behind", "" if shown.seconds_behind is None else f"{shown.seconds_behind:,.1f}"),
         (
             "delivered",
-            f"{count(shown.delivered)} since {when(shown.started_at)}"
+            say(f"{count(shown.delivered)} since {when(shown.started_at)}")
             if shown.delivered
             else count(shown.delivered),
         ),
@@ -107,24 +108,28 @@ def lines(shown: Report) -> list[tuple[str, str]]:
         ("parked", f"{count(shown.parked)}{f' ({reasons})' if reasons else ''}"),
         (
             "last pass",
-            f"{when(last.get('at'))}: {passed(last, 'en')}" if (last := shown.last_pass) else "",
+            f"{when(last.get('at'))}: {passed(last, current())}" if (last := shown.last_pass) else "",
         ),
-        ("last error", f"{error['message']} ({when(error['time'])})" if error else "none"),
+        ("last error", f"{say(error['message'])} ({when(error['time'])})" if error else say("none")),
         ("complete until", when(shown.settled_until)),
         ("checkpoint", when(shown.checkpoint_at)),
         ("server", shown.server or ""),
         ("centre", shown.center),
         ("version", shown.version),
     ]
-    return [(name, value) for name, value in pairs if value]
+    return [(say(name), value) for name, value in pairs if value]
 
 
 def show(shown: Report) -> None:
     """For people: in colours on a terminal, else a line each."""
-    headline = "healthy" if shown.healthy else "not healthy"
-    messages = [one["message"] for one in shown.problems] or [shown.message]
+    headline = say("healthy" if shown.healthy else "not healthy")
+    messages = [say(one["message"]) for one in shown.problems] or [say(shown.message)]
     if not sys.stdout.isatty():
-        for name, value in [("state", headline), *(("", message) for message in messages), *lines(shown)]:
+        for name, value in [
+            (say("state"), headline),
+            *(("", message) for message in messages),
+            *lines(shown),
+        ]:
             sys.stdout.write(printable(f"{name:<15} {value}") + "\n")
         # Here, where it can be handled: whoever reads may have gone.
         sys.stdout.flush()

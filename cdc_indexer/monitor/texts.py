@@ -104,7 +104,7 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "none_yet": "ninguno todavía",
         "ago": "hace {span}",
         "behind": "Atraso",
-        "bytes_behind": "{size} de log binario",
+        "bytes_behind": "{size} de registro binario",
         "unknown": "se desconoce",
         "delivered": "Entregados",
         "since_start": "desde {time}",
@@ -127,7 +127,7 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "parked_reason": "Motivo",
         "parked_command": "En este equipo, {command} muestra cuáles son; después, {retry} o {discard}.",
         "details": "Detalles",
-        "position": "Posición en el log binario",
+        "position": "Posición en el registro binario",
         "server": "Servidor de base de datos",
         "settled_until": "Completo hasta",
         "checkpoint": "Punto de control guardado",
@@ -192,7 +192,7 @@ CAUSES: Mapping[Cause, str] = {
     ),
     Cause.INDEX_AWAY: "El índice central no responde: los estudios esperan y se reintenta solo.",
     Cause.DEGRADED: (
-        "No hay log binario: la tabla se lee cada pocos segundos. Active log_bin y otorgue los permisos "
+        "No hay registro binario: la tabla se lee cada pocos segundos. Active log_bin y otorgue los permisos "
         "de réplica."
     ),
     Cause.VERIFICATION: (
@@ -219,12 +219,16 @@ CAUSES: Mapping[Cause, str] = {
         "se completa solo; si no, envíe todo de nuevo con «cdc-indexer initial --restart»."
     ),
     Cause.PAUSED: "Alguien pidió una pausa: los estudios esperan. «cdc-indexer resume» la termina.",
+    Cause.QUIET: (
+        "El archivo no guarda estudios nuevos desde hace más de `monitor.quiet_hours`: revise si las modalidades llegan "
+        "a él y si sus disparadores siguen ahí («cdc-indexer check --admin root»)."
+    ),
     Cause.OPEN_TRANSACTION: (
         "Una transacción del archivo lleva más de 15 minutos abierta: si nadie la termina, XA RECOVER la "
         "muestra y XA ROLLBACK o XA COMMIT la cierra."
     ),
     Cause.POSITION_LOST: (
-        "Se perdió la posición en el log binario: se toma una nueva y se revisa la tabla. No hay que "
+        "Se perdió la posición en el registro binario: se toma una nueva y se revisa la tabla. No hay que "
         "hacer nada."
     ),
     Cause.PARKED: (

@@ -14,6 +14,7 @@ import structlog
 from cdc_indexer import __version__
 from cdc_indexer.model.errors import StorageError
 from cdc_indexer.model.observer import Condition, Observer, Source
+from cdc_indexer.monitor.alerts import Alerts, channels
 from cdc_indexer.monitor.causes import as_sentence
 from cdc_indexer.monitor.health import Health
 from cdc_indexer.monitor.logs import describe
@@ -75,6 +76,7 @@ class Watch(Observer):
         self._last_pass: dict[str, Any] | None = None
         self._lock = threading.Lock()
         self._written = (-_WRITE_SECONDS, -1)
+        self._alerts: Alerts | None = None
 
     # --- life --------------------------------------------------------------------------------------------
 
@@ -83,6 +85,7 @@ class Watch(Observer):
         self._settings = settings
         self.metrics.every_hours = settings.reconcile.every_hours
         self._open_page()
+        self._open_alerts()
         self._write()
 
     def reconfigured(self, settings: Settings) -> None:
@@ -92,6 +95,9 @@ class Watch(Observer):
         if before is not None and before.monitor != settings.monitor:
             self._close_page()
             self._open_page()
+        if before is not None and before.alerts != settings.alerts:
+            self._close_alerts()
+            self._open_alerts()
 
     def stopped(self, error: BaseException | None) -> None:
         """Observer: it's over."""
@@ -99,6 +105,7 @@ class Watch(Observer):
         if error is not None and not isinstance(error, SystemExit | KeyboardInterrupt):
             self.health.failed(describe(error))
         self._close_page()
+        self._close_alerts()
         self._write()
 
     def _open_page(self) -> None:
@@ -126,6 +133,16 @@ class Watch(Observer):
         if page is not None:
             page.close()
 
+    def _open_alerts(self) -> None:
+        assert self._settings is not None
+        found = channels(self._settings) if self._service else {}
+        self._alerts = Alerts(self._settings, found) if found else None
+
+    def _close_alerts(self) -> None:
+        alerts, self._alerts = self._alerts, None
+        if alerts is not None:
+            alerts.close()
+
     # --- being told --------------------------------------------------------------------------------------
 
     def sampled(self, sample: Sample) -> None:
@@ -133,6 +150,8 @@ class Watch(Observer):
         self._sample = sample
         self.health.sampled(sample)
         self.metrics.clock(sample.clock_difference_seconds)
+        if self._alerts is not None:
+            self._alerts.look(self.health.problems())
         now = time.monotonic()
         if now - self._written[0] >= _WRITE_SECONDS or self._written[1] != self.health.changes:
             self._write()

@@ -5,6 +5,8 @@ The server's own texts aren't repeated: they may quote a value of a row.
 
 from __future__ import annotations
 
+import re
+import socket
 import ssl
 from typing import TYPE_CHECKING
 
@@ -29,11 +31,11 @@ STATEMENT_SECONDS = 55
 
 _SCRIPT = "extras/add_indexer.sql (for dcm4chee-arc 5: extras/add_indexer_arc5.sql)"
 
-_GRANT_SELECT = (
-    "GRANT SELECT ON `{name}`.study_service TO '{user}'@'...'; and the same ON `{name}`.indexer_study."
-)
+#: The name of an account ends with a host that only a session knows: `check` has it.
+_PASTE = "to the account (`python -m cdc_indexer check` has it to paste)."
+_GRANT_SELECT = "GRANT SELECT ON `{name}`.study_service, and the same ON `{name}`.indexer_study, " + _PASTE
 _REFUSED = (
-    "The database at {where} refuses user '{user}': correct database.user and database.password, "
+    "The database at {where} refuses user '{user}'{seen}: correct database.user and database.password, "
     "or the host that the account may come from{plain}."
 )
 #: A server says no more than that to an account that has to come encrypted.
@@ -41,11 +43,11 @@ _PLAIN = ', or add "tls": {} to database if the account is made with REQUIRE SSL
 _NO_ROOM = "The server at {where} has no connection left for anybody: raise its max_connections."
 _LIMITED = (
     "The account '{user}' may have no further session at {where} (MAX_USER_CONNECTIONS): 4 are enough for this program, "
-    "it lives with 2: ALTER USER '{user}'@'...' WITH MAX_USER_CONNECTIONS 4."
+    "it lives with 2: raise that by ALTER USER."
 )
 _HOURLY = (
     "The account '{user}' has used up what it may do in an hour at {where} ({resource}): "
-    "ALTER USER '{user}'@'...' WITH {option} 0."
+    "let ALTER USER set {option} to 0 for it."
 )
 #: What error 1226 names -> the option of ALTER USER.
 _RESOURCES = {
@@ -55,8 +57,8 @@ _RESOURCES = {
     "max_updates_per_hour": "MAX_UPDATES_PER_HOUR",
     "max_connections_per_hour": "MAX_CONNECTIONS_PER_HOUR",
 }
-_LOCKED = "The account '{user}' is locked: ALTER USER '{user}'@'...' ACCOUNT UNLOCK."
-_EXPIRED = "The password of '{user}' has expired: ALTER USER '{user}'@'...' PASSWORD EXPIRE NEVER."
+_LOCKED = "The account '{user}' is locked: unlock it (ALTER USER, ACCOUNT UNLOCK)."
+_EXPIRED = "The password of '{user}' has expired: let it not expire (ALTER USER, PASSWORD EXPIRE NEVER)."
 _LOGIN_METHOD = (
     "The account '{user}' logs in by a method that isn't supported: "
     "use mysql_native_password or caching_sha2_password."
@@ -79,8 +81,8 @@ _MEANING: dict[int, tuple[type[IndexerError], str]] = {
     1143: (SourceRefused, "User '{user}' may not read a column of the outbox or the view: " + _GRANT_SELECT),
     1227: (
         NoBinlog,
-        "User '{user}' may not read the binary log: "
-        "GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO '{user}'@'...'.",
+        "User '{user}' may not read the binary log: GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* "
+        + _PASTE,
     ),
     1381: (NoBinlog, _NO_LOG),  # SHOW BINARY LOGS
     1049: (SourceRefused, "The server at {where} has no database '{name}': correct database.name."),
@@ -100,7 +102,7 @@ _MEANING: dict[int, tuple[type[IndexerError], str]] = {
     ),
     1130: (
         SourceRefused,
-        "The server at {where} lets nobody in from this machine: CREATE USER for its address.",
+        "The server at {where} lets nobody in from this machine{seen}: CREATE USER for that address.",
     ),
     1251: (SourceRefused, _LOGIN_METHOD),
     1524: (SourceRefused, _LOGIN_METHOD),
@@ -171,11 +173,24 @@ def translate(error: BaseException, database: DatabaseSettings | None = None) ->
         return _unreachable(error, where)
     if code in _MEANING:
         kind, sentence = _MEANING[code]
-        return kind(sentence.format(where=where, user=user, name=name, plain=plain))
+        return kind(sentence.format(where=where, user=user, name=name, plain=plain, seen=_seen(text)))
     if code == 0:
         return SourceError(f"The connection to the database at {where} is closed: it's tried again.")
     # Without the server's text: it may quote the value that it stumbled over.
     return SourceError(f"The database at {where} answered with error {code}: see its manual.")
+
+
+#: How the server names who came; the rest of its texts isn't repeated.
+_SEEN = re.compile(r"'@'([0-9A-Za-z_.:%-]+)'(?: \(using password: (YES|NO)\))?|^Host '([0-9A-Za-z_.:-]+)'")
+
+
+def _seen(text: str) -> str:
+    """From where the server saw us come: what the account's host is compared with."""
+    found = _SEEN.search(text)
+    if found is None:
+        return ""
+    without = ", without a password" if found[2] == "NO" else ""
+    return f", which comes from {found[1] or found[3]}{without}" if found[1] else f" ({found[3]})"
 
 
 def address_of(database: DatabaseSettings) -> str:
@@ -216,6 +231,11 @@ def _unreachable(error: pymysql.Error, where: str) -> SourceError:
     if isinstance(cause, ssl.SSLError):
         return SourceRefused(
             f"TLS with the database server at {where} failed ({cause.reason or 'no reason given'})."
+        )
+    if isinstance(cause, socket.gaierror):
+        return SourceError(
+            f"The host name of the database at {where} can't be resolved on this machine: correct database.host, or let its "
+            "name service (/etc/hosts) know it."
         )
     if cause is None:
         return SourceRefused(f"The database server at {where} offers no TLS, or the connection to it failed.")

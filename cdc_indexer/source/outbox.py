@@ -27,6 +27,9 @@ LONG_OPEN = timedelta(minutes=15)
 #: So many ids are asked for in one statement.
 _IDS = 1000
 
+#: So many of the last rows are looked through for a new study.
+_LAST = 5000
+
 #: A place in the order of recording: (recorded_at, id).
 Mark = tuple[datetime, int]
 
@@ -84,6 +87,15 @@ class Outbox:
             rows = session.rows(
                 f"SELECT MAX(recorded_at) FROM {TABLE} WHERE recorded_at <= %s",  # noqa: S608
                 (not_after,),
+            )
+        return rows[0][0]  # type: ignore[no-any-return]
+
+    def newest_stored(self) -> datetime | None:
+        """When the last new study was recorded; None: there is none among the last rows."""
+        with self._session() as session:
+            rows = session.rows(
+                f"SELECT MAX(recorded_at) FROM (SELECT operation, recorded_at FROM {TABLE} FORCE INDEX (recorded_at) "  # noqa: S608
+                f"ORDER BY recorded_at DESC LIMIT {_LAST}) AS last WHERE operation = 'stored'"
             )
         return rows[0][0]  # type: ignore[no-any-return]
 

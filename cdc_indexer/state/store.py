@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.changes import Changes
-from cdc_indexer.model.errors import LedgerDamaged, StateError, StorageError, SyncFailed
+from cdc_indexer.model.errors import LedgerDamaged, StateError, Stopped, StorageError, SyncFailed
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.state import _ledger, _parking
 from cdc_indexer.state._database import (
@@ -87,7 +87,7 @@ class Store:
         self.path = state_dir / FILE_NAME
         self._writing, self._reading, self._tidying = threading.Lock(), threading.Lock(), threading.Lock()
         self._erased = False
-        self._broken = self._opened = self.rebuilt = False
+        self._broken = self._opened = self._closed = self.rebuilt = False
         self._connections: list[sqlite3.Connection] = []
         self._probe = WriteProbe(state_dir)
         if create:
@@ -261,6 +261,7 @@ class Store:
         if self._broken:
             return
         with self._tidying, self._writing, self._reading:
+            self._closed = True
             try:
                 self._probe.check()
             except OSError:  # closing writes, too
@@ -294,8 +295,10 @@ class Store:
         return self._read(lambda db: _ledger.unverified(db, after_pk, limit))
 
     def _read(self, ask: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Several statements, one moment: an entry that moves between them isn't missed."""
+        """Several statements, one moment: an entry that moves between them isn't missed. Stopped once it is closed."""
         with self._reading, self._meaning():
+            if self._closed:
+                raise Stopped("the state is closed")
             self._probe.check()
             self._reader.execute("BEGIN")
             try:

@@ -146,6 +146,28 @@ def test_whole_months_are_dropped_and_the_rest_is_still_checked(index: Index) ->
     assert command(index, "audit", "forget", "--before", "soon").returncode == 2
 
 
+@pytest.mark.one_server
+def test_old_months_go_by_themselves(make_index: MakeIndex) -> None:
+    index = make_index()
+    index.start()
+    index.post(study())
+    for name in ("pena", "jose", "jo"):
+        search(index, patient=name)
+    index.stop()
+    # As if the first two had been asked 70 days ago.
+    index.execute("UPDATE audit SET place = NULL, seal = NULL")
+    index.execute(
+        "UPDATE audit SET at = at - 6048000000000 WHERE id IN (SELECT id FROM audit ORDER BY at LIMIT 2)"
+    )
+    index.options = {"CENTRAL_AUDIT_MONTHS": "1"}
+    index.start()
+    wait_until(lambda: index.rows("SELECT place FROM audit") == [(3,)], 30, "still there")
+    assert index.rows("SELECT count(*) FROM audit_patients") == [(1,)]
+    assert command(index, "audit", "check").stdout.startswith(
+        "1 records sealed, 0 not yet; the last seal: 3 "
+    )
+
+
 def test_another_key_is_refused(index: Index, make_index: MakeIndex) -> None:
     search(index)
     index.audit_key.write_text("another-random-key-of-the-tests-0123456")

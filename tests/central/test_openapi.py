@@ -29,6 +29,7 @@ OPERATIONS = [
     "POST /api/v1/search",
     "POST /api/v1/search.csv",
     "GET /api/v1/centers",
+    "GET /api/v1/choices",
     "GET /healthz",
     "GET /metrics",
     "POST /login",

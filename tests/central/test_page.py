@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,8 +69,61 @@ def test_studies_are_found(page: Keyboard) -> None:
     wait_until(lambda: text(page, "#reversed") == "The last day is before the first.", 10, "not said")
 
 
+def test_a_study_tells_all_by_the_keyboard_alone(page: Keyboard) -> None:
+    page.value("document.querySelector('#rows tr button').focus()")
+    page.press("Enter")
+    wait_until(lambda: page.value("document.getElementById('detail').open") is True, 10, "it doesn't open")
+    said = text(page, "#detail dl")
+    for one in ("PEÑA, JOSÉ", "26267267-K", "CT THORAX", "412", "Study UID", "1.2.840.3", "111"):
+        assert one in said
+    page.press("Enter")
+    wait_until(lambda: page.value("document.getElementById('detail').open") is False, 10, "it doesn't close")
+    wait_until(lambda: text(page, "#detail dl") == "", 10, "something of a patient stays behind")
+
+
+def test_columns_sort_what_is_shown(page: Keyboard) -> None:
+    names = "[...document.querySelectorAll('#rows td:nth-child(3)')].map(e => e.textContent.slice(0, 4))"
+    assert page.value(names) == ["PEÑA", "<b>S", "PEÑA"]
+    button = "document.querySelector('[data-sort=name]')"
+
+    def is_sorted(said: str | None) -> bool:
+        return bool(page.value(f"{button}.closest('th').getAttribute('aria-sort')") == said)
+
+    for expected, said in (
+        (["<b>S", "PEÑA", "PEÑA"], "ascending"),
+        (["PEÑA", "PEÑA", "<b>S"], "descending"),
+        (["PEÑA", "<b>S", "PEÑA"], None),
+    ):
+        page.value(f"{button}.click()")
+        wait_until(partial(is_sorted, said), 10, "unsorted")
+        assert page.value(names) == expected
+
+
+def test_an_address_holds_the_search_and_nothing_of_a_patient(page: Keyboard, index: Index) -> None:
+    choices = "[...document.querySelectorAll('#center option')].map(e => e.value)"
+    wait_until(lambda: page.value(choices) == ["", "000", "111"], 10, "no centres to choose")
+    assert page.value("document.querySelectorAll('#modalities option').length") > 10
+    page.value("document.getElementById('patient').value = 'pena'")
+    page.value("document.getElementById('center').value = '000'")
+    page.value("document.getElementById('from').value = '2026-03-01'")
+    page.value("document.querySelector('#search button').click()")
+    wait_until(lambda: rows(page, "rows") == 1, 10, "not found")
+    assert page.value("location.hash") == "#studies?from=2026-03-01&center=000"
+    # Who gets it sees the same search, but for the patient.
+    page.value("window.before = true; location.reload()")
+    wait_until(lambda: page.value("window.before") is None and rows(page, "rows") == 2, 20, "another search")
+    assert page.value("['patient', 'center', 'from'].map(id => document.getElementById(id).value)") == [
+        "",
+        "000",
+        "2026-03-01",
+    ]
+    page.value("history.back()")
+    wait_until(lambda: rows(page, "rows") == 3, 10, "no way back")
+    assert page.value("document.getElementById('center').value") == ""
+
+
 def test_an_id_leads_to_all_studies_of_the_person(page: Keyboard) -> None:
-    page.value("document.querySelector('#rows button').click()")
+    page.value("document.querySelector('#rows td:nth-child(4) button').click()")
     wait_until(lambda: rows(page, "rows") == 2, 10, "not this person's")
     assert text(page, "#rows td:nth-child(4)") == "26267267-K"
     assert page.value("document.querySelectorAll('#rows a').length") == 0

@@ -41,15 +41,44 @@ def test_prometheus_understands_the_alerts() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_metric_of_the_alerts_is_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["prometheus-alerts.yml", "grafana-dashboard.json"])
+def test_every_metric_of_alerts_and_board_is_one(name: str) -> None:
     """Whatever the centres' state is."""
-    text = (ROOT / "extras/central/prometheus-alerts.yml").read_text()
+    text = (ROOT / "extras/central" / name).read_text()
     named = set(re.findall(r"central_index_\w+", text))
-    center = overview([], [CenterReport("0", 0.0, report(state="failed"))], {}, {}, {}, 1.0)
+    last_pass = {"at": "2026-11-28T01:00:00Z", "compared": 1, "missing": 0, "stale": 0, "extra": 0, "kept": 0}
+    reported = report(state="failed", last_pass=last_pass)
+    center = overview([], [CenterReport("0", 0.0, reported)], {}, {}, {}, 1.0)
     metrics = Metrics()
     metrics.answered("GET", "/", 200, 0.1)
     said = metrics.text(center, keys_usable=True).decode()
+    assert len(named) > 3
     assert [name for name in sorted(named) if not re.search(rf"^{name}[ {{]", said, re.MULTILINE)] == []
+
+
+def test_prometheus_understands_what_the_board_asks(tmp_path: Path) -> None:
+    tool = shutil.which("promtool") or str(cache_directory() / "promtool/promtool")
+    if not Path(tool).exists():
+        pytest.skip("no promtool here: tests/setup_servers.sh promtool")
+    board = json.loads((ROOT / "extras/central/grafana-dashboard.json").read_text())
+    asked = [
+        target["expr"].replace("$center", ".*") for panel in board["panels"] for target in panel["targets"]
+    ]
+    rules = {"groups": [{"name": "board", "rules": [{"record": "x:y", "expr": one, "labels": {"n": str(place)}}
+             for place, one in enumerate(asked)]}]}  # fmt: skip
+    path = tmp_path / "rules.yml"
+    # YAML holds JSON.
+    path.write_text(json.dumps(rules))
+    done = subprocess.run([tool, "check", "rules", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Places on the board are each one panel's.
+    taken = [
+        (x, y)
+        for panel in board["panels"]
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(taken) == len(set(taken))
 
 
 def test_the_keys_of_the_document_are_good(tmp_path: Path) -> None:

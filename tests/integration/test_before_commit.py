@@ -18,8 +18,8 @@ from tests.pacs import Pacs
 from tests.receiver import Receiver
 from tests.servers import Server
 
-#: How long the server waits for a replica that there isn't.
-WAITS_SECONDS = 5
+#: How long the server waits for a replica that there isn't, unless ``let_go`` comes before.
+WAITS_SECONDS = 300
 
 
 def variable(server: Server) -> str:
@@ -29,7 +29,7 @@ def variable(server: Server) -> str:
 
 @pytest.fixture
 def pacs(new_server: Callable[..., Server]) -> Pacs:
-    """On a server that ends no transaction before its time is over."""
+    """On a server that ends no transaction until ``let_go``."""
     server = new_server()
     name = variable(server)
     if not server.is_mariadb:
@@ -48,12 +48,9 @@ def indexer(pacs: Pacs, receiver: Receiver, tmp_path: Path) -> Iterator[Indexer]
 
 
 def begin(pacs: Pacs, change: Callable[[Pacs], object]) -> threading.Thread:
-    """Changes something in the archive; that goes to the log at once, and can be seen WAITS_SECONDS later."""
+    """Changes something in the archive; that goes to the log at once, and can be seen after ``let_go``."""
     server = pacs.server
-    name = variable(server)
-    # It waits in vain once, and from then on for no other transaction.
-    server.execute(f"SET GLOBAL {name}_enabled = OFF")
-    server.execute(f"SET GLOBAL {name}_enabled = ON")
+    server.execute(f"SET GLOBAL {variable(server)}_enabled = ON")
 
     def work() -> None:
         with closing(Pacs(server, pacs.name)) as one:
@@ -62,6 +59,16 @@ def begin(pacs: Pacs, change: Callable[[Pacs], object]) -> threading.Thread:
     thread = threading.Thread(target=work)
     thread.start()
     return thread
+
+
+def let_go(pacs: Pacs) -> None:
+    """What waits for a replica waits no longer."""
+    pacs.server.execute(f"SET GLOBAL {variable(pacs.server)}_enabled = OFF")
+
+
+def in_the_log(pacs: Pacs, before: list[tuple[object, ...]]) -> bool:
+    """Whether the log has grown since."""
+    return [row[:2] for row in pacs.execute("SHOW BINARY LOGS")] != [row[:2] for row in before]
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["", "stopped meanwhile"])
@@ -84,13 +91,17 @@ def test_what_the_log_has_before_the_tables(
     wait_until(lambda: len(receiver.accepted()) == 3, what="all three")
     for change in changes:
         receiver.clear()
+        log = pacs.execute("SHOW BINARY LOGS")
         thread = begin(pacs, change)
+        wait_until(lambda log=log: in_the_log(pacs, log), what="the change in the log")  # type: ignore[misc]
         time.sleep(1)
         if stopped:
             assert indexer.stop() == 0
             indexer.start()
+            wait_until(lambda: indexer.caught_up, what="caught up")
         assert thread.is_alive()
         assert receiver.sent() == []
+        let_go(pacs)
         wait_until(lambda: len(receiver.sent()) == 1, what="what was changed")
         thread.join()
     assert [entry.deleted_iuid for entry in receiver.sent()] == ["1.1"]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.indexer import Indexer, wait_until
+from tests.indexer import KEY, Indexer, wait_until
 from tests.pacs import Pacs
 from tests.receiver import Answer, Receiver
 
 pytestmark = pytest.mark.one_server
 
-REJECTED = Answer(422, {"reason": "NUNEZ^MARIA is unknown here"})
+REJECTED = Answer(422, {"reason": f"NUNEZ^MARIA is unknown here, your key was {KEY}"})
 
 
 @pytest.fixture
@@ -40,14 +41,21 @@ def test_the_list_tells_all_but_patients(parked: Indexer) -> None:
     done = parked.run("parked", "list")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
+    header, *lines = lines
+    assert header.split() == ["ENTRY", "STATE", "PARKED", "AT", "STUDY", "STUDY_IUID", "STATUS", "REASON"]
     assert len(lines) == 2
+    # Local time, as a clock on the wall shows it.
+    assert all(re.search(r"  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", line) for line in lines)
     # Which of the two was rejected first is chance.
     for uid in ("1.1", "1.2"):
-        assert sum(f"  {uid}  422  " in line and "study_pk " in line for line in lines) == 1
+        assert sum([uid, "422"] == line.split()[6:8] and "study_pk " in line for line in lines) == 1
     assert "NUNEZ" not in done.stdout
+    spanish = parked.run("parked", "list", "--lang", "es").stdout
+    assert "El índice central rechazó este estudio (estado 422): vea su respuesta." in spanish
     assert sorted(entry["study_iuid"] for entry in entries(parked)) == ["1.1", "1.2"]
     assert "NUNEZ^MARIA is unknown here" in parked.run("parked", "list", "--show-answer").stdout
-    assert all("NUNEZ" in entry["answer"] for entry in entries(parked, "--show-answer"))
+    answers = [entry["answer"] for entry in entries(parked, "--show-answer")]
+    assert all("NUNEZ" in answer and "your key was [removed]" in answer for answer in answers)
 
 
 @pytest.mark.parametrize("how", ["without a word", "--all", "by number", "by study_iuid"])

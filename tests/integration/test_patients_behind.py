@@ -13,7 +13,8 @@ from tests.receiver import Answer, Entry, Receiver
 
 pytestmark = pytest.mark.one_server
 
-PATIENTS = 11_000
+#: More than there is room for among the studies under way.
+PATIENTS = 12_000
 
 
 def test_a_live_study_does_not_wait_for_those_of_changed_patients(
@@ -44,9 +45,7 @@ def test_a_live_study_does_not_wait_for_those_of_changed_patients(
         behind = PATIENTS - len(receiver.accepted())
         wait_until(lambda: len(receiver.accepted()) == PATIENTS + 10, 200, "all of the patients' studies")
     assert behind > PATIENTS / 4, "they were all sent before: nothing was shown"
-    # The first meets the reading of the patients' rows themselves.
-    assert max(waited) < 15, waited
-    assert sorted(waited)[2] < 2, waited
+    assert max(waited) < 3, waited
     held = receiver.holds()
     assert all(held[uid]["patient_name"].endswith(" RENAMED") for uid in stored)
     assert receiver.in_flight_together() == []

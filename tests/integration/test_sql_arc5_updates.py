@@ -55,10 +55,16 @@ def end_of_531(older: Pacs5) -> None:
 
 
 def test_ids_that_are_rewritten_record_nothing(archive: Pacs5) -> None:
-    """As the second update script of 5.34 does it: every row of patient_id, and of patient."""
+    """The second part of 5.34's update script writes every row of patient_id three times; what else may write the same."""
     pks = [archive.store_study(patient_id=f"{number}-K") for number in range(5)]
     operations(archive)
+    archive.execute("ALTER TABLE patient_id ADD pat_name VARCHAR(255)")
     for statement in (
+        "UPDATE patient_id SET pat_name = (SELECT n.alphabetic_name FROM person_name n JOIN patient p"
+        " ON n.pk = p.pat_name_fk WHERE p.pk = patient_id.patient_fk)",
+        # For the view '*' is no value, as NULL is none.
+        "UPDATE patient_id SET entity_id = '*' WHERE entity_id IS NULL",
+        "UPDATE patient_id SET entity_uid = '*', entity_uid_type = '*' WHERE entity_uid IS NULL",
         "UPDATE patient_id SET version = 7, pat_id_type_code = 'MR', entity_uid = '1.2', entity_uid_type = 'ISO'",
         "UPDATE patient_id SET pat_id = pat_id, entity_id = entity_id, patient_fk = patient_fk, version = 8",
         "UPDATE patient SET num_studies = 1, pat_sex = 'O', version = 9",
@@ -71,6 +77,15 @@ def test_ids_that_are_rewritten_record_nothing(archive: Pacs5) -> None:
     assert operations(archive) == [("patient", 0, patient_of(archive, pks[3]))]
     archive.execute("UPDATE patient_id SET entity_id = 'ñ' WHERE pat_id = '3-K'")
     assert operations(archive) == [("patient", 0, patient_of(archive, pks[3]))]
+
+
+def test_an_issuer_that_is_no_value_records_nothing_before_5_31_either(older: Pacs5) -> None:
+    pk = older.store_study()
+    operations(older)
+    older.execute("UPDATE patient_id SET entity_id = '*' WHERE entity_id IS NULL")
+    assert operations(older) == []
+    older.execute("UPDATE patient_id SET entity_id = 'A'")
+    assert operations(older) == [("patient", 0, patient_of(older, pk))]
 
 
 def test_the_update_to_5_31_under_the_triggers(older: Pacs5) -> None:
@@ -110,11 +125,11 @@ def test_the_update_to_5_31_under_the_triggers(older: Pacs5) -> None:
 TO_526 = (
     "ALTER TABLE patient_id ADD entity_id VARCHAR(255), ADD entity_uid VARCHAR(255), ADD entity_uid_type VARCHAR(255)",
     "UPDATE patient_id SET entity_id = 'HOSPITAL'",
-    "CREATE INDEX UK_d1sdyupb0vwvx23jownjnyy72 ON patient_id (entity_id(64))",
+    "CREATE INDEX entity_id ON patient_id (entity_id(64))",
 )
 TO_531 = (
     "ALTER TABLE patient_id ADD patient_fk BIGINT",
-    "ALTER TABLE patient_id ADD CONSTRAINT FK_hba9466n4re9re8id3c8abmnv FOREIGN KEY (patient_fk) REFERENCES patient (pk)",
+    "ALTER TABLE patient_id ADD FOREIGN KEY (patient_fk) REFERENCES patient (pk)",
     "UPDATE patient_id SET patient_fk = (SELECT patient.pk FROM patient WHERE patient_id_fk = patient_id.pk)",
 )
 

@@ -64,7 +64,13 @@ def test_the_page_says_what_is_wrong_and_what_to_do(site: Site) -> None:
     spanish = site.get(**{"Accept-Language": "es-CL,es;q=0.9,en;q=0.8"}).text
     assert '<html lang="es">' in spanish
     assert "El índice central rechaza la clave" in spanish
-    assert f'<span lang="en">{HELD}</span>' in spanish, "the detail isn't lost"
+    assert "rechaza la clave (estado 401): corrija key en config.json." in spanish, "the detail isn't lost"
+    assert HELD not in spanish
+    # A sentence that has no Spanish one is shown as it is, below what the page knows of its cause.
+    site.watch.gate(Gate.HELD, "Something new", Refusal.KEY)
+    spanish = site.get("/?lang=es").text
+    assert '<span lang="en">Something new.</span>' in spanish
+    assert "El índice central rechaza la clave" in spanish
     site.watch.gate(Gate.OPEN, "")
     assert TEXTS["en"]["fine"] in site.get().text
 

@@ -202,10 +202,14 @@ def switch(world: World) -> None:
     world.sweep_needed = world.sweep_needed or bool(hidden)
 
 
-@happening("clock jumps", 1)
+@happening("clock jumps", 2)
 def clock_jumps(world: World) -> None:
-    world.server.clock_ahead += (-3, 7200, -7200, 200_000, -200_000)[world.draw(5)] * 1_000_000
+    seconds = (-3, 7200, -7200, 200_000, -200_000)[world.draw(5)]
+    world.server.clock_ahead += seconds * 1_000_000
     world.clock_jumped = True
+    if seconds < 0:
+        # Then which row is the oldest isn't known before all of them have come.
+        world.index.keys_count = False
 
 
 @happening("prune", 1, lambda world: bool(world.server.outbox))
@@ -392,7 +396,7 @@ def disk_free(world: World) -> None:
     world.disk.full = False
 
 
-@happening("reload", 1, _runs)
+@happening("reload", 2, _runs)
 def reload(world: World) -> None:
     """Other settings for the database: every session is opened anew."""
     assert world.process is not None

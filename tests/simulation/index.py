@@ -74,7 +74,7 @@ class Index:
         self.fails: set[str] = set()
         #: The archive has gone back (a failover): so may what is sent.
         self.marks_count = True
-        #: Rows were taken away before they were settled: what a sweep finds instead of them has another key.
+        #: Rows were taken away before they were settled (what a sweep finds instead of them has another key), or dated anew.
         self.keys_count = True
         self.arrived = 0
         self.births: dict[str, int] = {}

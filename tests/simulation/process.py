@@ -15,6 +15,7 @@ from cdc_indexer.flow.cases import Cases
 from cdc_indexer.flow.core import Core
 from cdc_indexer.flow.gate import Change, Gatekeeper
 from cdc_indexer.flow.order import Order
+from cdc_indexer.flow.patients import ChangedPatients
 from cdc_indexer.flow.progress import Progress
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.moment import EPOCH, Now
@@ -122,7 +123,8 @@ class Process:
         keeper = Gatekeeper(config.give_up_seconds, config.concurrency, world.jitter)
         order = Order(keeper, config.concurrency, config.batch_size)
         cases = Cases(world.policy, max_studies=config.max_studies, max_hints=config.max_hints)
-        self.core = Core(world.policy, progress, clock, order, cases)
+        patients = ChangedPatients(max_waiting=config.max_patients)
+        self.core = Core(world.policy, progress, clock, order, cases, patients)
         #: The entries that were put into the ledger, durable or not.
         self.put: dict[str, Entry | None] = {}
         self._watch_ledger()

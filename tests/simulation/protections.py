@@ -119,6 +119,11 @@ def _(put: Any) -> None:
     put(Looks, "drop_rows", nothing)
 
 
+@mutant("a row that the stream brings again isn't forgotten with an old reading's")
+def _(put: Any) -> None:
+    put(Progress, "is_streamed", lambda self, row_id: False)
+
+
 @mutant("what was read from another server isn't sent any more")
 def _(put: Any) -> None:
     put(Looks, "withdraw", nothing)

@@ -218,6 +218,32 @@ def _(put: Any) -> None:
     put(Results, "park", opens)
 
 
+@mutant("a deletion closes what is parked, whatever the ledger says")
+def _(put: Any) -> None:
+    finish, nothing_sent, park = Settlement._finish, Settlement.nothing, Results.park
+
+    def leaves_open(self: Results, parking: Any) -> None:
+        if not isinstance(parking, Closing):
+            park(self, parking)
+
+    def knows_nothing(hints: Hints, before: Entry | None) -> bool:
+        return not (hints.insist or hints.tickets) and (before is None or before.rejected is None)
+
+    def finished(self: Settlement, delivery: Any, outcome: Any, *, accepted: bool) -> None:
+        open_still = delivery.body is None and knows_nothing(delivery.hints, delivery.before)
+        Results.park = leaves_open if open_still else park  # type: ignore[method-assign]
+        finish(self, delivery, outcome, accepted=accepted)
+        Results.park = park  # type: ignore[method-assign]
+
+    def ended(self: Settlement, case: Case, owner: Any, hints: Hints, entry: Any, now: Any) -> None:
+        Results.park = leaves_open if knows_nothing(hints, case.entry) else park  # type: ignore[method-assign]
+        nothing_sent(self, case, owner, hints, entry, now)
+        Results.park = park  # type: ignore[method-assign]
+
+    put(Settlement, "_finish", finished)
+    put(Settlement, "nothing", ended)
+
+
 @mutant("what is rejected is parked")
 def _(put: Any) -> None:
     park = Results.park

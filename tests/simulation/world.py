@@ -41,6 +41,7 @@ class Config:
     batch_size: int = 1
     max_studies: int = 50
     max_hints: int = 200
+    max_patients: int = 100
     queue_limit: int = 256
     reading_limit: int = 200
     page: int = 3
@@ -76,7 +77,7 @@ class World:
         self.index.births = self.archive.births
         self.replica: Server | None = None
         if config.replica:
-            self.replica = Server("two", 5_000_000)
+            self.replica = Server("two", 5 << 24)
             self.primary.relay = []
             if config.follow_replica:
                 self.server = self.replica
@@ -274,7 +275,9 @@ class World:
                 self.primary.transactions.remove(transaction)
                 return
             self.primary.log_transaction(transaction)
-            self.primary.show(transaction)
+            # Now and then the log has it a while before the table shows it.
+            if self.draw(6) < 5:
+                self.primary.show(transaction)
 
     def free_uids(self) -> list[str]:
         """That a study had, and none has now."""

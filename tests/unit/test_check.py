@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,8 @@ import pytest
 from cdc_indexer.checks.all import _state_directory, check
 from cdc_indexer.delivery.probe import probe
 from cdc_indexer.model.changes import Changes
-from cdc_indexer.model.finding import Finding, Status, failed, ok, warning
+from cdc_indexer.model.finding import Finding, Status, failed, ok, warning, worst_first
+from cdc_indexer.model.program import command
 from cdc_indexer.model.settings import Settings, load_settings
 from cdc_indexer.monitor.findings import as_json, show
 from cdc_indexer.state.store import Store
@@ -161,6 +163,20 @@ def test_values_that_are_an_examples(make: Make) -> None:
     assert only(make(delivery={}), "delivery").status is OK
 
 
+def test_a_webhook_that_is_not_signed_or_not_encrypted(make: Make) -> None:
+    assert "alerts" not in names(make())
+    finding = only(make(alerts={"webhook": "https://127.1/"}), "alerts")
+    assert finding.status is WARNING
+    made = subprocess.run(
+        finding.remedy.splitlines()[-1], shell=True, capture_output=True, text=True, check=True
+    )
+    secret = made.stdout.strip()
+    assert "alerts" not in names(make(alerts={"webhook": "https://127.1/", "webhook_secret": secret}))
+    assert (
+        only(make(alerts={"webhook": "http://127.1/", "webhook_secret": secret}), "alerts").status is WARNING
+    )
+
+
 def test_addresses_that_others_can_reach_or_read(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -196,7 +212,7 @@ def test_the_state_directory(make: Make, tmp_path: Path) -> None:
     state.chmod(0o755)
     finding = only(settings, "state directory")
     assert finding.status is WARNING
-    assert finding.remedy == f"chmod -R go-rwx {state}"
+    assert finding.remedy.splitlines()[-1] == f"chmod -R go-rwx {state}"
     elsewhere = make(state_dir="/proc/1/nowhere")
     assert only(elsewhere, "state directory").status is FAILED
 
@@ -294,7 +310,6 @@ def probed(settings: Settings) -> dict[str, Finding]:
         (Answer(302, b"", {"Location": "https://elsewhere.example/"}), FAILED, "redirects"),
         (Answer(200, b"<html>Welcome</html>"), WARNING, "Not testable"),
         (Answer(200, {"status": "Ok"}), WARNING, "Not testable"),
-        (Answer(404, b""), WARNING, "Not testable"),
         (Answer(405, b""), WARNING, "Not testable"),
         (Answer(501, b""), WARNING, "Not testable"),
         (Answer(422, b""), WARNING, "Not testable"),
@@ -343,9 +358,18 @@ def test_the_key_at_the_reference_index(make: Make, tmp_path: Path) -> None:
         for key in ("wrong", READER):
             assert probed(make(webservice_url=url, key=key))["key accepted"].status is FAILED
         assert (
-            probed(make(webservice_url=f"{index.url}/api/v2/register", key=WRITER))["key accepted"].status
-            is WARNING
+            probed(make(webservice_url=f"{index.url}/api/v2/register", key=WRITER))["web service"].status
+            is FAILED
         )
+        # Whose key it is, the index says itself (Index-Center); what it refuses, it says in its own words.
+        mine = probed(make("000", webservice_url=url, key=WRITER))
+        assert "as that of centre 000" in mine["key accepted"].message
+        assert "centre" not in mine
+        finding = probed(make("104", webservice_url=url, key=WRITER))["centre"]
+        assert finding.status is FAILED
+        assert "'000'" in finding.message
+        assert "'104'" in finding.message
+        assert 'It says: "' in probed(make(webservice_url=url, key="wrong"))["key accepted"].message
     finally:
         index.stop()
 
@@ -362,6 +386,43 @@ def test_the_days_left_of_a_certificate(days: int, status: Status, make: Make, t
         finding = probed(make(webservice_url=receiver.url))["web service"]
         assert finding.status is FAILED
         assert "delivery.ca" in finding.remedy
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_an_address_with_nothing_there(status: int, make: Make) -> None:
+    with Receiver(KEY) as receiver:
+        receiver.always(Answer(status, {"message": f"no route for {KEY}"}), gets=True)
+        findings = probed(make(webservice_url=receiver.url))
+    assert findings["web service"].status is FAILED
+    assert "nothing at webservice_url" in findings["web service"].message
+    assert 'It says: "no route for ***"' in findings["web service"].message
+    assert findings["key accepted"].message == "Not judged yet: `web service` comes first."
+
+
+def test_a_name_that_does_not_resolve(make: Make) -> None:
+    finding = probed(make(webservice_url="http://index.invalid/register"))["web service"]
+    assert finding.status is FAILED
+    assert "can't be resolved" in finding.message
+    assert "webservice_url" in finding.remedy
+    database = {"host": "archive.invalid", "user": "indexer", "password": "x", "name": "pacsdb"}
+    finding = only(make(database=database), "connection")
+    assert finding.status is FAILED
+    assert "host name of the database at archive.invalid:3306 can't be resolved" in finding.message
+    assert "database.host" in finding.remedy
+
+
+def test_what_is_left_of_the_example_is_said_and_nothing_is_tried_with_it(make: Make) -> None:
+    database = {"host": "127.0.0.1", "user": "indexer", "password": "...", "name": "pacsdb"}
+    settings = make(
+        "...", database=database, key="...", webservice_url="https://index.example.org/api/v1/register"
+    )
+    findings = {finding.name: finding for finding in check(settings)}
+    for name in ("database.password", "key", "webservice_url", "center"):
+        assert findings[name].status is FAILED
+        assert "example" in findings[name].message
+    assert findings["connection"].message == "Not judged yet: `database.password` comes first."
+    assert findings["web service"].message == "Not judged yet: `webservice_url` comes first."
+    assert list(check(make(key="...")))[-1].message == "Not judged yet: `key` comes first."
 
 
 def test_an_index_that_is_not_there_or_hangs(make: Make) -> None:
@@ -418,6 +479,65 @@ def test_a_table_on_a_terminal() -> None:
     for text in ("[bold]is[/bold]", "[mysqld]", "log_bin = mysql-bin", "1 ok, 1 warning, 2 failed"):
         assert text in stream.getvalue()
     assert "\x1b[2J" not in stream.getvalue()
+
+
+def test_eighty_columns_and_what_is_pasted_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "80")
+    statement = f"GRANT SELECT ON `pacsdb`.study_service TO 'indexer'@'{'x' * 100}';"
+    long = "It is the case that " + "there is a lot to be said of it, " * 6
+    stream = Terminal()
+    show([failed("grants", long, f"{long}:\n{statement}"), ok("server", long)], stream)
+    lines = re.sub("\x1b\\[[0-9;]*m", "", stream.getvalue()).splitlines()
+    assert statement in lines
+    assert max(len(line) for line in lines if line != statement) <= 80
+    assert [line for line in lines if line[:1] not in (" ", "", "G")] == [lines[0], lines[-5], lines[-1]]
+
+
+def test_failures_first_and_one_remedy_once() -> None:
+    again = "Run it again:\ncdc-indexer sql | mysql pacsdb"
+    findings = [
+        ok("server", "1."),
+        warning("event", "None.", again),
+        failed("triggers", "None.", again),
+        failed("procedures", "None.", again),
+    ]
+    stream = io.StringIO()
+    show(worst_first(findings), stream)
+    assert stream.getvalue().splitlines() == [
+        "failed   triggers           None.",
+        "         Run it again:",
+        "         cdc-indexer sql | mysql pacsdb",
+        "failed   procedures         None.",
+        "         As for triggers.",
+        "warning  event              None.",
+        "         As for triggers.",
+        "ok       server             1.",
+        "1 ok, 1 warning, 2 failed",
+    ]
+
+
+def test_the_program_is_called_as_it_can_be_from_anywhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/somewhere/cdc_indexer/__main__.py"])
+    assert command("sql") == f"{sys.executable} -m cdc_indexer sql"
+    called = tmp_path / "bin" / "cdc-indexer"
+    called.parent.mkdir()
+    called.write_text("#!/bin/sh\n")
+    called.chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(called)])
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert command("sql") == f"{called} sql"
+    monkeypatch.setenv("PATH", str(called.parent))
+    assert command("sql") == "cdc-indexer sql"
+    elsewhere = tmp_path / "a directory" / "config.json"
+    assert command("run", config=elsewhere) == f"cdc-indexer --config '{elsewhere}' run"
+    monkeypatch.chdir(tmp_path)
+    assert command("run", config=tmp_path / "config.json") == "cdc-indexer run"
 
 
 def test_json() -> None:

@@ -191,6 +191,32 @@ def test_settings_are_frozen_and_hide_secrets(load: Load) -> None:
 
 
 MISTAKES = [
+    ({"monitor.quiet_hours": 0}, "monitor.quiet_hours must be more than 0"),
+    ({"alerts": {"mail": {}}}, "alerts.mail isn't a known key"),
+    ({"alerts": {"email": {"sender": "a@b.cl"}}}, "alerts.email.to is missing"),
+    ({"alerts": {"email": {"sender": "a@b.cl", "to": []}}}, "alerts.email.to "),
+    (
+        {"alerts": {"email": {"sender": "a@b.cl", "to": "nobody"}}},
+        "alerts.email.to.0 must be an address such as",
+    ),
+    (
+        {"alerts": {"email": {"sender": "a@b.cl", "to": "a@b.cl", "user": "a"}}},
+        "alerts.email has a user without a password",
+    ),
+    (
+        {
+            "alerts": {
+                "email": {"sender": "a@b.cl", "to": "a@b.cl", "user": "a", "password": "b", "host": "m.cl"}
+            }
+        },
+        "alerts.email would send its password unencrypted",
+    ),
+    ({"alerts": {"webhook": "ftp://x"}}, "alerts.webhook must begin with http:// or https://"),
+    ({"alerts": {"webhook_secret": f"whsec_{'A' * 40}"}}, "alerts has a webhook_secret without a webhook"),
+    (
+        {"alerts": {"webhook": "https://x.cl", "webhook_secret": "short"}},
+        "alerts.webhook_secret must be whsec_ and the Base64 of 24 to 64 bytes",
+    ),
     ({"key": REMOVED}, "key is missing"),
     ({"database": REMOVED}, "database is missing"),
     ({"database.name": REMOVED}, "database.name is missing"),

@@ -27,7 +27,7 @@ from cdc_indexer.model.outcome import Kind, Outcome
 from cdc_indexer.model.position import Identity, Position
 from cdc_indexer.model.settled import Settled
 from cdc_indexer.model.study import OutboxRow, study_document
-from cdc_indexer.model.version import VersionClock
+from cdc_indexer.model.version import FAR_AHEAD, MAX_VERSION, VersionClock
 
 NOON = datetime(2026, 5, 4, 12)
 ACCEPTED = Outcome(Kind.ACCEPTED, 201)
@@ -89,6 +89,10 @@ class Drive:
     def read(self, *studies: dict[str, object]) -> int:
         """One reading of the view, which holds these; how many studies it was for."""
         reading = self.core.looks.begin(self.now)
+        if reading is None:
+            # Perhaps a version couldn't be drawn yet.
+            self.write()
+            reading = self.core.looks.begin(self.now)
         if reading is None:
             return 0
         entries = {key: self.ledger[key] for key in reading.keys if key in self.ledger}
@@ -406,6 +410,42 @@ def test_a_newer_version_at_the_index_frees_the_slot() -> None:
     assert drive.core.parts.results.pending
     drive.write()
     assert drive.core.parts.order.active == 0
+
+
+def test_an_index_that_does_not_say_which_version_it_has_is_told_of_at_the_third_time() -> None:
+    drive = Drive()
+    drive.core.intake.take(row(7), drive.now, streamed=True)
+    drive.look_up()
+    versions = []
+    for number in range(1, 5):
+        (send,) = drive.take()
+        versions.append(send.deliveries[0].version)
+        drive.answer(send, Outcome(Kind.STALE, 409))
+        drive.write()
+        assert drive.core.looks.puzzling == ([5] if number >= 3 else [])
+        assert drive.read(study()) == 0
+        drive.seconds += 2.0**number
+        assert drive.read(study()) == 1
+    assert sorted(set(versions)) == versions
+
+
+def test_a_row_that_is_dated_in_the_future_does_not_carry_the_versions_away() -> None:
+    """It was written by hand, perhaps: what came after it would be as far ahead, for good."""
+    drive = Drive()
+    drive.core.intake.take(row(7, at=NOON + timedelta(days=40_000)), drive.now, streamed=True)
+    drive.look_up()
+    (send,) = drive.take()
+    assert send.deliveries[0].version == microseconds(NOON)
+
+
+def test_a_clock_does_not_follow_a_version_a_hundred_years_ahead() -> None:
+    clock = VersionClock(MAX_VERSION)
+    clock.last = 0
+    assert clock.draw(1000) == 1000
+    clock.saw(1000 + FAR_AHEAD + 1)
+    assert clock.draw(1000) == 1001
+    clock.saw(1000 + FAR_AHEAD)
+    assert clock.draw(1000) == 1001 + FAR_AHEAD
 
 
 def test_a_page_does_not_go_out_after_what_was_read_later() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cdc_indexer.model.changes import Changes, Closing, Parking, State
-from cdc_indexer.model.errors import FatalError, LedgerDamaged, StateError, StorageError, SyncFailed
+from cdc_indexer.model.errors import FatalError, LedgerDamaged, StateError, Stopped, StorageError, SyncFailed
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.state import _database, _files
 from cdc_indexer.state._database import PAGE_BYTES
@@ -59,6 +59,19 @@ def example(number: int = 1) -> Changes:
 def reopened(store: Store, state_dir: Path) -> Store:
     store.close()
     return Store(state_dir)
+
+
+def test_who_asks_for_the_ledger_when_the_program_has_ended_is_stopped(store: Store) -> None:
+    """The thread that reads the table is waited for last. It isn't the disk that fails."""
+    store.apply(example())
+    store.close()
+    for ask in (
+        lambda: store.lookup(["1.2.1"]),
+        lambda: store.unverified(0, 10),
+        lambda: store.by_pk(0, None, 10),
+    ):
+        with pytest.raises(Stopped):
+            ask()
 
 
 def rewrite(state_dir: Path, change: Callable[[bytearray], None]) -> bytes:

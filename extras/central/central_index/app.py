@@ -38,13 +38,17 @@ _REGISTER = "/api/v1/register"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``database`` and ``read_database`` as the command line takes them; ``id_rule``: how ids of patients are written."""
+    """``database`` and ``read_database`` as the command line takes them; ``id_rule``: how ids of patients are written.
+
+    ``audit_months``: so many whole months of who was shown what are kept; None: all.
+    """
 
     database: str
     keys: Path
     audit_key: Path
     read_database: str | None = None
     id_rule: str | None = None
+    audit_months: int | None = None
 
 
 class Central:
@@ -62,7 +66,7 @@ class Central:
         self._store = make_store(options.database, options.read_database, self._news.changed)
         access = Access(known, self._store)
         writing = Writing(self._store, access)
-        self._disclosure = Disclosure(Audit(self._store, AuditKey(options.audit_key)))
+        self._disclosure = Disclosure(Audit(self._store, AuditKey(options.audit_key)), options.audit_months)
         reading = Reading(self._store, access, known, id_rule, self._disclosure)
         metrics = Metrics()
         region = Region(self._store, access, known, metrics)
@@ -80,6 +84,7 @@ class Central:
             Route("/api/v1/search", reading.search, methods=["POST"]),
             Route("/api/v1/search.csv", reading.export, methods=["POST"]),
             Route("/api/v1/centers", region.centers),
+            Route("/api/v1/choices", region.choices),
             Route("/healthz", region.health),
             Route("/metrics", region.metrics),
             Mount("/static", StaticFiles(directory=_STATIC)),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
-import hashlib
 import hmac
+import itertools
 import json
 import os
 import secrets
@@ -13,6 +14,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,6 +23,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from central_index.words import id_key
 
 Statement = tuple[str, Sequence[Any]]
+Row = tuple[str, int, str, str, str, str]
 
 TABLES = """
 CREATE TABLE audit (
@@ -40,6 +43,9 @@ CREATE TABLE audit_patients (patient TEXT NOT NULL, record TEXT NOT NULL, PRIMAR
 CREATE TABLE audit_marks (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 _PAGE = 500
+_FORGOTTEN_AT_ONCE = 50
+#: So many records share one commit, at most.
+_TOGETHER = 100
 _COLUMNS = "id, at, reader, address, kind, content, place, seal"
 
 
@@ -49,6 +55,9 @@ class UnusableAuditKey(Exception):
 
 class Runs(Protocol):
     """What is needed of a store."""
+
+    async def add_records(self, records: Sequence[Row], patients: Sequence[tuple[str, str]]) -> None:
+        """Rows of audit and of audit_patients, durable when this returns."""
 
     async def run(self, statements: Sequence[Statement]) -> list[list[tuple[Any, ...]]]:
         """All of them in one durable transaction, with ? for values; the rows of each."""
@@ -88,11 +97,13 @@ class AuditKey:
         if len(text) < 32:
             raise UnusableAuditKey(f"{path} must hold a random key of at least 32 characters.")
         self._key = text.encode()
+        self._of_patients = self._derived("patient")
+        self._of_seals = self._derived("seal")
         self._cipher = Fernet(base64.urlsafe_b64encode(self._derived("content")))
         self.check = self._derived("check").hex()
 
     def _derived(self, purpose: str) -> bytes:
-        return hmac.new(self._key, purpose.encode(), hashlib.sha256).digest()
+        return hmac.digest(self._key, purpose.encode(), "sha256")
 
     def hide(self, content: dict[str, Any]) -> str:
         return self._cipher.encrypt(json.dumps(content).encode()).decode()
@@ -104,11 +115,11 @@ class AuditKey:
 
     def patient(self, patient_id: str) -> str:
         """What stands for a patient, however the id is written."""
-        return hmac.new(self._derived("patient"), id_key(patient_id).encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._of_patients, id_key(patient_id).encode(), "sha256").hex()
 
     def seal(self, previous: str, place: int, row: Sequence[Any]) -> str:
         text = json.dumps([previous, place, *row])
-        return hmac.new(self._derived("seal"), text.encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._of_seals, text.encode(), "sha256").hex()
 
 
 def _make(path: Path) -> None:
@@ -129,6 +140,8 @@ class Audit:
     def __init__(self, store: Runs, key: AuditKey) -> None:
         self._store = store
         self._key = key
+        self._waiting: list[tuple[Record, asyncio.Future[None]]] = []
+        self._adding: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Raises UnusableAuditKey if the records are another key's."""
@@ -147,24 +160,37 @@ class Audit:
             )
 
     async def add(self, record: Record) -> None:
-        """Durable when this returns."""
-        number = uuid.uuid4().hex
-        values = [
-            number,
-            record.at,
-            record.reader,
-            record.address,
-            record.kind,
-            self._key.hide(record.content),
-        ]
-        statements: list[Statement] = [
-            ("INSERT INTO audit (id, at, reader, address, kind, content) VALUES (?, ?, ?, ?, ?, ?)", values)
-        ]
-        if patients := sorted({self._key.patient(one) for one in _patients(record.content)}):
-            places = ", ".join(["(?, ?)"] * len(patients))
-            named = [value for one in patients for value in (one, number)]
-            statements.append((f"INSERT INTO audit_patients (patient, record) VALUES {places}", named))
-        await self._store.run(statements)
+        """Durable when this returns. Those that come while others are written share one commit."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((record, done))
+        if self._adding is None or self._adding.done():
+            self._adding = asyncio.create_task(self._add_all())
+        await done
+
+    async def _add_all(self) -> None:
+        while self._waiting:
+            together, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
+            try:
+                await self._write([record for record, _ in together])
+            except Exception as error:
+                # Whatever it is: who waits is told.
+                for _, done in together:
+                    if not done.done():
+                        done.set_exception(error)
+            else:
+                for _, done in together:
+                    if not done.done():
+                        done.set_result(None)
+
+    async def _write(self, records: Sequence[Record]) -> None:
+        rows: list[Row] = []
+        patients: list[tuple[str, str]] = []
+        for one in records:
+            number = uuid.uuid4().hex
+            rows.append((number, one.at, one.reader, one.address, one.kind, self._key.hide(one.content)))
+            patients += [(self._key.patient(patient), number) for patient in _patients(one.content)]
+        # Two ids may be the same person's.
+        await self._store.add_records(rows, sorted(set(patients)))
 
     async def seal(self) -> int:
         """Those that are not yet, each by the one before; how many. If another process does the same, one of both fails."""
@@ -177,14 +203,21 @@ class Audit:
         if not rows:
             return 0
         place, previous = last[0] if last else await self._forgotten()
-        statements: list[Statement] = []
+        values: list[Any] = []
         for *row, _, _ in rows:
             place += 1
             previous = self._key.seal(previous, place, row)
-            statements.append(
-                ("UPDATE audit SET place = ?, seal = ? WHERE id = ?", [place, previous, row[0]])
-            )
-        await self._store.run(statements)
+            values += [row[0], place, previous]
+        sealed = ", ".join(["(?, CAST(? AS BIGINT), ?)"] * len(rows))
+        await self._store.run(
+            [
+                (
+                    "UPDATE audit SET place = new.column2, seal = new.column3 "
+                    f"FROM (VALUES {sealed}) AS new WHERE audit.id = new.column1",
+                    values,
+                )
+            ]
+        )
         return len(rows)
 
     async def _forgotten(self) -> tuple[int, str]:
@@ -203,29 +236,30 @@ class Audit:
                 )
             ]
         )
+        wanted = self._key.patient(patient_id)
         for row in rows:
-            yield self._record(row)
+            record = self._record(row)
+            # Not one that was only put beside this patient by hand.
+            if wanted in map(self._key.patient, _patients(record.content)):
+                yield record
 
     async def forget(self, before: int) -> int:
-        """All from before that moment, microseconds since 1970, if it is sealed; the last seal is kept."""
-        (rows,) = await self._store.run(
-            [
-                (
-                    "SELECT place, seal FROM audit WHERE at < ? AND place IS NOT NULL ORDER BY place DESC LIMIT 1",
-                    [before],
-                )
+        """All from before that moment, microseconds since 1970, if it is sealed; the last seal is kept. How many.
+
+        By pages, so that nobody waits; what ends in between goes on the next time.
+        """
+        found = 0
+        while rows := await self._oldest(before):
+            patients = [
+                (patient, row[0])
+                for row in rows
+                for patient in {self._key.patient(one) for one in _patients(self._record(row).content)}
             ]
-        )
-        if not rows:
-            return 0
-        place, seal = rows[0]
-        (gone, *_) = await self._store.run(
-            [
-                ("SELECT count(*) FROM audit WHERE place <= ?", [place]),
-                (
-                    "DELETE FROM audit_patients WHERE record IN (SELECT id FROM audit WHERE place <= ?)",
-                    [place],
-                ),
+            statements: list[Statement] = [
+                ("DELETE FROM audit_patients WHERE patient = ? AND record = ?", pair) for pair in patients
+            ]
+            place, seal = rows[-1][-2:]
+            statements += [
                 ("DELETE FROM audit WHERE place <= ?", [place]),
                 (
                     "INSERT INTO audit_marks (name, value) VALUES ('forgotten', ?) "
@@ -233,8 +267,21 @@ class Audit:
                     [f"{place} {seal}"],
                 ),
             ]
+            await self._store.run(statements)
+            found += len(rows)
+        return found
+
+    async def _oldest(self, before: int) -> list[tuple[Any, ...]]:
+        """Those that may be dropped, a page: up to the first that may not, since a late one stands behind a newer one."""
+        (rows,) = await self._store.run(
+            [
+                (
+                    f"SELECT {_COLUMNS} FROM audit WHERE place IS NOT NULL ORDER BY place LIMIT ?",
+                    [_FORGOTTEN_AT_ONCE],
+                )
+            ]
         )
-        return int(gone[0][0])
+        return list(itertools.takewhile(lambda row: row[1] < before, rows))
 
     async def check(self) -> Checked:
         """Whether each record is as it was sealed, and none is missing."""
@@ -260,9 +307,20 @@ class Audit:
         return Checked(records, unsealed[0][0], f"{place} {previous[:16]}" if records else None, wrong)
 
     async def _unnamed(self, place: int, row: Sequence[Any]) -> list[str]:
-        (found,) = await self._store.run([("SELECT patient FROM audit_patients WHERE record = ?", [row[0]])])
         expected = {self._key.patient(one) for one in _patients(self._record([*row, 0, ""]).content)}
-        return [] if {one[0] for one in found} == expected else [f"Its patients were changed: place {place}."]
+        if not expected:
+            return []
+        # By the key of that table, which a record alone isn't.
+        places = ", ".join("?" * len(expected))
+        (found,) = await self._store.run(
+            [
+                (
+                    f"SELECT patient FROM audit_patients WHERE patient IN ({places}) AND record = ?",
+                    [*expected, row[0]],
+                )
+            ]
+        )
+        return [] if len(found) == len(expected) else [f"Its patients were changed: place {place}."]
 
     def _record(self, row: Sequence[Any]) -> Record:
         try:
@@ -274,6 +332,12 @@ class Audit:
 
 def now() -> int:
     return time.time_ns() // 1000
+
+
+def months_before(number: int, moment: datetime) -> int:
+    """When the month began that lies so many before that of ``moment``, in microseconds since 1970."""
+    month = moment.year * 12 + moment.month - 1 - number
+    return int(datetime(month // 12, month % 12 + 1, 1).astimezone().timestamp() * 1_000_000)
 
 
 def _patients(content: dict[str, Any]) -> Iterable[str]:

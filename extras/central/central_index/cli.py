@@ -74,6 +74,13 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
     show_default="beside the file of --database, or audit.key",
     help="Seals and hides the record of who was shown what; made if it isn't there.",
 )
+@click.option(
+    "--audit-months",
+    type=click.IntRange(1),
+    metavar="NUMBER",
+    show_default="all are kept",
+    help="So many whole months of that record are kept; older ones are dropped, but for their last seal.",
+)
 @click.option("--id-rule", metavar="RULE", help="How ids of patients are written, such as cl.rut or es.dni.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate chain, PEM.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Its private key, PEM.")
@@ -85,6 +92,7 @@ def main(
     read_database: str | None,
     keys: Path,
     audit_key: Path | None,
+    audit_months: int | None,
     id_rule: str | None,
     tls_cert: Path | None,
     tls_key: Path | None,
@@ -116,7 +124,7 @@ def main(
     if read_database is not None and not (is_address(database) and is_address(read_database)):
         raise click.UsageError("--read-database needs PostgreSQL on both sides.")
     try:
-        central = Central(Options(database, keys, audit_key, read_database, id_rule))
+        central = Central(Options(database, keys, audit_key, read_database, id_rule, audit_months))
     except (UnusableKeys, UnusableStore, UnknownRule, UnusableAuditKey) as error:
         raise click.ClickException(str(error)) from None
     config = uvicorn.Config(

@@ -45,7 +45,7 @@ _FOUND = {
         "next": {"type": ["string", "null"]},
         "hits": {"type": ["integer", "null"]},
         "more_hits": {"type": "boolean"},
-        "total": {"type": "integer"},
+        "total": {"type": ["integer", "null"]},
         "one_person": {"type": "boolean"},
         "names_differ": {"type": "boolean"},
     },
@@ -203,6 +203,10 @@ _ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
     "GET /api/v1/centers": (
         "How each centre stands",
         {"200": _answer("Who needs somebody comes first.", {"type": "object", "required": ["centers"]})},
+    ),
+    "GET /api/v1/choices": (
+        "What can be chosen: centres that the reader sees, and modalities",
+        {"200": _answer("In order.", {"type": "object", "required": ["centers", "modalities"]})},
     ),
     "GET /healthz": ("Whether it can write", {"200": _answer("It can.", _STATUS)}),
     "GET /metrics": ("For Prometheus", {"200": {"description": "Text.", "content": {"text/plain": {}}}}),

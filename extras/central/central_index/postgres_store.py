@@ -15,6 +15,7 @@ import structlog
 from psycopg_pool import PoolTimeout
 
 from central_index import postgres_digests, postgres_search
+from central_index.audit import Row
 from central_index.counted import Counted
 from central_index.frequencies import Frequencies
 from central_index.model import (
@@ -43,6 +44,14 @@ _GROUP = 500
 _WRITERS = 2
 _MAINTENANCE_SECONDS = 60.0
 _FORGOTTEN_AT_ONCE = 10_000
+#: May come twice, where the connection broke after the first.
+_ADD_RECORDS = """
+WITH records AS (
+    INSERT INTO audit (id, at, reader, address, kind, content)
+    SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[]) ON CONFLICT DO NOTHING
+)
+INSERT INTO audit_patients (patient, record) SELECT * FROM unnest(%s::text[], %s::text[]) ON CONFLICT DO NOTHING
+"""
 _MAINTENANCE_LOCK = 0x666F72676574
 
 log = structlog.get_logger()
@@ -63,7 +72,7 @@ class PostgresStore:
         self._listener = Listener(database, on_change)
         self._queue: asyncio.Queue[_Job | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
-        self._counted: Counted[dict[str, int]] = Counted()
+        self._counted = Counted(lambda: self._readers.run(postgres_search.counts))
         self._frequencies = Frequencies({})
 
     async def open(self) -> None:
@@ -82,6 +91,7 @@ class PostgresStore:
         await self._listener.open()
 
     async def close(self) -> None:
+        await self._counted.close()
         for _ in range(_WRITERS):
             self._queue.put_nowait(None)
         *writers, maintenance = self._tasks
@@ -165,8 +175,8 @@ class PostgresStore:
             assert found is not None
         return found
 
-    async def counts(self) -> dict[str, int]:
-        return await self._counted.get(lambda: self._readers.run(postgres_search.counts))
+    async def counts(self) -> dict[str, int] | None:
+        return await self._counted.get()
 
     async def arrivals(self, periods: Sequence[tuple[float, float]]) -> dict[str, Arrivals]:
         return await self._readers.run(partial(postgres_search.arrivals, periods=periods))
@@ -222,6 +232,15 @@ class PostgresStore:
             return found
 
         return await self._writers.run(work)
+
+    async def add_records(self, records: Sequence[Row], patients: Sequence[tuple[str, str]]) -> None:
+        async def work(connection: Connection) -> None:
+            of_patients = zip(*patients, strict=True) if patients else ((), ())
+            await connection.execute(
+                _ADD_RECORDS, [list(one) for one in (*zip(*records, strict=True), *of_patients)]
+            )
+
+        await self._writers.run(work, in_transaction=False)
 
     async def _execute(self, statement: str, *values: object) -> list[Any]:
         async def work(connection: Connection) -> list[Any]:

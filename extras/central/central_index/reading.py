@@ -101,7 +101,9 @@ class Reading:
                 "next": place_as_text(found.following) if found.following is not None else None,
                 "hits": found.hits,
                 "more_hits": found.more_hits,
-                "total": sum(count for center, count in counts.items() if role.sees(center)),
+                "total": sum(count for center, count in counts.items() if role.sees(center))
+                if counts is not None
+                else None,
                 **self._person(wanted, found),
             }
         )

@@ -14,6 +14,31 @@ from central_index.overview import Center, overview, periods
 from central_index.store import Store
 from central_index.web import OK
 
+#: Those that archives hold most; any other may be looked for, too.
+_MODALITIES = (
+    *(
+        "CR",
+        "CT",
+        "DX",
+        "ECG",
+        "ES",
+        "IO",
+        "IVUS",
+        "MG",
+        "MR",
+        "NM",
+        "OCT",
+        "OP",
+        "OT",
+        "PR",
+        "PT",
+        "PX",
+        "RF",
+        "RTDOSE",
+    ),
+    *("RTPLAN", "RTSTRUCT", "SC", "SM", "SR", "US", "XA", "XC"),
+)
+
 
 class Region:
     def __init__(self, store: Store, access: Access, keys: Keys, metrics: Metrics) -> None:
@@ -26,6 +51,14 @@ class Region:
         role = await self._access.reader(request)
         found = [one.as_json() for one in await self._overview() if role.sees(one.center)]
         return JSONResponse({"centers": found})
+
+    async def choices(self, request: Request) -> Response:
+        """For the page's lists: what a reader can choose."""
+        role = await self._access.reader(request)
+        names = {*self._keys.centers(), *(await self._store.counts() or {})}
+        return JSONResponse(
+            {"centers": sorted(name for name in names if role.sees(name)), "modalities": _MODALITIES}
+        )
 
     async def metrics(self, _: Request) -> Response:
         """For Prometheus, which has no key: names of centres and numbers."""
@@ -41,7 +74,7 @@ class Region:
         now = time.time()
         known = self._keys.centers()
         reports = await self._store.reports()
-        counts = await self._store.counts()
+        counts = await self._store.counts() or {}
         names = sorted({*known, *counts, *(report.center for report in reports)})
         return overview(
             known,

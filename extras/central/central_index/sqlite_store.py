@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from starlette.concurrency import run_in_threadpool
 
 from central_index import sqlite_search
+from central_index.audit import Row
 from central_index.counted import Counted
 from central_index.digests import FIELDS
 from central_index.model import (
@@ -66,7 +67,7 @@ class SqliteStore:
         self._path = path
         self._on_change = on_change
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._counted: Counted[dict[str, int]] = Counted()
+        self._counted = Counted(lambda: self._read(sqlite_search.counts))
 
     async def open(self) -> None:
         self._connection = await run_in_threadpool(open_file, self._path)
@@ -74,6 +75,7 @@ class SqliteStore:
         self._thread.start()
 
     async def close(self) -> None:
+        await self._counted.close()
         self._jobs.put(None)
         await run_in_threadpool(self._thread.join)
         self._connection.close()
@@ -204,8 +206,8 @@ class SqliteStore:
     async def search(self, filters: Filters) -> Found:
         return await self._read(partial(sqlite_search.search, filters=filters))
 
-    async def counts(self) -> dict[str, int]:
-        return await self._counted.get(lambda: self._read(sqlite_search.counts))
+    async def counts(self) -> dict[str, int] | None:
+        return await self._counted.get()
 
     async def arrivals(self, periods: Sequence[tuple[float, float]]) -> dict[str, Arrivals]:
         return await self._read(partial(sqlite_search.arrivals, periods=periods))
@@ -263,6 +265,18 @@ class SqliteStore:
 
         found: list[list[tuple[Any, ...]]] = await self._do(work, len(statements))
         return found
+
+    async def add_records(self, records: Sequence[Row], patients: Sequence[tuple[str, str]]) -> None:
+        def work() -> None:
+            self._connection.executemany(
+                "INSERT INTO audit (id, at, reader, address, kind, content) VALUES (?, ?, ?, ?, ?, ?)",
+                records,
+            )
+            self._connection.executemany(
+                "INSERT INTO audit_patients (patient, record) VALUES (?, ?)", patients
+            )
+
+        await self._do(work, len(records))
 
     async def _execute(self, statement: str, *values: object) -> None:
         await self._do(lambda: self._connection.execute(statement, values).close(), 1)

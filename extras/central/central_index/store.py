@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from central_index.audit import Row
 from central_index.model import (
     Arrivals,
     CenterReport,
@@ -34,8 +35,8 @@ class Store(Protocol):
 
     async def search(self, filters: Filters) -> Found: ...
 
-    async def counts(self) -> dict[str, int]:
-        """How many studies each centre has, or had a moment ago."""
+    async def counts(self) -> dict[str, int] | None:
+        """How many studies each centre has, or had a moment ago; None if that isn't known yet."""
 
     async def arrivals(self, periods: Sequence[tuple[float, float]]) -> dict[str, Arrivals]:
         """How many studies of each centre came first in each of two times, from and to in seconds since 1970."""
@@ -71,6 +72,9 @@ class Store(Protocol):
 
     async def run(self, statements: Sequence[tuple[str, Sequence[Any]]]) -> list[list[tuple[Any, ...]]]:
         """All of them in one durable transaction, with ? for values; the rows of each. For what is alike in all engines."""
+
+    async def add_records(self, records: Sequence[Row], patients: Sequence[tuple[str, str]]) -> None:
+        """Of the audit, as `audit.Runs` says."""
 
 
 #: Called after each change, in any thread.

@@ -7,12 +7,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from central_index.model import StoreUnavailable
+
+log = structlog.get_logger()
 
 LARGEST_BODY_BYTES = 4 * 1024 * 1024
 _BODY_SECONDS = 30.0
@@ -63,6 +66,8 @@ async def on_http_exception(_: Request, error: Exception) -> Response:
 
 async def on_unavailable(_: Request, error: Exception) -> Response:
     assert isinstance(error, StoreUnavailable)
+    # Not what it says: that may hold values.
+    log.error("The studies can't be read: look at the database.", error=type(error.__cause__).__name__)
     return refusal(503, "The index can't reach its studies at present.", {"Retry-After": "5"})
 
 

@@ -16,8 +16,10 @@ _UPPER = str.maketrans(ascii_lowercase, ascii_uppercase)
 
 def words_of(text: str) -> list[str]:
     """Letters and digits, folded: PEÑA^JOSÉ is pena, jose."""
-    folded = unicodedata.normalize("NFKD", text.casefold())
-    plain = "".join(one for one in folded if not unicodedata.combining(one))
+    plain = text.casefold()
+    if not plain.isascii():
+        folded = unicodedata.normalize("NFKD", plain)
+        plain = "".join(one for one in folded if not unicodedata.combining(one))
     return re.findall(r"[^\W_]+", plain)[:_MOST_WORDS]
 
 

@@ -31,6 +31,7 @@ from central_index.reports import read_report
 from central_index.store import Store
 from central_index.web import OK, json_body, refusal
 
+_STORED = JSONResponse(OK).body
 _LARGEST_BATCH = 1_000
 _MOST_LISTED = 10_000
 _WRONG_VERSION = f"must be a whole number from 1 to {LARGEST_VERSION}."
@@ -55,7 +56,7 @@ class Writing:
         if isinstance(study, JSONResponse):
             return study
         (outcome,) = await self._write([Stored(key, received_at, study, version)])
-        return _stale(outcome) or JSONResponse(OK, 201)
+        return _stale(outcome) or Response(_STORED, 201, media_type="application/json")
 
     async def _register_batch(
         self, role: Role, documents: list[Any], batch_key: str | None, received_at: float

@@ -14,7 +14,7 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   IF NOT (OLD.patient_fk <=> NEW.patient_fk
           AND CAST(OLD.pat_id AS BINARY) <=> CAST(NEW.pat_id AS BINARY)
-          AND CAST(OLD.entity_id AS BINARY) <=> CAST(NEW.entity_id AS BINARY)) THEN
+          AND CAST(NULLIF(OLD.entity_id, '*') AS BINARY) <=> CAST(NULLIF(NEW.entity_id, '*') AS BINARY)) THEN
     IF NOT OLD.patient_fk <=> NEW.patient_fk THEN
       SELECT 1 INTO is_first FROM patient p WHERE p.pk = OLD.patient_fk
          AND NOT EXISTS (SELECT 1 FROM patient_id j WHERE j.patient_fk = p.pk AND j.pk < NEW.pk);

@@ -169,9 +169,9 @@ BEGIN
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
   SET @indexer_patient = NULL, @indexer_issuer = NULL;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_patient, @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO @indexer_issuer FROM patient_id WHERE pk = OLD.pk;
   END IF;
 END//
 
@@ -184,9 +184,9 @@ BEGIN
   DECLARE has_studies, is_first, failed INT DEFAULT 0;
   DECLARE CONTINUE HANDLER FOR SQLEXCEPTION SET failed = 1;
   DECLARE CONTINUE HANDLER FOR NOT FOUND BEGIN END;
-  SELECT patient_fk, CAST(entity_id AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
+  SELECT patient_fk, CAST(NULLIF(entity_id, '*') AS BINARY) INTO the_patient_pk, now_issuer FROM patient_id WHERE pk = NEW.pk;
   IF failed THEN
-    SELECT CAST(entity_id AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
+    SELECT CAST(NULLIF(entity_id, '*') AS BINARY) INTO now_issuer FROM patient_id WHERE pk = NEW.pk;
   END IF;
   SET other_pk = @indexer_patient;
   IF other_pk IS NULL AND the_patient_pk IS NOT NULL THEN

@@ -1,6 +1,9 @@
 // The studies as they arrive. Text from the index goes into the page as text only, never as markup.
 
+import { addressOf, fromAddress, shared } from "./address.js";
 import { readCenters } from "./centers.js";
+import { prepareDetail, row } from "./study.js";
+import { markSorted, nextSort, sorted } from "./sorting.js";
 import { language, said, translate } from "./texts.js";
 
 const byId = (id) => document.getElementById(id);
@@ -10,6 +13,8 @@ const labels = [...byId("found").querySelectorAll("th")].map((head) => head.text
 
 let events = null;
 let filters = {};
+let sort = null;         // a column, with - before it for the other way round; null: as the index says, newest first
+let chosen = false;      // whether the pick lists were filled
 let pages = 1;           // how many pages are shown; each change reads them anew
 let known = new Map();   // id -> version, to mark what is new
 let reading = false;
@@ -24,85 +29,20 @@ async function ask(path, content) {
 function show(loggedIn) {
   byId("login").hidden = loggedIn;
   for (const id of ["views", "logout", "total", "live"]) byId(id).hidden = !loggedIn;
-  const centers = location.hash === "#centers";
+  const centers = fromAddress().view === "centers";
+  if (loggedIn) fillChoices();
+  else chosen = false;
   byId("studies").hidden = !loggedIn || centers;
   byId("region").hidden = !loggedIn || !centers;
   byId("to-studies").toggleAttribute("aria-current", !centers);
   byId("to-centers").toggleAttribute("aria-current", centers);
   if (loggedIn) return;
+  byId("detail").close();
   events?.close();
   events = null;
   known = new Map();
   byId("rows").replaceChildren();
   byId("key").focus();
-}
-
-function cell(text, className) {
-  const element = document.createElement("td");
-  element.textContent = text ?? "";
-  if (className) element.className = className;
-  return element;
-}
-
-// The id leads to this person's studies in all centres; without names there is nobody to look for.
-function person(study) {
-  const element = cell();
-  if (!study.patient_id || study.patient_pk === undefined) { element.textContent = study.patient_id ?? ""; return element; }
-  const button = document.createElement("button");
-  button.type = "button";
-  button.textContent = study.patient_id;
-  button.title = said.all;
-  button.addEventListener("click", () => {
-    byId("search").reset();
-    filters = { patient_id: study.patient_id };
-    read();
-  });
-  element.append(button);
-  return element;
-}
-
-function images(study) {
-  const element = cell("", "number");
-  const count = study.study_instances === null ? "" : numbers.format(study.study_instances);
-  if (!study.viewer) { element.textContent = count; return element; }
-  const link = document.createElement("a");
-  link.href = study.viewer;
-  link.target = "_blank";
-  link.rel = "noopener noreferrer";
-  link.textContent = `${count} ↗`;
-  link.title = said.viewer;
-  element.append(link);
-  return element;
-}
-
-function row(study, newest) {
-  const element = document.createElement("tr");
-  const arrived = new Date(study.first_received_at);
-  const time = document.createElement("time");
-  time.dateTime = study.first_received_at;
-  time.title = arrived.toLocaleString(language);
-  const today = arrived.toDateString() === new Date().toDateString();
-  time.textContent = today ? arrived.toLocaleTimeString(language, { hour12: false }) : arrived.toLocaleDateString(language);
-  const when = cell();
-  when.append(time);
-  const date = (study.study_datetime ?? "").replace(/:\d\d$/, "").replace(" 00:00", "");
-  const description = cell(study.study_description, "text");
-  description.title = study.study_description ?? "";
-  element.append(
-    when, cell(study.center), cell((study.patient_name ?? "").replace(/\^+$/, "").replace(/\^/, ", ").replaceAll("^", " "), "words"),
-    person(study), cell(date), description,
-    cell((study.study_modality ?? "").replaceAll("\\", " "), "words"),
-    cell(study.study_series === null ? "" : numbers.format(study.study_series), "number"),
-    images(study),
-  );
-  [...element.children].forEach((one, place) => { one.dataset.label = labels[place]; });
-  element.title = study.study_iuid;
-  if (known.has(study.id)) {
-    if (known.get(study.id) !== study.versions) element.className = "changed";
-  } else if (study.id > newest) {
-    element.className = "new";
-  }
-  return element;
 }
 
 async function read() {
@@ -112,7 +52,7 @@ async function read() {
   try {
     do {
       again = false;
-      if (location.hash === "#centers") {
+      if (fromAddress().view === "centers") {
         if (!await readCenters()) { show(false); return; }
         show(true);
         watch();
@@ -134,12 +74,15 @@ async function read() {
       byId("message").textContent = "";
       // On the first look all of them are new, and none is marked.
       const newest = known.size === 0 ? Infinity : Math.max(...known.keys());
-      byId("rows").replaceChildren(...studies.map((study) => row(study, newest)));
+      byId("rows").replaceChildren(...sorted(studies, sort).map((study) => row(study, newest, known, labels, { person })));
+      markSorted(byId("found"), sort);
       known = new Map(studies.map((study) => [study.id, study.versions]));
-      byId("total").textContent = said.total(numbers.format(answer.total));
+      byId("total").textContent = answer.total === null ? "" : said.total(numbers.format(answer.total));
       const asked = Object.keys(filters).length > 0 && first.hits !== null && studies.length > 0;
       const hits = numbers.format(first.hits ?? 0);
-      byId("hits").textContent = !asked ? "" : first.more_hits ? said.moreHits(hits) : said.hits(hits);
+      const line = [!asked ? "" : first.more_hits ? said.moreHits(hits) : said.hits(hits)];
+      if (sort !== null && after !== null) line.push(said.sorted(numbers.format(studies.length)));
+      byId("hits").textContent = line.filter((one) => one !== "").join("; ");
       byId("person").textContent = first.names_differ ? said.differ : first.one_person ? said.person : "";
       byId("person").className = first.names_differ ? "differ" : "hint";
       byId("none").hidden = studies.length > 0;
@@ -152,6 +95,58 @@ async function read() {
   } finally {
     reading = false;
   }
+}
+
+// Another search: what was known is new again, and the address says what of it may be shared.
+function look(wanted, remember = true) {
+  byId("reversed").textContent = wanted.from && wanted.to && wanted.to < wanted.from ? said.reversed : "";
+  if (byId("reversed").textContent) return;
+  filters = wanted;
+  pages = 1;
+  known = new Map();
+  if (remember) history.pushState(null, "", addressOf(filters, sort));
+  byId("to-studies").setAttribute("href", addressOf(filters, sort));
+  read();
+}
+
+function person(study) {
+  fill({});
+  look({ patient_id: study.patient_id });
+}
+
+// The address was changed by hand, by a link, or by going back.
+function follow() {
+  const address = fromAddress();
+  if (address.view === "studies" && (address.sort !== sort || JSON.stringify(address.filters) !== JSON.stringify(shared(filters)))) {
+    sort = address.sort;
+    fill(address.filters);
+    look(address.filters, false);
+  } else {
+    read();
+  }
+}
+
+function fill(wanted) {
+  for (const one of byId("search").elements) if (one.name) set(one, wanted[one.name] ?? "");
+}
+
+function set(field, value) {
+  // A centre of an address that isn't in the list is looked for all the same.
+  if (field.tagName === "SELECT" && ![...field.options].some((one) => one.value === value)) field.add(new Option(value, value));
+  field.value = value;
+}
+
+async function fillChoices() {
+  if (chosen) return;
+  chosen = true;
+  const response = await fetch("/api/v1/choices");
+  if (!response.ok) { chosen = false; return; }
+  const { centers, modalities } = await response.json();
+  const kept = byId("center").value;
+  const [all] = byId("center").options;
+  byId("center").replaceChildren(all, ...centers.map((one) => new Option(one, one)));
+  set(byId("center"), kept);
+  byId("modalities").replaceChildren(...modalities.map((one) => new Option(one, one)));
 }
 
 function watch() {
@@ -181,15 +176,17 @@ byId("login").addEventListener("submit", async (event) => {
 byId("logout").addEventListener("click", async () => { await ask("/logout"); show(false); });
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
-  const wanted = Object.fromEntries([...new FormData(event.target)].filter(([, value]) => value.trim() !== ""));
-  byId("reversed").textContent = wanted.from && wanted.to && wanted.to < wanted.from ? said.reversed : "";
-  if (byId("reversed").textContent) return;
-  filters = wanted;
-  pages = 1;
-  known = new Map();
+  look(Object.fromEntries([...new FormData(event.target)].filter(([, value]) => value.trim() !== "")));
+});
+byId("search").addEventListener("reset", () => look({}));
+byId("found").addEventListener("click", (event) => {
+  const column = event.target.dataset?.sort;
+  if (!column) return;
+  sort = nextSort(sort, column);
+  history.replaceState(null, "", addressOf(filters, sort));
+  byId("to-studies").setAttribute("href", addressOf(filters, sort));
   read();
 });
-byId("search").addEventListener("reset", () => { byId("reversed").textContent = ""; filters = {}; pages = 1; known = new Map(); read(); });
 byId("csv").addEventListener("click", async () => {
   const response = await ask("/api/v1/search.csv", filters);
   if (!response.ok) { byId("message").textContent = (await response.json()).reason; return; }
@@ -199,8 +196,9 @@ byId("csv").addEventListener("click", async () => {
   link.click();
   URL.revokeObjectURL(link.href);
 });
-window.addEventListener("hashchange", read);
+window.addEventListener("hashchange", follow);
 // Reports change the page without a study.
-setInterval(() => { if (location.hash === "#centers" && !byId("region").hidden) read(); }, 15000);
+setInterval(() => { if (fromAddress().view === "centers" && !byId("region").hidden) read(); }, 15000);
 byId("more").addEventListener("click", () => { pages += 1; read(); });
-read();
+prepareDetail(person);
+follow();

@@ -12,7 +12,8 @@ export const TEXTS = {
     none: "Ningún estudio coincide.", more: "Anteriores", studies: "Estudios", centers: "Centros",
     state: "Estado", problems: "Qué falla", heard: "Última señal", behind: "Atraso", waiting: "En espera",
     parked: "Apartados", held: "Estudios", today: "Hoy", before: "Hace una semana", pass: "Última conciliación",
-    program: "Programa",
+    program: "Programa", "all-centers": "Todos", study: "Estudio", close: "Cerrar", viewer: "Abrir las imágenes",
+    all: "Estudios de esta persona en todos los centros",
   },
 };
 
@@ -20,6 +21,8 @@ export const SAID = {
   en: {
     total: (n) => `${n} studies`, live: "live", paused: "not connected, trying again …",
     refused: "This is no reader's key, or not this name's password.", many: "Too many tries: wait a minute.", failed: "The index doesn't answer.",
+    detail: "All about this study", iuid: "Study UID", received: "Changed", versions: "Versions", accession_number: "Accession number",
+    sorted: (n) => `the ${n} shown are sorted`,
     all: "This person's studies in all centres", viewer: "Open the images",
     person: "One person, by a valid id.", differ: "Names differ much: this id may be two people's.",
     hits: (n) => `${n} found`, moreHits: (n) => `more than ${n} found`, reversed: "The last day is before the first.",
@@ -32,6 +35,8 @@ export const SAID = {
   es: {
     total: (n) => `${n} estudios`, live: "en vivo", paused: "sin conexión, reintentando …",
     refused: "No es una clave de lectura, ni la contraseña de ese nombre.", many: "Demasiados intentos: espere un minuto.", failed: "El índice no responde.",
+    detail: "Todo sobre este estudio", iuid: "UID del estudio", received: "Modificado", versions: "Versiones",
+    accession_number: "Número de acceso", sorted: (n) => `los ${n} a la vista están ordenados`,
     all: "Estudios de esta persona en todos los centros", viewer: "Abrir las imágenes",
     person: "Una persona, según un identificador válido.",
     differ: "Los nombres difieren mucho: este identificador puede ser de dos personas.",
