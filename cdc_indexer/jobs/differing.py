@@ -137,6 +137,7 @@ class IndexHalf:
                     continue
                 if len(self._stubborn) < _MOST_STUBBORN:
                     self._stubborn[uid] = wanted.hex()
+                self._result.refused += 1
                 log.warning(
                     "the index keeps a study otherwise than it was sent: it isn't sent again until it changes",
                     study_pk=difference.study_pk,
@@ -148,5 +149,5 @@ class IndexHalf:
             return False
         if uid not in self._stubborn:
             self._stubborn[uid] = wanted.hex()
-            self._result.kept += 1
+            self._result.stale += 1
         return True
