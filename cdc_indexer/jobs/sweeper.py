@@ -311,8 +311,8 @@ class Sweeper:
         with self._lock:
             if self._wanted != wanted:
                 return  # something has happened since it began
-            # What is held is released by who looks at it; an index that can't be compared stays in doubt.
-            believed = bool(not doubt or (result.index and not result.held))
+            # An index that couldn't be compared stays in doubt.
+            believed = not doubt or result.index
             self._wanted = None if believed else Wanted("", doubt, wanted.id)
         engine.remember(Wanted.NAME, None if believed else {"reason": "", "doubt": doubt, "id": wanted.id})
         if doubt and (not believed or doubt == Condition.OTHER_WRITER.value):
