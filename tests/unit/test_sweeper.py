@@ -124,6 +124,17 @@ def test_an_index_that_can_not_be_compared_stays_in_doubt(tmp_path: Path, meta: 
     assert not engine.core.parts.believed
 
 
+def test_a_new_ledger_is_believed(tmp_path: Path, meta: dict[str, Any]) -> None:
+    """`initial --restart` has begun to send everything, alone or beside this `run`."""
+    sweeper, engine = begin(tmp_path, meta, "reports")
+    sweeper.doubt(Condition.INDEX_LOST)
+    assert not engine.core.parts.believed
+    engine.remember(Wanted.NAME, None)
+    assert sweeper._due() is None
+    assert engine.core.parts.believed
+    assert engine.observer.conditions[Condition.INDEX_LOST] is None
+
+
 def test_another_writer_is_not_compared_all_the_time(tmp_path: Path, meta: dict[str, Any]) -> None:
     sweeper, engine = begin(tmp_path, meta, "reports", "digests")
     sweeper.doubt(Condition.OTHER_WRITER)
