@@ -38,7 +38,7 @@ _SUBJECT_CHARACTERS = 120
 
 
 def send_email(settings: EmailSettings, alert: Alert) -> None:
-    """In the language of the service's locale. Raises OSError or SMTPException, which is one, when the server doesn't take it."""
+    """In the language of the locale. Raises OSError, of which SMTPException is one, when the server doesn't take it."""
     context = ssl.create_default_context()
     if settings.tls == "tls":
         server: smtplib.SMTP = smtplib.SMTP_SSL(
