@@ -135,7 +135,6 @@ class Feeder:
             if options.restart:
                 with engine.inside() as core:
                     core.backfills.begin_ledger()
-                engine.remember("webservice_url", engine.settings.webservice_url)
             while True:
                 self._initial = Initial(
                     engine,
