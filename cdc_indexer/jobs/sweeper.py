@@ -141,6 +141,8 @@ class Sweeper:
         engine = self._engine
         with engine.inside() as core:
             core.parts.believed = False
+        if condition is Condition.INDEX_LOST:
+            self._doubt_not_before = 0.0
         self._want(Wanted("", condition.value))
         said = _DOUBTS[condition][0 if self._comparable else 1]
         log.error("the ledger isn't believed", reason=said)
@@ -317,9 +319,10 @@ class Sweeper:
             believed = bool(not doubt or (result.index and not result.held))
             self._wanted = None if believed else Wanted("", doubt, wanted.id)
         engine.remember(Wanted.NAME, None if believed else {"reason": "", "doubt": doubt, "id": wanted.id})
-        if not believed:
+        if doubt and (not believed or doubt == Condition.OTHER_WRITER.value):
+            # As long as the other one sends, it would be compared all the time.
             self._doubt_not_before = time.monotonic() + _DOUBT_AGAIN_SECONDS
-        elif doubt:
+        if believed and doubt:
             with engine.inside() as core:
                 core.parts.believed = True
             for condition in _DOUBTS:
