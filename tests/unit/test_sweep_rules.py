@@ -174,6 +174,7 @@ def a_sweeper(state_dir: Path, every_hours: float, meta: dict[str, Any]) -> Any:
     engine.settings.state_dir, engine.settings.center = state_dir, "000"
     engine.settings.reconcile.every_hours = every_hours
     engine.meta, engine.store.rebuilt = meta, False
+    engine.remember.side_effect = meta.__setitem__
     engine.sending.known.features = frozenset()
     return Sweeper(engine, MagicMock())
 
