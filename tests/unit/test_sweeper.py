@@ -36,7 +36,10 @@ class FakeEngine:
         self.observer = Told()
         self.sending = SimpleNamespace(known=SimpleNamespace(features=features))
         self.settings = SimpleNamespace(
-            state_dir=state_dir, reconcile=SimpleNamespace(every_hours=0), center="000"
+            state_dir=state_dir,
+            reconcile=SimpleNamespace(every_hours=0),
+            center="000",
+            webservice_url="https://index/",
         )
         self.core = SimpleNamespace(parts=SimpleNamespace(believed=True))
 
