@@ -47,7 +47,7 @@ LEDGER_DAMAGED = "ledger_damaged"
 #: How many entries the ledger has; kept here because counting a million takes a while.
 _COUNT = "ledger_count"
 
-_WRITER_KILOBYTES, _READER_KILOBYTES, _UPKEEP_KILOBYTES = 4000, 2000, 500
+_WRITER_KILOBYTES, _READER_KILOBYTES, _UPKEEP_KILOBYTES = 1000, 500, 500
 
 #: How long the write-ahead log may grow before a commit is made to wait for the end of a checkpoint, in pages.
 _LOG_PAGES = 2000

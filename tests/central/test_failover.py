@@ -118,7 +118,7 @@ _NGINX = """
 daemon off; pid {directory}/pid; error_log {directory}/error.log; {user}
 events {{ }}
 http {{
-    access_log off; client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;
+    access_log off; keepalive_requests 100000000; client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi; uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
     upstream central {{ {servers} }}
     server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://central; }} }}
