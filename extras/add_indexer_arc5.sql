@@ -147,6 +147,7 @@ SET @indexer_to_come = CONCAT(
 SET @indexer_came = IF(@indexer_can_ask AND @indexer_to_come <> '',
       CONCAT(',
        NULLIF(CONCAT_WS('', ''', @indexer_to_come, '), '''') AS came_since'), '');
+SET @indexer_file = 'add_indexer_arc5.sql';
 -- For which tables this is made: kept as the comment of study_service.
 SET @indexer_made_for = CONCAT('dcm4chee-arc 5', IF(@indexer_has_patient_fk, ' patient_fk', ''),
                                IF(@indexer_has_patient_id_fk, ' patient_id_fk', ''), IF(@indexer_has_entity_id, ' entity_id', ''),
@@ -197,9 +198,13 @@ SET @indexer_problem = CASE
       WHEN NOT EXISTS (SELECT 1 FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = @indexer_account)
         THEN CONCAT('nothing is changed; there is no account ', REPLACE(@indexer_account, '''', ''),
                     ': name the one that the archive logs in with before the file: SET @indexer_definer = ''user@host'';') END;
-SELECT CONCAT('Nothing is changed. Which account does the archive log in with? One of these lines before the file says it:\n',
-              'SET @indexer_definer = ''', REPLACE(REPLACE(@indexer_candidate, '''', ''), ' ', ''';\nSET @indexer_definer = '''), ''';') AS ''
-  FROM DUAL WHERE @indexer_definer IS NULL AND @indexer_found > 1;
+-- Each in a row of its own: the client writes the end of a line inside a value as \n.
+SELECT 'Nothing is changed. Which account does the archive log in with? One of these lines before the file says it:' AS ''
+  FROM DUAL WHERE @indexer_definer IS NULL AND @indexer_found > 1
+UNION ALL
+SELECT CONCAT('SET @indexer_definer = ''', REPLACE(SUBSTRING_INDEX(SUBSTRING_INDEX(@indexer_candidate, ' ', n), ' ', -1), '''', ''), ''';')
+  FROM (SELECT 1 AS n UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6) numbers
+ WHERE @indexer_definer IS NULL AND @indexer_found > 1 AND n <= @indexer_found;
 -- A mode of that name doesn't exist: the script ends here, with the problem as the server's message.
 SET SESSION sql_mode = COALESCE(@indexer_problem, @@SESSION.sql_mode);
 
@@ -2052,7 +2057,15 @@ SELECT CONCAT('The triggers run with the rights of ', @indexer_given, '. If the 
               ' SET @indexer_definer = ''user@host''; before the file and run it again.')
 UNION ALL
 SELECT CONCAT('This server takes no account from a variable, so they are not those of ', REPLACE(@indexer_account, '''', ''),
-              ': sed "s/DEFINER = ', 'CURRENT_USER/DEFINER = ', @indexer_account, '/" on the file, and run that.')
+              '. A line that makes them so, with the program or beside this file:')
+  FROM DUAL WHERE @indexer_given <> REPLACE(@indexer_account, '''', '')
+UNION ALL
+SELECT CONCAT('cdc-indexer sql ', IF(@indexer_file LIKE '%arc5%', '--arc5 ', ''), '--definer ''', REPLACE(@indexer_account, '''', ''),
+              ''' | mysql ', DATABASE())
+  FROM DUAL WHERE @indexer_file IS NOT NULL AND @indexer_given <> REPLACE(@indexer_account, '''', '')
+UNION ALL
+SELECT CONCAT('(echo "SET @indexer_definer = ''', REPLACE(@indexer_account, '''', ''), ''';"; sed "s/DEFINER = ', 'CURRENT_USER/DEFINER = ',
+              @indexer_account, '/" ', COALESCE(CONCAT('extras/', @indexer_file), 'install.sql'), ') | mysql ', DATABASE())
   FROM DUAL WHERE @indexer_given <> REPLACE(@indexer_account, '''', '')
 UNION ALL
 SELECT 'event_scheduler is not ON: rows older than 400 days stay until it is.' FROM DUAL WHERE @@event_scheduler <> 'ON'

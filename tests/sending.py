@@ -67,6 +67,7 @@ class Core:
 
     def __init__(self, order: Order, finished: Callable[[Delivery, Outcome], int]) -> None:
         self.kept: dict[str, Any] = {}
+        self.looks = SimpleNamespace(puzzling=[])
         self._order = order
         self.parts = SimpleNamespace(order=order, results=SimpleNamespace(set=self.kept.__setitem__))
         self._finished = finished

@@ -51,7 +51,11 @@ class ServerFailed(Exception):
 
 
 class ScriptFailed(Exception):
-    """The command line client ended with an error; the message is what it wrote to stderr."""
+    """The command line client ended with an error: what it wrote to stderr. ``output`` is what it had printed."""
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
 
 
 def cache_directory() -> Path:
@@ -256,6 +260,8 @@ class Server:
     def start(self) -> None:
         """Starts it and waits until it answers. Raises ServerFailed with the end of its error log."""
         inside = self._installation.inside
+        # Where servers share one, each that starts removes what the others have in it: "error 6" in the middle of a query.
+        (self._data / ".tmp").mkdir(exist_ok=True)
         arguments = [
             "--no-defaults",
             *self._installation.run_as,
@@ -263,6 +269,7 @@ class Server:
             f"--socket={inside(self._data)}/mysqld.sock",
             f"--pid-file={inside(self._data)}/mysqld.pid",
             f"--port={self.port}",
+            f"--tmpdir={inside(self._data)}/.tmp",
             "--bind-address=127.0.0.1",
             f"--server-id={self.port}",
             "--log-bin=binlog",
@@ -371,7 +378,7 @@ class Server:
             self._installation.client, *arguments, text=sql_text, password=password
         )
         if answer.returncode != 0:
-            raise ScriptFailed(answer.stderr.strip())
+            raise ScriptFailed(answer.stderr.strip(), answer.stdout)
         return answer.stdout
 
     def dump(self, database: str, *options: str) -> str:

@@ -59,6 +59,7 @@ class Looking:
     def _again(self) -> str:
         """What to do where something of the script's is missing or broken."""
         made_for = catalogue.made_for(self._connection, self._name)
+        # The old client's table doesn't say for which archive it was made.
         return run_script(self._name, is_arc5(made_for) if made_for else None, again=True)
 
     def _rows(self, sql: str, *arguments: object) -> list[tuple[Any, ...]]:

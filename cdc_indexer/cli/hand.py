@@ -22,6 +22,8 @@ DONE, FAILED = 0, 1
 _DAY = click.DateTime(["%Y-%m-%d"])
 _SPAN = re.compile(r"([1-9][0-9]{0,5})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+#: user@host, with nothing in it that would end a quoted name.
+_ACCOUNT = re.compile(r"[^'\"`\\\s@]+@[^'\"`\\\s@]+")
 
 
 @click.command()
@@ -144,12 +146,21 @@ def resume(files: Files) -> None:
 @click.command()
 @click.option("--arc5", is_flag=True, help="For dcm4chee-arc 5 instead of DCM4CHEE 2.x.")
 @click.option("--remove", is_flag=True, help="The script that takes everything out again.")
-def sql(arc5: bool, remove: bool) -> None:
+@click.option("--definer", metavar="USER@HOST", help="The account that the archive logs in with.")
+def sql(arc5: bool, remove: bool, definer: str | None) -> None:
     """Print the SQL script for the archive's database, such as: cdc-indexer sql | mysql pacsdb"""
-    if arc5 and remove:
-        raise click.UsageError("--remove is the same for both archives: leave --arc5 out.")
+    if remove and (arc5 or definer):
+        raise click.UsageError("--remove is the same for every archive: leave --arc5 and --definer out.")
     name = "remove_indexer.sql" if remove else "add_indexer_arc5.sql" if arc5 else "add_indexer.sql"
-    click.echo(_script(name), nl=False)
+    script = _script(name)
+    if definer is not None:
+        if not _ACCOUNT.fullmatch(definer):
+            raise click.UsageError("--definer is an account as the database names it, such as: pacs@%")
+        # MySQL takes it from no variable when it makes a trigger.
+        user, _, host = definer.rpartition("@")
+        script = script.replace("DEFINER = CURRENT_USER", f"DEFINER = '{user}'@'{host}'")
+        script = f"SET @indexer_definer = '{definer}';\n{script}"
+    click.echo(script, nl=False)
 
 
 def _script(name: str) -> str:

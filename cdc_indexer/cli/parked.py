@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415 - imports inside the commands, as in cli.py
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +35,13 @@ def parked() -> None:
 @click.pass_obj
 def parked_list(files: Files, show_answer: bool, closed: bool, as_json: bool) -> None:
     """List them, oldest first."""
+    from cdc_indexer.monitor.logs import Redact
     from cdc_indexer.state.parked_studies import ParkedStudies
 
-    state_dir = files.load().state_dir
+    settings = files.load()
+    state_dir = settings.state_dir
+    # An index may repeat what it was sent, the headers too.
+    hide = Redact(settings.secrets).hide
     count = 0
     if ParkedStudies.exists(state_dir):
         store = ParkedStudies(state_dir)
@@ -45,14 +50,15 @@ def parked_list(files: Files, show_answer: bool, closed: bool, as_json: bool) ->
                 count += 1
                 if count == 1 and not as_json:
                     click.echo(_in_columns(say(name) for name in _HEADER).upper())
-                click.echo(_as_json(entry, show_answer) if as_json else _as_line(entry, show_answer))
+                answer = hide(entry.answer) if show_answer else None
+                click.echo(_as_json(entry, answer) if as_json else _as_line(entry, answer))
         finally:
             store.close()
     if not count and not as_json:
         click.echo(say("Nothing is parked."))
 
 
-def _as_json(entry: ParkedStudy, show_answer: bool) -> str:
+def _as_json(entry: ParkedStudy, answer: str | None) -> str:
     import json
 
     shown: dict[str, Any] = {
@@ -67,8 +73,8 @@ def _as_json(entry: ParkedStudy, show_answer: bool) -> str:
         "outbox_ids": entry.outbox_ids,
         "idempotency_key": entry.idempotency_key,
     }
-    if show_answer:
-        shown["answer"] = entry.answer
+    if answer is not None:
+        shown["answer"] = answer
     return json.dumps(shown)
 
 
@@ -77,12 +83,17 @@ _HEADER = ("entry", "state", "parked at", "study", "study_iuid", "status", "reas
 
 
 def _in_columns(cells: Iterable[str]) -> str:
-    return printable(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, _WIDTHS, strict=True)).rstrip()
-    )
+    """In one line; on a terminal, which may be 80 columns wide, UID and reason have lines of their own."""
+    widths: tuple[int, ...] = _WIDTHS
+    below: list[str] = []
+    if sys.stdout.isatty():
+        *cells, uid, status, reason = cells
+        cells, widths, below = [*cells, status], (*_WIDTHS[:4], _WIDTHS[5]), [uid, reason]
+    line = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
+    return "\n".join(printable(one) for one in (line, *(f"        {one}" for one in below)))
 
 
-def _as_line(entry: ParkedStudy, show_answer: bool) -> str:
+def _as_line(entry: ParkedStudy, answer: str | None) -> str:
     from datetime import datetime
 
     line = _in_columns(
@@ -97,7 +108,7 @@ def _as_line(entry: ParkedStudy, show_answer: bool) -> str:
             say(entry.reason),
         )
     )
-    return f"{line}\n        {printable(entry.answer)}" if show_answer and entry.answer else line
+    return f"{line}\n        {printable(answer)}" if answer else line
 
 
 def _selected(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from cdc_indexer.delivery._retry_after import parse_retry_after
 from cdc_indexer.model.outcome import Kind, Outcome, Refusal
+from cdc_indexer.model.version import FAR_AHEAD
 
 __all__ = ["classify", "is_json", "proxy_refuses"]
 
@@ -39,6 +40,10 @@ _NO_JSON = (
     "What answers at webservice_url isn't the central index, which answers in JSON (status {status}): see whether a login "
     "portal, a firewall or a proxy stands before it."
 )
+_FAR_AHEAD = (
+    "The central index holds a version of this study that lies more than a hundred years ahead (status 409), after which "
+    "nothing could follow: ask whoever runs it."
+)
 _PROXY = "The proxy wants a login (status 407): put it into HTTPS_PROXY as http://USER:PASSWORD@HOST:PORT."
 
 
@@ -64,7 +69,7 @@ def classify(
         reason = f"There is nothing to delete at webservice_url (status {status}): see whether it is right."
         return Outcome(Kind.ABSENT, status, text, reason=reason, refusal=Refusal.ADDRESS)
     if status == 409:
-        return _conflict(text, versioned)
+        return _conflict(text, versioned, now)
     if status in _REJECTED:
         reason = f"The central index rejected this study (status {status}): see its answer."
         return Outcome(Kind.REJECTED, status, text, reason=reason)
@@ -98,13 +103,16 @@ def _taken(method: str, status: int, text: str, json_seen: bool) -> Outcome:
     return Outcome(Kind.ACCEPTED, status, text)
 
 
-def _conflict(text: str, versioned: bool) -> Outcome:
+def _conflict(text: str, versioned: bool, now: float) -> Outcome:
     said = _parsed(text)
     if versioned or (isinstance(said, dict) and _word(said.get("status")) == "stale"):
         version = said.get("version") if isinstance(said, dict) else None
         known = (
             version if isinstance(version, int) and not isinstance(version, bool) and version >= 0 else None
         )
+        if known is not None and known > int(now * 1_000_000) + FAR_AHEAD:
+            # Whatever followed it would be as far ahead, for good.
+            return Outcome(Kind.HELD, 409, text, reason=_FAR_AHEAD, refusal=Refusal.OTHER)
         reason = "The central index holds a newer version of this study (status 409)."
         return Outcome(Kind.STALE, 409, text, reason=reason, version=known)
     reason = "The central index holds this study already (status 409)."

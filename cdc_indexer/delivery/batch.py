@@ -38,14 +38,19 @@ class Element(Protocol):
     def study_version(self) -> int | None: ...
 
 
-def batch(elements: Sequence[Element], *, halves: bool = True) -> Generator[Request, Outcome, list[Outcome]]:
+def batch(
+    elements: Sequence[Element], *, halves: bool = True, versioned: bool = True
+) -> Generator[Request, Outcome, list[Outcome]]:
     """Sends the studies as one array: yields each request, is sent its outcome, returns one for each study, in order.
 
     Each element is the study's document, its ``idempotency_key``, and its ``study_version`` if it has one. The answer is 2xx
     for all of them, or a list with a status for each, alone or under ``results``. If the batch is refused as a whole:
 
-    * ``halves``: it is sent again in halves, so that in the end only the study that is wrong is rejected;
+    * ``halves``: it is sent again in halves, and a single one as an object, so that in the end only the study that is wrong
+      is rejected, and none by an index that takes no arrays;
     * without: all of them get one outcome, the same object, of the kind RETRY_STUDY: each is to go alone, as an object.
+
+    ``versioned``: the index keeps versions, so that a 409 for an element that has one means that there is a newer one.
     """
     keys = [element.idempotency_key for element in elements]
     whole = yield Request(
@@ -54,21 +59,24 @@ def batch(elements: Sequence[Element], *, halves: bool = True) -> Generator[Requ
         max_answer_bytes=MAX_ANSWER_BYTES + _ANSWER_BYTES_EACH * len(keys),
     )
     if whole.kind is Kind.ACCEPTED:
-        return _each(whole, elements)
+        return _each(whole, elements, versioned)
     if not halves:
         if whole.status in _NOT_ARRAYS:
             reason = f"The central index refuses an array (status {whole.status}): each study goes alone."
             whole = replace(whole, kind=Kind.RETRY_STUDY, reason=reason, refusal=None)
         return [whole] * len(elements)
     # 409 for a whole batch doesn't say which of them are there already.
-    if len(elements) == 1 or whole.kind not in (Kind.REJECTED, Kind.ALREADY_THERE, Kind.STALE):
+    if whole.kind not in (Kind.REJECTED, Kind.ALREADY_THERE, Kind.STALE):
         return [whole] * len(elements)
+    if len(elements) == 1:
+        one = elements[0]
+        return [(yield Request(one.body, one.idempotency_key, version=one.study_version))]
     half = len(elements) // 2
-    outcomes = yield from batch(elements[:half])
+    outcomes = yield from batch(elements[:half], versioned=versioned)
     stopped = next((one for one in outcomes if one.kind in (Kind.HELD, Kind.RETRY_INDEX)), None)
     if stopped is not None:
         return outcomes + [stopped] * (len(elements) - half)
-    return outcomes + (yield from batch(elements[half:]))
+    return outcomes + (yield from batch(elements[half:], versioned=versioned))
 
 
 def refused_as_such(outcomes: Sequence[Outcome]) -> bool:
@@ -91,7 +99,7 @@ def _document(element: Element) -> bytes:
     )
 
 
-def _each(whole: Outcome, elements: Sequence[Element]) -> list[Outcome]:
+def _each(whole: Outcome, elements: Sequence[Element], versioned: bool) -> list[Outcome]:
     """The outcomes of a batch that the index has taken."""
     count = len(elements)
     try:
@@ -106,10 +114,13 @@ def _each(whole: Outcome, elements: Sequence[Element]) -> list[Outcome]:
         if results == [] and whole.status != 207:
             return [whole] * count
         return [Outcome(Kind.HELD, whole.status, reason=_NO_RESULTS, refusal=Refusal.OTHER)] * count
-    return [_one(result, element) for result, element in zip(results, elements, strict=True)]
+    return [
+        _one(result, versioned and element.study_version is not None)
+        for result, element in zip(results, elements, strict=True)
+    ]
 
 
-def _one(result: object, element: Element) -> Outcome:
+def _one(result: object, versioned: bool) -> Outcome:
     status = result.get("status") if isinstance(result, dict) else result
     try:
         answer = json.dumps(result).encode()
@@ -120,7 +131,6 @@ def _one(result: object, element: Element) -> Outcome:
     if isinstance(status, int) and not isinstance(status, bool):
         if not 100 <= status <= 999:
             return Outcome(Kind.HELD, reason=_NO_RESULTS, refusal=Refusal.OTHER)
-        versioned = element.study_version is not None
         return classify("POST", status, answer, None, time.time(), versioned=versioned)
     # {"status": "Ok"} or {"status": "Error"}, as for one study alone.
     return classify("POST", 200, answer, None, time.time())

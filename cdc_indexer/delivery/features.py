@@ -43,8 +43,10 @@ def parse_features(header: str) -> dict[str, int]:
 class Known:
     """What the answers of one address have taught; shared by all connections to it. Not thread-safe.
 
-    ``json_seen``: its 2xx to a POST has been JSON. ``features``: as parse_features gives them. ``on_change`` is told when
-    there is something new to be kept; ``as_dict`` is what to keep, ``of`` makes one of it again.
+    ``json_seen``: its 2xx to a POST has been JSON. ``features``: as parse_features gives them. ``versions_seen``: it has
+    said that it keeps versions. They are sent from then on: what doesn't know them leaves them alone, and what does would
+    take a request without one for the newest. ``on_change`` is told when there is something new to be kept; ``as_dict`` is
+    what to keep, ``of`` makes one of it again.
     """
 
     def __init__(
@@ -52,10 +54,12 @@ class Known:
         *,
         json_seen: bool = False,
         features: Mapping[str, int] | None = None,
+        versions_seen: bool = False,
         on_change: Callable[[Known], None] = lambda known: None,
     ) -> None:
         self.json_seen = json_seen
         self.features = dict(features or {})
+        self.versions_seen = versions_seen or "versions" in self.features
         self.on_change = on_change
         self._missed: dict[str, int] = {}
         self._header = ""
@@ -72,11 +76,24 @@ class Known:
             if isinstance(features, dict)
             else ""
         )
-        return cls(json_seen=kept.get("json_seen") is True, features=parse_features(told))
+        return cls(
+            json_seen=kept.get("json_seen") is True,
+            features=parse_features(told),
+            versions_seen=kept.get("versions_seen") is True,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"json_seen": self.json_seen, "features": dict(sorted(self.features.items()))}
+        return {
+            "json_seen": self.json_seen,
+            "features": dict(sorted(self.features.items())),
+            "versions_seen": self.versions_seen,
+        }
+
+    @property
+    def versions_forgotten(self) -> bool:
+        """It kept versions once, and hasn't said so for a while: what a plain 409 means is open again."""
+        return self.versions_seen and "versions" not in self.features
 
     def answered_json(self) -> None:
         """A 2xx to a POST was JSON."""
@@ -93,6 +110,7 @@ class Known:
         before = dict(self.features)
         said = parse_features(header)
         self.features.update(said)
+        self.versions_seen = self.versions_seen or "versions" in said
         for name in list(self.features):
             missed = 0 if name in said else self._missed.get(name, 0) + 1
             if missed >= ANSWERS_WITHOUT:

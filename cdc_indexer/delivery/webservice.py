@@ -138,7 +138,7 @@ class Webservice:
         self._deadline = now + _DEADLINE_TIMEOUTS * self._timeout_seconds
         self.expires_at = now + self._timeout_seconds
         self._method = method
-        self._versioned = request.version is not None
+        self._versioned = request.version is not None and not self._known.versions_forgotten
         self.again = False
         try:
             assert self._connection is not None

@@ -270,7 +270,9 @@ class Gatekeeper:
         seen = lately or self._accepted_began > trouble.failed_at
         trouble.attempts += 1
         trouble.failed_at = now
-        if seen and self._outage_at is None and now - trouble.own_since >= self.give_up_seconds:
+        # With a 409 the index has the study, only out of order: that isn't parked.
+        given_up = outcome.status != 409 and now - trouble.own_since >= self.give_up_seconds
+        if seen and self._outage_at is None and given_up:
             self.forget(key)
             return Verdict(Do.PARK)
         if lately and self.gate is Gate.OPEN:

@@ -38,6 +38,7 @@ _SHOWN = 600_000_000
 #: A study of which the index has a newer version, without saying which, is read again after this, twice that, ...
 _STALE_SECONDS = 0.1
 _STALE_MAX_SECONDS = 60.0
+_STALE_SAID = 3
 
 
 class Looks:
@@ -48,6 +49,8 @@ class Looks:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        #: The index doesn't say which version it has of these, again and again: their study_pks, to be told.
+        self.puzzling: list[int] = []
 
     # --- cases -------------------------------------------------------------------------------------------
 
@@ -183,7 +186,8 @@ class Looks:
 
     def send_recorded(self, case: Case, owner: object, hints: Hints, row: OutboxRow, now: Now) -> None:
         """Sends a first version as its row was recorded; ``owner`` has the lease."""
-        version = microseconds(row.recorded_at)
+        # By hand it may be dated in the future.
+        version = min(microseconds(row.recorded_at), now.clock)
         self._parts.clock.saw(version)
         seen = self._seen(row.values, None)
         document = seen.document
@@ -312,6 +316,8 @@ class Looks:
         else:
             pause = min(_STALE_SECONDS * 2.0 ** min(case.stale, 16), _STALE_MAX_SECONDS)
             case.stale += 1
+            if case.stale == _STALE_SAID:
+                self.puzzling.append(delivery.study_pk)
         self._parts.cases.give_back(case, delivery, delivery.hints, now, after_seconds=pause)
 
     # --- another server ----------------------------------------------------------------------------------

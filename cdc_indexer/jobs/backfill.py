@@ -18,7 +18,7 @@ from cdc_indexer.model.errors import InvalidStudy, NoBinlog, SourceChanged, Stop
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.outbox import Outbox, StudyPage
 
-__all__ = ["ALL", "Counted", "Initial", "InitialOptions", "plain", "study_pk_of", "take_position"]
+__all__ = ["ALL", "Counted", "Initial", "InitialOptions", "draw", "plain", "study_pk_of", "take_position"]
 
 PAGE = 500
 
@@ -158,21 +158,9 @@ class Initial:
         """The next page, the version of its values, and the epoch in which it was read."""
         engine = self._engine
         epoch = engine.source.epoch
-        version = self._draw()
+        version = draw(engine)
         outbox = self._outbox.at(epoch)
         yield (outbox.page_of(uids) if uids else outbox.page_after(after_pk, PAGE)), version, epoch
-
-    def _draw(self) -> int:
-        """A version, before the reading begins."""
-        engine = self._engine
-        while True:
-            with engine.inside() as core:
-                core.parts.enter(engine.source.epoch)
-                version = core.looks.draw(engine.now())
-                if version is not None:
-                    return version
-                generation = core.parts.results.generation
-            engine.writer.wait(generation)
 
     def _adopt(self, page: StudyPage, version: int) -> None:
         engine = self._engine
@@ -209,6 +197,18 @@ class Initial:
         if reading is None:
             raise SourceChanged("The database is another one than before: the page is read again.")
         decide(engine, reading)
+
+
+def draw(engine: Engine) -> int:
+    """A version, before a reading begins; Stopped at the end."""
+    while True:
+        with engine.inside() as core:
+            core.parts.enter(engine.source.epoch)
+            version = core.looks.draw(engine.now())
+            if version is not None:
+                return version
+            generation = core.parts.results.generation
+        engine.writer.wait(generation)
 
 
 def decide(engine: Engine, reading: Reading) -> None:

@@ -25,7 +25,7 @@ from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.settlement import Result
 from cdc_indexer.jobs.pausing import Pausing
 from cdc_indexer.jobs.policies import policy_of
-from cdc_indexer.jobs.recall import OTHER_INDEX, recall
+from cdc_indexer.jobs.recall import DOCUMENT, OTHER_INDEX, other_document, recall
 from cdc_indexer.jobs.retries import Retries
 from cdc_indexer.jobs.sending import Sending
 from cdc_indexer.jobs.storage import Storage
@@ -362,6 +362,8 @@ class Engine:
             self.remember("webservice_url", settings.webservice_url)
         elif other_address and settings.webservice_url != self.meta.get("webservice_url"):
             log.warning(OTHER_INDEX)
+        if (shape := other_document(self.meta.get(DOCUMENT), settings, self.store.count)) is not None:
+            self.remember(DOCUMENT, shape)
         self.settings = settings
         delivery = settings.delivery
         with self.inside() as core:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from cdc_indexer.flow.decide import may_hold
 from cdc_indexer.jobs.passes import Pass
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import SourceChanged
@@ -61,7 +62,9 @@ class Gone:
 
     def again(self, keys: list[str]) -> None:
         """A pass goes on that had found these. What was read in another epoch doesn't count, so they are read again."""
-        for entry in self._absent(self._engine.store.lookup(keys).values()):
+        entries = self._engine.store.lookup(keys).values()
+        # Some may have been deleted just before it was interrupted.
+        for entry in self._absent(entry for entry in entries if may_hold(entry)):
             self.add(entry)
 
     def _absent(self, entries: Iterable[Entry]) -> list[Entry]:

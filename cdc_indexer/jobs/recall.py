@@ -14,6 +14,7 @@ from cdc_indexer.flow.progress import Columns
 from cdc_indexer.model.errors import FatalError, StateError
 from cdc_indexer.model.position import Identity, Position
 from cdc_indexer.model.settled import EPOCH, Settled
+from cdc_indexer.model.study import DOCUMENT_FORMAT
 from cdc_indexer.model.version import VersionClock
 from cdc_indexer.state.store import LEDGER_DAMAGED
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from cdc_indexer.model.settings import Settings
     from cdc_indexer.state.store import Store
 
-__all__ = ["OTHER_INDEX", "Recalled", "recall"]
+__all__ = ["DOCUMENT", "OTHER_INDEX", "Recalled", "other_document", "recall"]
 
 log = structlog.get_logger("cdc_indexer")
 
@@ -34,6 +35,8 @@ _CENTER = "center"
 #: Whether an index has ever taken something of this ledger; a state of before it was kept doesn't say.
 _TAKEN = "ledger_taken"
 _URL = "webservice_url"
+#: In the state's ``meta``: what documents are made of. Another one makes every study stale.
+DOCUMENT = "document"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ def recall(store: Store, settings: Settings, *, anew: bool, same_index: bool) ->
     for name, value in ((_CENTER, settings.center), (_URL, settings.webservice_url)):
         if meta.get(name) != value:
             news[name] = value
+    if (shape := other_document(meta.get(DOCUMENT), settings, 0 if anew else loaded.ledger)) is not None:
+        news[DOCUMENT] = shape
     if "began_at" not in meta:
         news["began_at"] = time.time()
     try:
@@ -96,6 +101,20 @@ def recall(store: Store, settings: Settings, *, anew: bool, same_index: bool) ->
             f"{store.path} holds something that this version doesn't understand ({type(error).__name__}): put a good "
             "copy of it back, or move the file away to begin anew (every study in study_service is then sent again)."
         ) from None
+
+
+def other_document(before: object, settings: Settings, entries: int) -> dict[str, Any] | None:
+    """What documents are made of now, if that is new; says how many studies differ for that, before they are sent."""
+    shape = {"format": DOCUMENT_FORMAT, "fields": dict(settings.fields)}
+    if before == shape:
+        return None
+    if before is not None and entries and settings.delivery.updates:
+        log.warning(
+            f"`fields`, or the form of a study's document, is another one than before: all {entries:,} studies that the "
+            "central index was told of differ for that, and go out once more by the next pass (tonight, or by `reconcile`)",
+            studies=entries,
+        )
+    return shape
 
 
 def _check(meta: Mapping[str, Any], taken: bool, settings: Settings, *, anew: bool, same_index: bool) -> None:

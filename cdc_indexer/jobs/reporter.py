@@ -12,8 +12,9 @@ import structlog
 from cdc_indexer import __version__
 from cdc_indexer.delivery.index_client import IndexClient, IndexUnavailable, Range, TooMany
 from cdc_indexer.flow.unproven import MANY, Accepted, shows_loss
+from cdc_indexer.jobs.backfill import draw
 from cdc_indexer.model import failpoints
-from cdc_indexer.model.errors import StorageError
+from cdc_indexer.model.errors import Stopped, StorageError
 from cdc_indexer.model.observer import Condition
 
 if TYPE_CHECKING:
@@ -73,6 +74,8 @@ class Reporter:
             try:
                 self._report(summary)
                 told = health
+            except Stopped:
+                break
             except (IndexUnavailable, TooMany) as error:
                 # Its failure changes nothing: what is wrong with the index, the studies say.
                 log.debug("the report wasn't taken", reason=str(error))
@@ -113,11 +116,9 @@ class Reporter:
 
     def _report(self, summary: Mapping[str, Any]) -> None:
         engine = self._engine
+        at = draw(engine)
         with engine.inside() as core:
             settlement = core.parts.settlement
-            at = core.looks.draw(engine.now())
-            if at is None:
-                return  # the bound is being moved
             newest = settlement.highest
             unproven = settlement.unproven.take()
         accepted = max(newest, engine.meta.get("highest") or 0)
@@ -148,7 +149,7 @@ class Reporter:
                 if core.parts.settlement.highest == newest:
                     core.parts.settlement.highest = highest or 0
             accepted = highest or 0
-        elif highest is not None and highest > given_out:
+        elif highest is not None and highest > max(given_out, accepted):
             with engine.inside() as core:
                 core.parts.clock.saw(highest)
             log.error("another process sends studies of this centre to the index")

@@ -318,9 +318,12 @@ class Service:
                 rest=1.0,
                 client=client,
                 on_page=self._sampler.moved,
+                learning=True,
             ).feed()
         except (IndexUnavailable, TooMany) as error:
             log.warning("the index can't be compared now", reason=str(error))
+        # What differs goes behind the live studies.
+        self._sweeper.want("the state is new")
 
     def _connected(self) -> None:
         # Whether there is a stream again after one that couldn't be had, its first event tells.

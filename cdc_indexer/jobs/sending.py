@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING
 
+import structlog
+
 from cdc_indexer.delivery._senders import Senders
 from cdc_indexer.delivery._work import Client, Delivery, Work
 from cdc_indexer.delivery.batch import batch, refused_as_such
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from cdc_indexer.jobs.engine import Engine
 
 __all__ = ["Sending"]
+
+log = structlog.get_logger("cdc_indexer")
 
 
 class Sending:
@@ -80,7 +84,7 @@ class Sending:
             core.parts.order.batch_size = self._largest
             core.parts.order.only_when_crowded = auto
             sends, seconds = core.take_sends(engine.now())
-        versions = "versions" in self.known.features
+        versions = self.known.versions_seen
         for send in sends:
             for delivery in send.deliveries:
                 delivery.study_version = delivery.version if versions else None
@@ -94,11 +98,12 @@ class Sending:
     def job(self, deliveries: Sequence[Delivery]) -> Generator[Request, Outcome, list[Outcome]] | None:
         """How these are sent if not as one object."""
         auto = self._engine.settings.delivery.batch_size == "auto"
+        versioned = not self.known.versions_forgotten
         if len(deliveries) > 1:
-            return batch(deliveries, halves=not auto)
+            return batch(deliveries, halves=not auto, versioned=versioned)
         # With a number an array it is, of one as well; a deletion never is.
         as_array = not auto and self._largest > 1 and deliveries[0].body is not None
-        return batch(deliveries) if as_array else None
+        return batch(deliveries, versioned=versioned) if as_array else None
 
     def asks(self, outcomes: Sequence[Outcome]) -> bool:
         """Whether the index is to be asked by GET before these can be judged."""
@@ -116,6 +121,13 @@ class Sending:
         assert isinstance(work.send, Send)
         with engine.inside() as core:
             generation, changes = core.judge(work.send, outcomes, engine.now(), began=work.began, asked=asked)
+            puzzling, core.looks.puzzling = core.looks.puzzling, []
+        for study_pk in puzzling:
+            log.warning(
+                "the central index answers that it has a newer version of a study, and not which",
+                study_pk=study_pk,
+                reason="it is read and sent again, at most once a minute: ask whoever runs the index to name it in its 409",
+            )
         for change in changes:
             engine.way.changed(change)
         if generation is not None:

@@ -102,7 +102,7 @@ class Verifier:
             generation = core.parts.results.generation
         if reading is None:
             if wants_bound:
-                engine.writer.request(generation)
+                engine.writer.wait(generation)
             return False
         try:
             found = self._find(reading)

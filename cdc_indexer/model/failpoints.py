@@ -39,6 +39,7 @@ def _fall() -> None:
         _left -= 1
         if _how == "stop":
             if _left == 0:
-                os.kill(os.getpid(), signal.SIGSTOP)
+                # To this very thread: by another one it would come to a stop a little later.
+                signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         elif _left <= 0:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -90,6 +90,10 @@ def names(values: Mapping[str, object]) -> tuple[str, int]:
     return _as_text(values.get("study_iuid")), _as_int(values.get("study_pk"))
 
 
+#: Another one whenever ``study_document`` makes another document of the same study and fields.
+DOCUMENT_FORMAT = 1
+
+
 class Document(NamedTuple):
     """A study as the central index gets it, and what that comes to.
 

@@ -6,14 +6,18 @@ bound lies ahead in the durable state, so that a program that was killed never g
 
 from __future__ import annotations
 
-__all__ = ["MAX_VERSION", "VersionClock"]
+__all__ = ["FAR_AHEAD", "MAX_VERSION", "VersionClock"]
 
 #: 63 bits: what a signed 64-bit column of an index holds.
 MAX_VERSION = 2**63 - 1
 
-#: How far the durable bound lies ahead, and when it is moved on, in microseconds.
-AHEAD = 600_000_000
-_MOVE_WHEN_LEFT = 300_000_000
+#: A version so far ahead of the clock is a mistake of somebody's: a hundred years.
+FAR_AHEAD = 100 * 365 * 86_400 * 1_000_000
+
+#: How far the durable bound lies ahead, and when it is moved on, in microseconds. A program that begins anew begins there:
+#: so far may its numbers be ahead of its readings, and what it held while frozen would win over what another one read since.
+AHEAD = 2_000_000
+_MOVE_WHEN_LEFT = 1_000_000
 
 
 class VersionClock:
@@ -25,18 +29,27 @@ class VersionClock:
     def __init__(self, bound: int = 0) -> None:
         self.last = bound
         self.bound = bound
+        self._asked = self._just_moved = False
+        self._now = 0
 
     def draw(self, now: int) -> int | None:
         """The next version, ``now`` being the database's clock; None when the bound must be moved first."""
+        self._now = now
         version = max(now, self.last + 1)
+        if version > self.bound and self._just_moved:
+            # A disk that takes longer than the bound lies ahead would never let one be drawn.
+            version = max(self.bound, self.last + 1)
+        self._just_moved = False
         if version > self.bound:
+            self._asked = True
             return None
         self.last = version
         return version
 
     def saw(self, version: int) -> None:
-        """Another version was seen (an answer of the index): what is drawn from now on is greater."""
-        self.last = max(self.last, version)
+        """Another version was seen: what is drawn from now on is greater, unless that one lies too far ahead."""
+        if not self._now or version <= self._now + FAR_AHEAD:
+            self.last = max(self.last, version)
 
     def wanted_bound(self, now: int) -> int | None:
         """The bound to be made durable; None while the present one will do."""
@@ -46,3 +59,4 @@ class VersionClock:
     def bounded(self, bound: int) -> None:
         """That bound is durable."""
         self.bound = max(self.bound, bound)
+        self._just_moved, self._asked = self._asked, False

@@ -66,7 +66,14 @@ class Cause(str, Enum):
 
 
 _WARNINGS = frozenset(
-    {Cause.PARKED, Cause.INDEX_LOST, Cause.POSITION_LOST, Cause.OPEN_TRANSACTION, Cause.PAUSED, Cause.QUIET}
+    {
+        Cause.PARKED,
+        Cause.INDEX_LOST,
+        Cause.POSITION_LOST,
+        Cause.OPEN_TRANSACTION,
+        Cause.PAUSED,
+        Cause.QUIET,
+    }
 )
 _HELD = frozenset(
     {

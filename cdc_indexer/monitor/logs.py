@@ -156,6 +156,10 @@ class Redact:
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         return {name: self._field(name, value) for name, value in event.items()}
 
+    def hide(self, text: str) -> str:
+        """The text without the secrets."""
+        return text if self._secrets is None else self._secrets.sub(REMOVED, text)
+
     def _field(self, name: object, value: object) -> object:
         return REMOVED if str(name).lower() in _PRIVATE else self._clean(value)
 
@@ -168,9 +172,7 @@ class Redact:
             return {str(name): self._field(name, inner) for name, inner in value.items()}
         if isinstance(value, (list, tuple, set, frozenset)):
             return [self._clean(inner) for inner in value]
-        text = str(value)
-        if self._secrets is not None:
-            text = self._secrets.sub(REMOVED, text)
+        text = self.hide(str(value))
         # A line end or an escape sequence could forge a line or move the terminal's cursor.
         return (
             text

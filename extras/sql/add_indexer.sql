@@ -64,6 +64,7 @@ SELECT s.pk, s.patient_fk, s.study_iuid, s.study_datetime, s.accession_no, s.stu
        s.num_instances, p.pk, p.pat_id, p.pat_id_issuer, p.pat_name
   FROM study s JOIN patient p ON p.pk = s.patient_fk LIMIT 0;
 
+SET @indexer_file = 'add_indexer.sql';
 -- For which tables this is made: kept as the comment of study_service.
 SET @indexer_made_for = 'DCM4CHEE 2';
 

@@ -140,6 +140,7 @@ SET @indexer_to_come = CONCAT(
 SET @indexer_came = IF(@indexer_can_ask AND @indexer_to_come <> '',
       CONCAT(',
        NULLIF(CONCAT_WS('', ''', @indexer_to_come, '), '''') AS came_since'), '');
+SET @indexer_file = 'add_indexer_arc5.sql';
 -- For which tables this is made: kept as the comment of study_service.
 SET @indexer_made_for = CONCAT('dcm4chee-arc 5', IF(@indexer_has_patient_fk, ' patient_fk', ''),
                                IF(@indexer_has_patient_id_fk, ' patient_id_fk', ''), IF(@indexer_has_entity_id, ' entity_id', ''),

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,8 +92,16 @@ def test_the_keys_of_the_document_are_good(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.es.md"])
-def test_the_keys_of_the_readme_are_good(tmp_path: Path, name: str) -> None:
-    (shown,) = re.findall(r"^echo '(.*)' > keys\.json$", (ROOT / name).read_text(), re.MULTILINE)
-    path = tmp_path / "keys.json"
-    path.write_text(shown)
-    assert Keys(path).centers() == ["000"]
+def test_the_readme_makes_a_file_of_keys_that_is_good(tmp_path: Path, name: str) -> None:
+    lines = re.findall(r"^central-index (--keys keys\.json .*)$", (ROOT / name).read_text(), re.MULTILINE)
+    assert len(lines) == 2
+    password = "correct horse battery"
+    for line in lines:
+        done = subprocess.run(
+            [sys.executable, "-m", "central_index", *line.split()],
+            input=f"{password}\n{password}\n", cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    keys = Keys(tmp_path / "keys.json")
+    assert keys.centers() == ["000"]
+    assert keys.digest_of_password("radiology", password) is not None

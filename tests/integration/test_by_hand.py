@@ -103,3 +103,10 @@ def test_the_sql_is_printed(arguments: tuple[str, ...], name: str, indexer: Inde
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, (ROOT / "extras" / name).read_text())
+
+
+@pytest.mark.parametrize("definer", ["pacs", "pacs@", "a'; DROP TABLE x; --@%", "pacs@%' OR '"])
+def test_what_is_no_account_comes_into_no_script(definer: str, indexer: Indexer) -> None:
+    done = indexer.run("sql", "--definer", definer)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--definer is an account" in done.stderr

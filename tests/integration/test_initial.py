@@ -117,6 +117,19 @@ def test_what_the_index_has_is_sent_again_only_by_a_new_beginning_and_under_a_ne
     assert first.idempotency_key != second.idempotency_key
 
 
+@pytest.mark.one_server
+def test_named_studies_that_are_not_there_are_said(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
+    pacs.store_study("1.1")
+    done = indexer.run("initial", "--study-iuid", "9.8", "--study-iuid", "1.1")
+    assert (done.returncode, "9.8 isn't in the archive." in done.stderr) == (0, True)
+    assert receiver.study_iuids() == ["1.1"]
+    done = indexer.run("initial", "--study-iuid", "9.8", "--study-iuid", "9.9")
+    assert done.returncode == 1
+    assert "9.9 isn't in the archive." in done.stderr
+    assert "No study is sent" in done.stderr
+    assert indexer.run("initial", "--study-iuid", "1.1").returncode == 0
+
+
 def test_dry_run_prints_and_sends_nothing(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
     stored = pacs.store_studies(700)
     done = indexer.run("initial", "--dry-run")

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.indexer import Indexer, wait_until
+from tests.indexer import KEY, Indexer, wait_until
 from tests.pacs import Pacs
 from tests.receiver import Answer, Receiver
 
 pytestmark = pytest.mark.one_server
 
-REJECTED = Answer(422, {"reason": "NUNEZ^MARIA is unknown here"})
+REJECTED = Answer(422, {"reason": f"NUNEZ^MARIA is unknown here, your key was {KEY}"})
 
 
 @pytest.fixture
@@ -54,7 +54,8 @@ def test_the_list_tells_all_but_patients(parked: Indexer) -> None:
     assert "El índice central rechazó este estudio (estado 422): vea su respuesta." in spanish
     assert sorted(entry["study_iuid"] for entry in entries(parked)) == ["1.1", "1.2"]
     assert "NUNEZ^MARIA is unknown here" in parked.run("parked", "list", "--show-answer").stdout
-    assert all("NUNEZ" in entry["answer"] for entry in entries(parked, "--show-answer"))
+    answers = [entry["answer"] for entry in entries(parked, "--show-answer")]
+    assert all("NUNEZ" in answer and "your key was [removed]" in answer for answer in answers)
 
 
 @pytest.mark.parametrize("how", ["without a word", "--all", "by number", "by study_iuid"])
@@ -125,3 +126,18 @@ def test_a_study_that_is_not_parked_is_one_sentence(parked: Indexer) -> None:
         done = parked.run("parked", command, "1.9")
         assert done.returncode == 1
         assert done.stderr == "cdc-indexer: Nothing of a study 1.9 is parked: `parked list` shows what is.\n"
+
+
+def test_a_study_that_got_its_uid_is_parked_no_more(pacs: Pacs, receiver: Receiver, tmp_path: Path) -> None:
+    indexer = Indexer(tmp_path / "indexer", pacs, receiver.url, delivery={"settle_seconds": 0.2})
+    with pacs.transaction():
+        study_pk = pacs.store_study("1.1")
+        pacs.execute("UPDATE study SET study_iuid = '' WHERE pk = %s", (study_pk,))
+    pacs.store_study("1.2")
+    assert indexer.run("run", "--until-caught-up").returncode == 0, indexer.log
+    assert [entry["study_pk"] for entry in entries(indexer)] == [study_pk]
+    pacs.execute("UPDATE study SET study_iuid = '1.3' WHERE pk = %s", (study_pk,))
+    assert indexer.run("run", "--until-caught-up").returncode == 0, indexer.log
+    assert sorted(receiver.study_iuids())[-2:] == ["1.2", "1.3"]
+    assert entries(indexer) == []
+    assert [entry["state"] for entry in entries(indexer, "--all")] == ["superseded"]

@@ -187,12 +187,13 @@ def test_rotation_under_load(pacs: Pacs, receiver: Receiver, indexer: Indexer) -
 def test_a_graceful_stop_sends_none_twice(
     number: signal.Signals, pacs: Pacs, receiver: Receiver, indexer: Indexer
 ) -> None:
-    stored = pacs.insert_outbox_rows(3000)
+    stored = pacs.insert_outbox_rows(2000)
     receiver.always(Answer(delay_seconds=0.01))
-    while len(receiver.accepted()) < 3000:
+    while len(receiver.accepted()) < 2000:
         before = len(receiver.accepted())
         indexer.start()
-        wait_until(lambda b=before: len(receiver.accepted()) >= min(3000, b + 700), what="some sent")  # type: ignore[misc]
+        # On a busy machine it takes a while; what is asked is what a stop leaves behind.
+        wait_until(lambda b=before: len(receiver.accepted()) >= min(2000, b + 450), 120, "some sent")  # type: ignore[misc]
         assert indexer.stop(number) == 0, indexer.log
     assert_nothing_lost(receiver.accepted(), stored, repeated_at_most=0)
 

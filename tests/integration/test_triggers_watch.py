@@ -38,38 +38,6 @@ def indexer(
     assert "1.1" not in receiver.study_iuids(), "stored before the service began"
 
 
-@pytest.mark.one_server
-def test_an_archive_that_was_upgraded_is_said(
-    server: Server, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """5.31, and its script not run again: new patients have no id in the view, and nothing fails."""
-    monkeypatch.setenv("CDC_INDEXER_TEST_TRIGGERS_SECONDS", "0.5")
-    pacs = Pacs5Before531.create(server)
-    indexer = Indexer(tmp_path / "indexer", pacs, receiver.url, delivery={"settle_seconds": 0.2})
-    try:
-        with indexer.running():
-            pacs.store_study("1.1")
-            receiver.wait_for(1)
-            assert "other_version" not in causes(indexer)
-            pacs.execute("ALTER TABLE patient_id ADD patient_fk BIGINT")
-            pacs.execute(
-                "UPDATE patient_id SET patient_fk = (SELECT p.pk FROM patient p WHERE patient_id_fk = patient_id.pk)"
-            )
-            wait_until(lambda: "other_version" in causes(indexer), 60, "said")
-            said = indexer.run("status")
-            assert said.returncode == 1
-            assert "extras/add_indexer_arc5.sql" in said.stdout
-            checked = indexer.run("check")
-            assert f"sql --arc5 | mysql {pacs.name}" in checked.stdout
-            pacs.store_study("1.2")
-            wait_until(lambda: "1.2" in receiver.study_iuids(), 60, "studies go on")
-            server.run_script(pacs.script.read_text(), pacs.name)
-            wait_until(lambda: "other_version" not in causes(indexer), 60, "it is over")
-    finally:
-        indexer.close()
-        pacs.destroy()
-
-
 def drop_triggers(pacs: Pacs) -> None:
     pacs.execute("DROP TRIGGER indexer_study_insert")
     pacs.execute("DROP TRIGGER indexer_study_update")
@@ -113,6 +81,33 @@ def test_triggers_that_are_gone_are_said_and_what_they_missed_is_sent(
 
 
 @pytest.mark.one_server
+def test_changes_that_nobody_records_are_said_and_sent(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer
+) -> None:
+    def sent(description: str) -> bool:
+        return any(entry.json["study_description"] == description for entry in receiver.accepted())
+
+    with indexer.running():
+        wait_until(lambda: indexer.caught_up, what="caught up")
+        study_pk = pacs.store_study("1.2")
+        receiver.wait_for(1)
+        pacs.execute("UPDATE study SET study_desc = 'RECORDED' WHERE pk = %s", (study_pk,))
+        wait_until(lambda: sent("RECORDED"), what="a change that is recorded")
+        time.sleep(2)
+        assert not causes(indexer)
+        pacs.execute("DROP TRIGGER indexer_study_update")
+        pacs.execute("UPDATE study SET study_desc = 'UNRECORDED' WHERE pk = %s", (study_pk,))
+        wait_until(lambda: "not_recorded" in causes(indexer), 60, "said")
+        wait_until(lambda: sent("UNRECORDED"), 60, "sent all the same")
+        time.sleep(1.5)
+        assert "not_recorded" in causes(indexer), "until a change is recorded"
+        pacs.server.run_script((ROOT / "extras/add_indexer.sql").read_text(), pacs.name)
+        pacs.execute("UPDATE study SET study_desc = 'AGAIN' WHERE pk = %s", (study_pk,))
+        wait_until(lambda: "not_recorded" not in causes(indexer), 60, "it is over")
+        wait_until(lambda: sent("AGAIN"), what="the next")
+
+
+@pytest.mark.one_server
 def test_an_archive_that_stores_nothing_new_is_said_where_that_is_wanted(
     pacs: Pacs, receiver: Receiver, indexer: Indexer
 ) -> None:
@@ -135,3 +130,35 @@ def test_an_archive_that_stores_nothing_new_is_said_where_that_is_wanted(
         indexer.process.send_signal(signal.SIGHUP)
         pacs.store_study("1.3")
         wait_until(lambda: not causes(indexer), what="it is over")
+
+
+@pytest.mark.one_server
+def test_an_archive_that_was_upgraded_is_said(
+    server: Server, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """5.31, and its script not run again: new patients have no id in the view, and nothing fails."""
+    monkeypatch.setenv("CDC_INDEXER_TEST_TRIGGERS_SECONDS", "0.5")
+    pacs = Pacs5Before531.create(server)
+    indexer = Indexer(tmp_path / "indexer", pacs, receiver.url, delivery={"settle_seconds": 0.2})
+    try:
+        with indexer.running():
+            pacs.store_study("1.1")
+            receiver.wait_for(1)
+            assert "other_version" not in causes(indexer)
+            pacs.execute("ALTER TABLE patient_id ADD patient_fk BIGINT")
+            pacs.execute(
+                "UPDATE patient_id SET patient_fk = (SELECT p.pk FROM patient p WHERE patient_id_fk = patient_id.pk)"
+            )
+            wait_until(lambda: "other_version" in causes(indexer), 60, "said")
+            said = indexer.run("status")
+            assert said.returncode == 1
+            assert "extras/add_indexer_arc5.sql" in said.stdout
+            checked = indexer.run("check")
+            assert f"sql --arc5 | mysql {pacs.name}" in checked.stdout
+            pacs.store_study("1.2")
+            wait_until(lambda: "1.2" in receiver.study_iuids(), 60, "studies go on")
+            server.run_script(pacs.script.read_text(), pacs.name)
+            wait_until(lambda: "other_version" not in causes(indexer), 60, "it is over")
+    finally:
+        indexer.close()
+        pacs.destroy()

@@ -87,12 +87,16 @@ def test_a_frozen_process_that_wakes_up_brings_nothing_older(
     """Frozen between the reading of two studies and the first of their requests, or while that request is under way."""
     old, new = processes
     edited, deleted = pacs.store_study("1.1"), pacs.store_study("1.2")
-    # Two first versions; the third request is one of the two that the edits make.
-    old.start(failpoint=f"{where}:3:stop")
-    wait_until(lambda: len(in_index(index)) == 2 and nothing_waits(old, pacs), what="both")
+    assert old.run("run", "--until-caught-up").returncode == 0
+    assert len(in_index(index)) == 2
+    # Its first request is one of the two that the edits make.
+    old.start(failpoint=f"{where}:1:stop")
+    wait_until(lambda: old.caught_up, what="caught up")
     for study_pk in (edited, deleted):
         pacs.edit_study(study_pk, description="OLD", study_datetime=AT)
     wait_until(lambda: frozen(old), what="frozen")
+    if where == "before_post":
+        assert "OLD" not in over_time(index, "1.1") + over_time(index, "1.2")
     with new.running():
         wait_until(lambda: in_index(index) == in_archive(pacs), what="the standby took over")
         pacs.edit_study(edited, description="NEW", study_datetime=AT)

@@ -32,12 +32,17 @@ class Index:
         self.answer = answer
         self.seconds = seconds
         self.batches: list[list[str]] = []
+        self.alone: list[str] = []
         self.keys: list[str] = []
         self.headers: list[str] = []
         self.deleted: list[str] = []
 
     def post(self, body: bytes, idempotency_key: str, max_answer_bytes: int = 0) -> Outcome:
         elements = json.loads(body)
+        if isinstance(elements, dict):
+            self.alone.append(elements["study"])
+            status, said = self.answer([elements["study"]])
+            return classify("POST", status, json.dumps(said).encode(), None, 0.0)
         studies = [element["study"] for element in elements]
         self.batches.append(studies)
         self.keys += [element["idempotency_key"] for element in elements]
@@ -149,6 +154,18 @@ def test_a_rejected_batch_is_halved_until_the_culprit_is_alone(send: Send, statu
         ["f"],
         ["g", "h"],
     ]
+    assert index.alone == ["f"]
+
+
+@pytest.mark.parametrize("status", [400, 409, 422])
+def test_an_index_that_takes_no_arrays_gets_the_studies_one_by_one(send: Send, status: int) -> None:
+    """Also where a number asks for arrays; nobody is parked for it."""
+    index = Index()
+    index.answer = lambda studies: (201, {}) if studies == index.alone[-1:] else (status, {})
+    results, _ = send(index, "abcde")
+    results.wait(5)
+    assert set(results.kinds.values()) == {Kind.ACCEPTED}
+    assert index.alone == list("abcde")
 
 
 def test_a_study_that_the_index_fails_on_is_found_and_the_others_go_on(send: Send) -> None:

@@ -78,6 +78,13 @@ def test_it_can_be_kept() -> None:
     known.answered_json()
     again = Known.of(json.loads(json.dumps(known.as_dict())))
     assert (again.json_seen, again.features) == (True, known.features)
+    # Once seen, versions are always sent, whatever is forgotten; only what a plain 409 means is open then.
+    assert not again.versions_forgotten
+    for _ in range(ANSWERS_WITHOUT):
+        again.taught(None)
+    assert again.versions_forgotten
+    again = Known.of(again.as_dict())
+    assert (again.features, again.versions_seen, again.versions_forgotten) == ({}, True, True)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +92,7 @@ def test_it_can_be_kept() -> None:
 )
 def test_what_was_damaged_teaches_nothing(kept: object) -> None:
     known = Known.of(kept)
-    assert (known.json_seen, known.features) == (False, {})
+    assert (known.json_seen, known.features, known.versions_seen) == (False, {}, False)
 
 
 @given(st.lists(st.sampled_from([None, "", ALL, "batch=3", "versions", "digests, x"]), max_size=60))

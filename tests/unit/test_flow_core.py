@@ -18,7 +18,7 @@ from cdc_indexer.flow.order import Order, Send
 from cdc_indexer.flow.patients import PatientChange
 from cdc_indexer.flow.policy import Policy
 from cdc_indexer.flow.progress import Progress
-from cdc_indexer.flow.readings import Found
+from cdc_indexer.flow.readings import Found, Reading
 from cdc_indexer.flow.unproven import MANY, Accepted, Unproven, shows_loss
 from cdc_indexer.model.changes import Changes, Closing, Parking, State
 from cdc_indexer.model.ledger import Entry
@@ -27,7 +27,7 @@ from cdc_indexer.model.outcome import Kind, Outcome
 from cdc_indexer.model.position import Identity, Position
 from cdc_indexer.model.settled import Settled
 from cdc_indexer.model.study import OutboxRow, study_document
-from cdc_indexer.model.version import VersionClock
+from cdc_indexer.model.version import FAR_AHEAD, MAX_VERSION, VersionClock
 
 NOON = datetime(2026, 5, 4, 12)
 ACCEPTED = Outcome(Kind.ACCEPTED, 201)
@@ -86,9 +86,17 @@ class Drive:
         entries = {key: self.ledger[key] for key in keys if key in self.ledger}
         self.core.intake.looked_up(epoch, keys, entries, self.now)
 
+    def begin(self) -> Reading | None:
+        """A reading begins, if something is to be read."""
+        reading = self.core.looks.begin(self.now)
+        if reading is None:
+            self.write()  # perhaps the bound of the versions had to be moved
+            reading = self.core.looks.begin(self.now)
+        return reading
+
     def read(self, *studies: dict[str, object]) -> int:
         """One reading of the view, which holds these; how many studies it was for."""
-        reading = self.core.looks.begin(self.now)
+        reading = self.begin()
         if reading is None:
             return 0
         entries = {key: self.ledger[key] for key in reading.keys if key in self.ledger}
@@ -358,6 +366,21 @@ def test_a_retry_is_looked_at_once_and_closes() -> None:
     assert drive.at_rest()
 
 
+@pytest.mark.parametrize(("hours", "as_recorded"), [(23, True), (25, False)])
+def test_a_row_older_than_a_day_is_never_sent_as_recorded(hours: int, as_recorded: bool) -> None:
+    """A restored outbox: much may have happened since. The study is read, and that goes out."""
+    drive = Drive()
+    drive.core.intake.take(row(7, at=NOON - timedelta(hours=hours), study_description="old"), drive.now)
+    drive.look_up()
+    assert bool(drive.send_all()) == as_recorded
+    drive.seconds += 6
+    drive.read(study(text="new"))
+    assert len(drive.send_all()) == 1
+    drive.write()
+    assert drive.ledger["1.2"].digest == study_document(study(text="new"), "c").digest
+    assert drive.at_rest()
+
+
 def test_a_rejected_document_is_sent_again_under_its_key() -> None:
     """The index may have kept it all the same; what it was made of isn't in the ledger. Another document has another key."""
     drive = Drive(Policy("c", updates=False))
@@ -393,11 +416,47 @@ def test_a_newer_version_at_the_index_frees_the_slot() -> None:
     assert drive.core.parts.order.active == 0
 
 
+def test_an_index_that_does_not_say_which_version_it_has_is_told_of_at_the_third_time() -> None:
+    drive = Drive()
+    drive.core.intake.take(row(7), drive.now, streamed=True)
+    drive.look_up()
+    versions = []
+    for number in range(1, 5):
+        (send,) = drive.take()
+        versions.append(send.deliveries[0].version)
+        drive.answer(send, Outcome(Kind.STALE, 409))
+        drive.write()
+        assert drive.core.looks.puzzling == ([5] if number >= 3 else [])
+        assert drive.read(study()) == 0
+        drive.seconds += 2.0**number
+        assert drive.read(study()) == 1
+    assert sorted(set(versions)) == versions
+
+
+def test_a_row_that_is_dated_in_the_future_does_not_carry_the_versions_away() -> None:
+    """It was written by hand, perhaps: what came after it would be as far ahead, for good."""
+    drive = Drive()
+    drive.core.intake.take(row(7, at=NOON + timedelta(days=40_000)), drive.now, streamed=True)
+    drive.look_up()
+    (send,) = drive.take()
+    assert send.deliveries[0].version == microseconds(NOON)
+
+
+def test_a_clock_does_not_follow_a_version_a_hundred_years_ahead() -> None:
+    clock = VersionClock(MAX_VERSION)
+    clock.last = 0
+    assert clock.draw(1000) == 1000
+    clock.saw(1000 + FAR_AHEAD + 1)
+    assert clock.draw(1000) == 1001
+    clock.saw(1000 + FAR_AHEAD)
+    assert clock.draw(1000) == 1001 + FAR_AHEAD
+
+
 def test_a_page_does_not_go_out_after_what_was_read_later() -> None:
     """The other reading drew its version first, and read last."""
     drive = Drive()
     drive.core.backfills.hint("1.2", 5, drive.now, insist=Insist.RESEND, seed="s")
-    reading = drive.core.looks.begin(drive.now)
+    reading = drive.begin()
     version = drive.core.looks.draw(drive.now)
     assert reading is not None
     assert version is not None
@@ -463,7 +522,7 @@ def test_a_row_that_the_stream_brings_again_while_an_old_reading_has_it_is_not_f
     core.intake.restart_stream(Position("bin.1", 4), epoch=1)
     core.intake.take(row(7, operation), drive.now, streamed=True)
     drive.seconds += 6
-    reading = core.looks.begin(drive.now)
+    reading = drive.begin()
     assert reading is not None
     core.intake.restart_stream(Position("bin.1", 4), epoch=2)
     assert not core.intake.take(row(7, operation), drive.now, streamed=True)
@@ -488,7 +547,7 @@ def test_another_server_s_change_of_a_patient_does_not_end_the_one_of_now() -> N
         assert page is not None
         drive.core.backfills.end_page(page, [study()], drive.now, limit=9, epoch=page.epoch)
         if server == "s":
-            reading = drive.core.looks.begin(drive.now)
+            reading = drive.begin()
             assert reading is not None
             drive.core.looks.end(reading, Found(reading.epoch, {5: study()}), drive.now)
             (send,) = drive.take()

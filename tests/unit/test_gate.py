@@ -72,6 +72,19 @@ def test_what_the_index_has_newer_is_read_again_and_shows_that_it_works(world: W
     assert world.post("b", REJECTED).do is Do.PARK
 
 
+def test_a_version_too_far_ahead_is_never_parked(world: World) -> None:
+    far = Outcome(Kind.HELD, 409, reason="a hundred years", refusal=Refusal.OTHER)
+    world.odd("a", far)
+    for _ in range(10):
+        world.now += GIVE_UP_SECONDS / 4
+        world.post("good", ACCEPTED)
+        assert world.post("a", far).do in (Do.RETRY, Do.WAIT)
+    world.odd("b", REFUSED)
+    world.now += GIVE_UP_SECONDS
+    world.post("good", ACCEPTED)
+    assert world.post("b", REFUSED).do is Do.PARK
+
+
 # --- rejections ------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Request, Webservice
 from cdc_indexer.flow.gate import Gate
 from cdc_indexer.model.outcome import Kind
+from cdc_indexer.model.version import FAR_AHEAD
 from tests.indexer import KEY
 from tests.receiver import Answer, Entry, Receiver
 from tests.sending import Sender, settings
@@ -203,6 +205,8 @@ def test_features_are_learned_from_answers_and_survive_a_portal(tmp_path: Path, 
         webservice.close()
 
 
+FAR = int(time.time() * 1e6) + FAR_AHEAD
+
 # --- versions --------------------------------------------------------------------------------------------
 
 
@@ -231,8 +235,14 @@ def test_a_version_goes_in_a_header(tmp_path: Path, receiver: Receiver, body: by
         # With versions every 409 is that.
         (5, b"conflict", Kind.STALE, None),
         (None, b"conflict", Kind.ALREADY_THERE, None),
+        # A hundred years ahead: what followed it would be so too. A year is a clock that is wrong.
+        (5, {"status": "Stale", "version": FAR - 60_000_000}, Kind.STALE, FAR - 60_000_000),
+        (5, {"status": "Stale", "version": FAR + 60_000_000}, Kind.HELD, None),
+        (5, {"status": "Stale", "version": 2**70}, Kind.HELD, None),
         (None, {"detail": "exists", "version": 9}, Kind.ALREADY_THERE, None),
     ],
+    # Of their own: the time of day in a name would be another one in each process that runs tests.
+    ids=range(12),
 )
 def test_a_newer_version_at_the_index(
     tmp_path: Path, receiver: Receiver, version: int | None, body: Any, kind: Kind, newer: int | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -20,7 +21,8 @@ from central_index.model import StoreUnavailable
 #: An open page asks for the same again and again: what was recorded so lately isn't recorded again.
 _AGAIN_SECONDS = 600.0
 _MOST_REMEMBERED = 1_000
-_SEAL_SECONDS = 5.0
+_SEAL_SECONDS = 60.0
+_SOON_SECONDS = 2.0
 _FORGET_SECONDS = 3600.0
 
 log = structlog.get_logger()
@@ -35,6 +37,7 @@ class Disclosure:
         #: By reader, address and question: when it was recorded, and which studies.
         self._lately: dict[str, tuple[float, set[tuple[str, str, int]]]] = {}
         self._task: asyncio.Task[None] | None = None
+        self._added = asyncio.Event()
 
     async def open(self) -> None:
         """Raises UnusableAuditKey."""
@@ -71,21 +74,29 @@ class Disclosure:
             "studies": [[one["center"], one["study_iuid"], one["patient_id"]] for one in new],
         }
         await self._audit.add(Record(now(), role.name, address, "search", content))
+        self._added.set()
         while len(self._lately) >= _MOST_REMEMBERED:
             del self._lately[next(iter(self._lately))]
         self._lately[question] = began, known | {_which(one) for one in new}
 
     async def _seal(self) -> None:
+        """Soon after a record was added; now and then without, since another process may have ended before."""
         forgot = -_FORGET_SECONDS
         while True:
-            await asyncio.sleep(_SEAL_SECONDS)
-            with contextlib.suppress(StoreUnavailable):
+            self._added.clear()
+            try:
                 while await self._audit.seal():
                     pass
                 if self._months is not None and time.monotonic() - forgot >= _FORGET_SECONDS:
                     if dropped := await self._audit.forget(months_before(self._months, datetime.now())):
                         log.info("Old records of who was shown what were dropped.", records=dropped)
                     forgot = time.monotonic()
+            except StoreUnavailable:
+                # Another process seals the same ones, perhaps.
+                self._added.set()
+            with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                await asyncio.wait_for(self._added.wait(), _SEAL_SECONDS)
+            await asyncio.sleep(random.uniform(0.5, 1) * _SOON_SECONDS)
 
 
 def _which(study: Mapping[str, Any]) -> tuple[str, str, int]:

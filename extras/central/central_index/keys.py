@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote
@@ -19,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, m
 _EXAMPLE = '{"centers": {"000": "a long random key"}, "readers": {"radiology": "another long random key"}}'
 _SHORTEST_KEY = 12
 _HASHER = PasswordHasher()
-_NOBODY = _HASHER.hash("nobody's password")
 
 log = structlog.get_logger()
 
@@ -114,7 +114,7 @@ class Keys:
         kept = self._hashes.get(name)
         try:
             # A name that isn't there takes as long as a wrong password.
-            _HASHER.verify(kept or _NOBODY, password)
+            _HASHER.verify(kept or _nobody(), password)
         except (VerificationError, InvalidHashError):
             return None
         return digest(kept) if kept is not None else None
@@ -227,6 +227,12 @@ def _readers(content: _File) -> Iterator[tuple[Role, _Reader]]:
     for name, entry in content.readers.items():
         if isinstance(entry, _Reader):
             yield roles[name], entry
+
+
+@cache
+def _nobody() -> str:
+    """Made when it is first needed: it takes as long as it should."""
+    return _HASHER.hash("nobody's password")
 
 
 def hashed(password: str) -> str:

@@ -41,9 +41,13 @@ SET @indexer_problem = CASE
       WHEN NOT EXISTS (SELECT 1 FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = @indexer_account)
         THEN CONCAT('nothing is changed; there is no account ', REPLACE(@indexer_account, '''', ''),
                     ': name the one that the archive logs in with before the file: SET @indexer_definer = ''user@host'';') END;
-SELECT CONCAT('Nothing is changed. Which account does the archive log in with? One of these lines before the file says it:\n',
-              'SET @indexer_definer = ''', REPLACE(REPLACE(@indexer_candidate, '''', ''), ' ', ''';\nSET @indexer_definer = '''), ''';') AS ''
-  FROM DUAL WHERE @indexer_definer IS NULL AND @indexer_found > 1;
+-- Each in a row of its own: the client writes the end of a line inside a value as \n.
+SELECT 'Nothing is changed. Which account does the archive log in with? One of these lines before the file says it:' AS ''
+  FROM DUAL WHERE @indexer_definer IS NULL AND @indexer_found > 1
+UNION ALL
+SELECT CONCAT('SET @indexer_definer = ''', REPLACE(SUBSTRING_INDEX(SUBSTRING_INDEX(@indexer_candidate, ' ', n), ' ', -1), '''', ''), ''';')
+  FROM (SELECT 1 AS n UNION ALL SELECT 2 UNION ALL SELECT 3 UNION ALL SELECT 4 UNION ALL SELECT 5 UNION ALL SELECT 6) numbers
+ WHERE @indexer_definer IS NULL AND @indexer_found > 1 AND n <= @indexer_found;
 -- A mode of that name doesn't exist: the script ends here, with the problem as the server's message.
 SET SESSION sql_mode = COALESCE(@indexer_problem, @@SESSION.sql_mode);
 

@@ -11,7 +11,15 @@ SELECT CONCAT('The triggers run with the rights of ', @indexer_given, '. If the 
               ' SET @indexer_definer = ''user@host''; before the file and run it again.')
 UNION ALL
 SELECT CONCAT('This server takes no account from a variable, so they are not those of ', REPLACE(@indexer_account, '''', ''),
-              ': sed "s/DEFINER = ', 'CURRENT_USER/DEFINER = ', @indexer_account, '/" on the file, and run that.')
+              '. A line that makes them so, with the program or beside this file:')
+  FROM DUAL WHERE @indexer_given <> REPLACE(@indexer_account, '''', '')
+UNION ALL
+SELECT CONCAT('cdc-indexer sql ', IF(@indexer_file LIKE '%arc5%', '--arc5 ', ''), '--definer ''', REPLACE(@indexer_account, '''', ''),
+              ''' | mysql ', DATABASE())
+  FROM DUAL WHERE @indexer_file IS NOT NULL AND @indexer_given <> REPLACE(@indexer_account, '''', '')
+UNION ALL
+SELECT CONCAT('(echo "SET @indexer_definer = ''', REPLACE(@indexer_account, '''', ''), ''';"; sed "s/DEFINER = ', 'CURRENT_USER/DEFINER = ',
+              @indexer_account, '/" ', COALESCE(CONCAT('extras/', @indexer_file), 'install.sql'), ') | mysql ', DATABASE())
   FROM DUAL WHERE @indexer_given <> REPLACE(@indexer_account, '''', '')
 UNION ALL
 SELECT 'event_scheduler is not ON: rows older than 400 days stay until it is.' FROM DUAL WHERE @@event_scheduler <> 'ON'

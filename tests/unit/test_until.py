@@ -1,0 +1,94 @@
+"""How far `until` moves in an audit: never past what may still come to light. The table is played; the clock is its own."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+
+from cdc_indexer.jobs.audit import HOLD_BACK, Audit
+from cdc_indexer.model.position import Position
+
+NOON = datetime(2026, 5, 4, 12)
+END = Position("bin.000007", 4)
+
+
+class Outbox:
+    """Rows by when they were recorded; ``unsettled`` are among them."""
+
+    def __init__(self, recorded: list[datetime]) -> None:
+        self.recorded = recorded
+        self.clock = NOON
+
+    def at(self, epoch: int) -> Outbox:
+        return self
+
+    def now(self) -> datetime:
+        return self.clock
+
+    def newest(self, not_after: datetime) -> datetime | None:
+        return max((moment for moment in self.recorded if moment <= not_after), default=None)
+
+    def ids_after(self, mark: Any, limit: int, leave_out: Any) -> list[tuple[datetime, int]]:
+        return [(moment, number) for number, moment in enumerate(self.recorded)]
+
+    def rows(self, ids: list[int]) -> list[Any]:
+        return []
+
+
+def an_audit(recorded: list[datetime], unsettled: set[int] = frozenset()) -> tuple[Any, Any]:  # type: ignore[assignment]
+    engine: Any = MagicMock()
+    engine.source.epoch, engine.progress.until = 1, datetime(2020, 1, 1)
+    core = engine.inside.return_value.__enter__.return_value
+    core.parts.progress.is_settled.side_effect = lambda row_id: row_id not in unsettled
+    core.parts.progress.known.return_value = True
+    core.parts.epoch = 1
+    audit: Any = Audit(engine, lambda: END)
+    audit._outbox = Outbox(recorded)
+    return audit, core.propose_until
+
+
+@pytest.mark.parametrize(
+    ("recorded", "until"),
+    [
+        # As usual: ten minutes behind, since a transaction may record a row and commit it minutes later.
+        ([NOON - timedelta(seconds=1)], NOON - HOLD_BACK),
+        # A replica whose applier has stopped, or a quiet archive: what follows the newest row may be on its way.
+        ([NOON - timedelta(hours=2)], NOON - timedelta(hours=2)),
+        # Dated by hand, or by a clock that was wrong: it doesn't say how far the replica is.
+        ([NOON - timedelta(hours=2), NOON + timedelta(hours=3)], NOON - timedelta(hours=2)),
+    ],
+    ids=["busy", "behind", "from the future"],
+)
+def test_until_never_passes_the_newest_visible_row(recorded: list[datetime], until: datetime) -> None:
+    audit, propose = an_audit(recorded)
+    audit.full()
+    propose.assert_called_once_with(until, END)
+
+
+def test_until_stays_before_what_is_not_settled() -> None:
+    waits = NOON - timedelta(hours=1)
+    audit, propose = an_audit([waits, NOON], unsettled={0})
+    audit.full()
+    ((until, _),) = (call.args for call in propose.call_args_list)
+    assert waits - timedelta(minutes=2) < until < waits
+
+
+def test_without_rows_it_does_not_move() -> None:
+    audit, propose = an_audit([])
+    audit.full()
+    propose.assert_not_called()
+
+
+def test_a_clock_that_went_back_is_noticed() -> None:
+    told: list[str] = []
+    audit, _ = an_audit([NOON])
+    audit._clock_went_back = lambda: told.append("a pass")
+    assert not audit.full().clock_went_back
+    audit._outbox.clock = NOON - timedelta(seconds=1)
+    assert not audit.full().clock_went_back
+    audit._outbox.clock = NOON - timedelta(hours=1)
+    assert audit.full().clock_went_back
+    assert told == ["a pass"]

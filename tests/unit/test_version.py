@@ -1,0 +1,58 @@
+"""The hybrid logical clock that versions come from."""
+
+from __future__ import annotations
+
+from cdc_indexer.model.version import AHEAD, VersionClock
+
+SECOND = 1_000_000
+NOON = 1_795_000_000 * SECOND
+
+
+def durable(clock: VersionClock, now: int) -> None:
+    bound = clock.wanted_bound(now)
+    assert bound is not None
+    clock.bounded(bound)
+
+
+def test_numbers_grow_whatever_the_clock_does_and_never_pass_what_is_durable() -> None:
+    clock = VersionClock()
+    assert clock.draw(NOON) is None
+    durable(clock, NOON)
+    assert clock.draw(NOON) == NOON
+    assert clock.draw(NOON) == NOON + 1
+    assert clock.draw(NOON - 3600 * SECOND) == NOON + 2
+    clock.saw(NOON + SECOND)
+    assert clock.draw(NOON) == NOON + SECOND + 1
+    clock.saw(NOON + 60 * SECOND)
+    assert clock.draw(NOON) is None
+    durable(clock, NOON)
+    assert clock.draw(NOON) == NOON + 60 * SECOND + 1
+
+
+def test_a_program_that_begins_anew_is_hardly_ahead_of_its_readings() -> None:
+    """Else what it holds while it is frozen wins over what another process read since."""
+    clock = VersionClock()
+    durable(clock, NOON)
+    again = VersionClock(clock.bound)
+    durable(again, NOON)
+    first = again.draw(NOON)
+    assert first is not None
+    assert clock.bound < first <= NOON + 2 * SECOND + 1
+    assert AHEAD <= 2 * SECOND
+    durable(again, NOON + 5 * SECOND)
+    assert again.draw(NOON + 5 * SECOND) == NOON + 5 * SECOND
+
+
+def test_a_disk_that_is_slower_than_the_bound_lies_ahead_lets_them_be_drawn() -> None:
+    clock = VersionClock()
+    now, drawn = NOON, [0]
+    for _ in range(5):
+        assert clock.draw(now) is None
+        bound = clock.wanted_bound(now)
+        assert bound is not None
+        now += 10 * SECOND
+        clock.bounded(bound)
+        version = clock.draw(now)
+        assert version is not None
+        assert drawn[-1] < version <= clock.bound
+        drawn.append(version)
