@@ -44,6 +44,7 @@ SHOWN = (
             "monitor/causes.py",
             "monitor/findings.py",
             "monitor/health.py",
+            "monitor/messengers.py",
             "monitor/offline.py",
             "monitor/status.py",
             "source/errors.py",
