@@ -363,7 +363,7 @@ class Engine:
             log.warning(MOVED)
         if (shape := other_document(self.meta.get(DOCUMENT), settings, self.store.count)) is not None:
             self.remember(DOCUMENT, shape)
-        self.settings = settings
+        before, self.settings = self.settings.stream, settings
         delivery = settings.delivery
         with self.inside() as core:
             core.use(policy_of(settings))
@@ -372,7 +372,7 @@ class Engine:
             order.concurrency = order.keeper.concurrency = delivery.concurrency
             order.keeper.give_up_seconds = delivery.give_up_seconds
             order.keeper.mended()
-        if self.source.reload(settings.database):
+        if self.source.reload(settings.database) or (before != settings.stream and self.source.renew()):
             log.info("the archive's database is connected to anew")
         self.sending.reconfigure(other_address=other_address)
         self.observer.reconfigured(settings)

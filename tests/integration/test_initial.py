@@ -81,6 +81,21 @@ def test_a_signal_ends_it_with_status_0_and_repeats_nothing(
     assert len(receiver.accepted()) == 1500
 
 
+def test_chosen_studies_that_were_interrupted_repeat_nothing(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer
+) -> None:
+    stored = [f"1.{number}" for number in range(300)]
+    for uid in stored:
+        pacs.store_study(uid)
+    chosen = [argument for uid in stored for argument in ("--study-iuid", uid)]
+    receiver.always(Answer(delay_seconds=0.01))
+    indexer.start("initial", *chosen)
+    wait_until(lambda: len(receiver.accepted()) > 100, what="some sent")
+    assert indexer.stop(signal.SIGTERM) == 0
+    assert indexer.run("initial", *chosen).returncode == 0
+    assert sorted(receiver.study_iuids()) == sorted(stored)
+
+
 def test_what_it_can_be_asked_for(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
     for uid, day in (
         ("1.1", "2020-01-31"),
