@@ -260,6 +260,8 @@ class Server:
     def start(self) -> None:
         """Starts it and waits until it answers. Raises ServerFailed with the end of its error log."""
         inside = self._installation.inside
+        # Where servers share one, each that starts removes what the others have in it: "error 6" in the middle of a query.
+        (self._data / ".tmp").mkdir(exist_ok=True)
         arguments = [
             "--no-defaults",
             *self._installation.run_as,
@@ -267,6 +269,7 @@ class Server:
             f"--socket={inside(self._data)}/mysqld.sock",
             f"--pid-file={inside(self._data)}/mysqld.pid",
             f"--port={self.port}",
+            f"--tmpdir={inside(self._data)}/.tmp",
             "--bind-address=127.0.0.1",
             f"--server-id={self.port}",
             "--log-bin=binlog",

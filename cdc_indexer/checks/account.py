@@ -34,9 +34,12 @@ class Seen:
     arc5: bool
 
 
-def look(session: Session, name: str) -> Seen:
-    """``session``: of an administrator, with no database selected."""
+def look(session: Session, name: str) -> Seen | None:
+    """``session``: of an administrator, with no database selected. None where it can.t be seen."""
     databases = tuple(str(found) for (found,) in session.rows("SHOW DATABASES") if found not in _SYSTEM)
+    grants = parse(str(line) for (line,) in session.rows("SHOW GRANTS"))
+    if name not in databases and not any(grant.covers("SHOW DATABASES", "*", "*") for grant in grants):
+        return None
     tables = {
         str(table).lower()
         for (table,) in session.rows(

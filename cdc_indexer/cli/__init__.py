@@ -176,8 +176,11 @@ def initial(
     restart: bool,
     dry_run: bool,
     already_sent: bool,
-) -> None:
-    """Send the studies that the PACS already holds."""
+) -> int:
+    """Send the studies that the PACS already holds.
+
+    Exit status 1 when none of those that --study-iuid names is in the archive.
+    """
     if rate is not None and not (math.isfinite(rate) and rate > 0):
         raise click.BadParameter("must be more than 0.", param_hint="--rate")
     if since and until and since > until:
@@ -189,7 +192,7 @@ def initial(
 
         hold_signals()
     settings = files.load()
-    from cdc_indexer.jobs.initial import InitialOptions
+    from cdc_indexer.jobs.initial import InitialOptions, absent
     from cdc_indexer.jobs.initial import initial as send_held
     from cdc_indexer.monitor.progressbar import Progressbar
 
@@ -202,8 +205,15 @@ def initial(
         dry_run=dry_run,
         already_sent=already_sent,
     )
+    missing = absent(settings, study_iuids)
+    for uid in missing:
+        click.echo(say(f"{uid} isn't in the archive."), err=True)
+    if study_iuids and len(missing) == len(study_iuids):
+        click.echo(say("No study is sent: none of that is in the archive."), err=True)
+        return FAILED
     with Progressbar() as progressbar:
         send_held(settings, options, progressbar.show)
+    return DONE
 
 
 def _day(moment: datetime | None) -> date | None:

@@ -18,7 +18,7 @@ from cdc_indexer.model.ledger import Entry
 if TYPE_CHECKING:
     from cdc_indexer.jobs.engine import Engine
 
-__all__ = ["IndexHalf"]
+__all__ = ["LOOKS", "IndexHalf"]
 
 log = structlog.get_logger("cdc_indexer")
 
@@ -26,7 +26,7 @@ log = structlog.get_logger("cdc_indexer")
 _TOGETHER = 10
 
 #: A difference counts when two looks in a row show it; after so many looks what still moves is left to its own rows.
-_LOOKS = 4
+LOOKS = 4
 
 #: So many studies that the index keeps otherwise than they were sent are remembered.
 _MOST_STUBBORN = 1000
@@ -45,6 +45,7 @@ class IndexHalf:
         gone: Gone,
         *,
         report_only: bool,
+        looks: int,
         pause: Callable[[float], None],
         send: Callable[[list[tuple[str, int]], Insist], None],
     ) -> None:
@@ -53,6 +54,7 @@ class IndexHalf:
         self._result = result
         self._gone = gone
         self._report_only = report_only
+        self._looks = looks
         self._pause = pause
         self._send = send
         known = engine.meta.get(_STUBBORN)
@@ -73,7 +75,7 @@ class IndexHalf:
     def _heal(self, ranges: list[Range], counted: set[str]) -> None:
         done: set[str] = set()
         before: dict[str, Difference] = {}
-        for look in range(_LOOKS):
+        for look in range(self._looks):
             found: dict[str, Difference] = {}
             again: list[Range] = []
             confirmed: list[tuple[Range, Difference]] = []
@@ -93,7 +95,7 @@ class IndexHalf:
                     again.append(one)
             failpoints.hit("sweep_looked")
             self._deal(confirmed, counted)
-            if not again or look == _LOOKS - 1:
+            if not again or look == self._looks - 1:
                 return
             before, ranges = found, again
             self._pause(self._engine.settings.delivery.quiet_seconds)
@@ -135,6 +137,7 @@ class IndexHalf:
                     continue
                 if len(self._stubborn) < _MOST_STUBBORN:
                     self._stubborn[uid] = wanted.hex()
+                self._result.refused += 1
                 log.warning(
                     "the index keeps a study otherwise than it was sent: it isn't sent again until it changes",
                     study_pk=difference.study_pk,
@@ -146,5 +149,5 @@ class IndexHalf:
             return False
         if uid not in self._stubborn:
             self._stubborn[uid] = wanted.hex()
-            self._result.kept += 1
+            self._result.stale += 1
         return True

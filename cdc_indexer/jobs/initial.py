@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import structlog
 
-from cdc_indexer.delivery.index_client import IndexUnavailable
+from cdc_indexer.delivery.index_client import IndexUnavailable, TooMany
 from cdc_indexer.jobs import backfill
 from cdc_indexer.jobs.backfill import PAGE, Counted, InitialOptions, study_pk_of, take_position
 from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.feeder import request_of
+from cdc_indexer.jobs.passes import Wanted
 from cdc_indexer.jobs.runner import Runner
 from cdc_indexer.jobs.sweep import Sweep
 from cdc_indexer.jobs.way import PATIENCE_SECONDS
 from cdc_indexer.model.errors import AlreadyRunning, FatalError
-from cdc_indexer.model.study import study_json
+from cdc_indexer.model.study import names, study_json
 from cdc_indexer.source.outbox import Outbox
 from cdc_indexer.source.source import Source
 from cdc_indexer.state import requests
@@ -33,7 +34,7 @@ from cdc_indexer.state.lock import StateLock
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import Settings
 
-__all__ = ["Counted", "InitialOptions", "initial"]
+__all__ = ["Counted", "InitialOptions", "absent", "initial"]
 
 log = structlog.get_logger("cdc_indexer")
 
@@ -59,6 +60,16 @@ def dry_run(settings: Settings, options: InitialOptions) -> None:
         sys.stdout.buffer.flush()
     finally:
         source.close()
+
+
+def absent(settings: Settings, study_iuids: Sequence[str]) -> list[str]:
+    """Those of the named studies that the archive doesn't hold; raises SourceError."""
+    source = Source(settings.database)
+    try:
+        found = {names(values)[0] for values in Outbox(source).view_of(study_iuids)}
+    finally:
+        source.close()
+    return [uid for uid in study_iuids if uid not in found]
 
 
 class Alone:
@@ -102,8 +113,8 @@ class Alone:
         client = engine.index_client()
         if client is None or engine.store.count:
             return
-        with suppress(IndexUnavailable):
-            Sweep(engine, studies_per_second=_PER_SECOND, rest=0.0, client=client, report_only=True).feed()
+        with suppress(IndexUnavailable, TooMany):
+            Sweep(engine, studies_per_second=_PER_SECOND, rest=0.0, client=client, learning=True).feed()
 
     def _tick(self) -> None:
         if not self._runner.stopping.is_set():
@@ -112,6 +123,8 @@ class Alone:
 
     def _work(self) -> None:
         take_position(self._engine)
+        if self._options.restart:
+            self._engine.remember(Wanted.NAME, None)
         if not self._options.restart and not self._options.already_sent:
             self._learn_from_index()
         self._initial.feed()

@@ -29,6 +29,8 @@ class Pass:
     extra: int = 0
     kept: int = 0
     healed: int = 0
+    #: Of these the index took the document, and has it otherwise all the same.
+    refused: int = 0
     held: str = ""
     #: Whether the index itself was compared, by digests.
     index: bool = False
@@ -45,7 +47,7 @@ class Pass:
             "stale": self.stale,
             "extra": self.extra,
             "kept": self.kept,
-            "healed": self.healed,
+            "healed": max(0, self.healed - self.refused),
             "held": self.held,
             "index": self.index,
             "seconds": round(self.seconds, 1),

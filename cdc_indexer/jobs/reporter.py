@@ -149,7 +149,7 @@ class Reporter:
                 if core.parts.settlement.highest == newest:
                     core.parts.settlement.highest = highest or 0
             accepted = highest or 0
-        elif highest is not None and highest > given_out:
+        elif highest is not None and highest > max(given_out, accepted):
             with engine.inside() as core:
                 core.parts.clock.saw(highest)
             log.error("another process sends studies of this centre to the index")

@@ -99,7 +99,10 @@ class Service:
             engine, self._binlog_end, lambda: self._sweeper.want("the database's clock went back")
         )
         self._auditor = Auditor(
-            self._audit, settings.stream.audit_seconds, self._runner, self._observer.audited
+            self._audit,
+            lambda: engine.settings.stream.audit_seconds,
+            self._runner,
+            self._observer.audited,
         )
         self._sampler = Sampler(engine, self._audit, self._stopping, self._sweeper.want)
         self._feeder = Feeder(engine, self._runner)
@@ -318,9 +321,12 @@ class Service:
                 rest=1.0,
                 client=client,
                 on_page=self._sampler.moved,
+                learning=True,
             ).feed()
         except (IndexUnavailable, TooMany) as error:
             log.warning("the index can't be compared now", reason=str(error))
+        # What differs goes behind the live studies.
+        self._sweeper.want("the state is new")
 
     def _connected(self) -> None:
         # Whether there is a stream again after one that couldn't be had, its first event tells.

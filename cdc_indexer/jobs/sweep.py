@@ -20,7 +20,7 @@ from cdc_indexer.flow.case import Insist
 from cdc_indexer.flow.compare import Compared, compare
 from cdc_indexer.flow.readings import Values
 from cdc_indexer.jobs.backfill import ALL
-from cdc_indexer.jobs.differing import IndexHalf
+from cdc_indexer.jobs.differing import LOOKS, IndexHalf
 from cdc_indexer.jobs.gone import Gone
 from cdc_indexer.jobs.passes import LAST_RESULT, Pass, Wanted, scope_pk
 from cdc_indexer.jobs.reconciliation import Ranges, Reconciliation
@@ -58,6 +58,7 @@ class Sweep:
     Attributes:
         accept: the safety valve is open: somebody has said that so many changes are right.
         report_only: nothing is sent.
+        learning: as that, before anything is under way: what the index has goes into the ledger; nothing is looked at twice.
         enough: whether what is left is for another time; asked after each part.
         suspicious: the source's identity has changed, so nothing is sent before it is known how much differs.
         wanted: why it is done; one that was interrupted goes on only if nothing was wanted since.
@@ -72,6 +73,7 @@ class Sweep:
         studies_per_second: float,
         accept: bool = False,
         report_only: bool = False,
+        learning: bool = False,
         suspicious: bool = False,
         rest: float = REST,
         gone_after_seconds: float | None = None,
@@ -84,7 +86,8 @@ class Sweep:
     ) -> None:
         self._engine = engine
         self._accept = accept
-        self.report_only = report_only
+        self.report_only = report_only or learning
+        self._learning = learning
         self._suspicious = suspicious and not accept
         self._rest = failpoints.seconds("rest", rest)
         self._gone_after_seconds = gone_after_seconds
@@ -147,6 +150,7 @@ class Sweep:
                 self.result,
                 self._gone,
                 report_only=self.report_only,
+                looks=1 if self._learning else LOOKS,
                 pause=self._pause,
                 send=self._send_and_wait,
             )
@@ -278,6 +282,8 @@ class Sweep:
 
     def _confirm(self, *, everything: bool = False) -> None:
         """What differed is looked at once more: its row may have been on its way. What has come since isn't a difference."""
+        if self._learning:
+            self._doubtful.clear()
         quiet = self._engine.settings.delivery.quiet_seconds
         while self._doubtful:
             if (left := self._doubtful[0][0] + quiet - time.monotonic()) > 0:
@@ -321,8 +327,12 @@ class Sweep:
             self._send(differing)
             return
         self._kept_back += differing
-        changes = len(self._kept_back) + len(self._gone)
-        if changes > _VALVE_CHANGES_PART * max(self._engine.store.count, 1):
+        self._hold_if_too_many(len(self._kept_back) + len(self._gone))
+
+    def _hold_if_too_many(self, changes: int) -> None:
+        """The safety valve for a database that is another one than before."""
+        limit = _VALVE_CHANGES_PART * max(self._engine.store.count, 1)
+        if self._suspicious and not self.result.held and changes > limit:
             self._hold(
                 f"the database is another one than before, and more than {_VALVE_CHANGES_PART:.0%} of the studies would "
                 "change at the central index: nothing of that is sent. See whether it is the right archive, then run "
@@ -345,6 +355,7 @@ class Sweep:
         self._wait_for_the_end()
 
     def _send_kept_back(self) -> None:
+        self._hold_if_too_many(len(self._kept_back) + len(self._gone))
         if not self.result.held:
             self._send(self._kept_back)
         self._kept_back = []
@@ -371,6 +382,8 @@ class Sweep:
         held = self._gone.count(gone, self.result, accept=self._accept)
         if held and not self.result.held:
             self._hold(held)
+        # What the index has beyond the ledger is known only now.
+        self._hold_if_too_many(self.result.missing + self.result.stale + self.result.extra)
         if self.result.held:
             return
         for entry in gone:

@@ -64,7 +64,8 @@ class Sample:
     ``waiting`` those that wait for quiet or are being sent. ``parked_reasons``: the most frequent ones of what is parked,
     with their number. ``idle_seconds``: since when the loop hasn't moved. ``blocked``: it waits for the index, for quiet or
     for the disk, which is no fault of its own. ``rows_read`` and ``bytes_read`` count from the start.
-    ``clock_difference_seconds``: the database's clock minus ours.
+    ``clock_difference_seconds``: the database's clock minus ours. ``at_index``: how many studies the ledger knows, over all
+    starts.
     """
 
     position: str | None
@@ -82,6 +83,7 @@ class Sample:
     clock_difference_seconds: float
     idle_seconds: float
     blocked: bool
+    at_index: int | None = None
 
 
 class Observer:

@@ -161,12 +161,21 @@ class _Page:
             (
                 say("delivered"),
                 self._count(report.delivered),
-                say("since_start", time=self._clock(report.started_at)),
+                say("since_start", time=self._clock(report.started_at))
+                + (
+                    ""
+                    if report.at_index is None
+                    else f"; {say('in_all', count=self._count(report.at_index))}"
+                ),
             ),
             (
                 say("under_way"),
                 self._count(max(report.queued or 0, report.waiting or 0)),
-                say("queued", count=self._count(report.queued)),
+                say(
+                    "under_way_more",
+                    waiting=self._count(max(0, (report.waiting or 0) - (report.queued or 0))),
+                    queued=self._count(report.queued),
+                ),
             ),
             (
                 say("parked"),
@@ -246,8 +255,8 @@ class _Page:
         )
         rows = [
             ("position", f"<code>{escape(report.position)}</code>" if report.position else say("unknown")),
-            ("server", f"<code>{escape(report.server)}</code>" if report.server else say("unknown")),
-            ("settled_until", self._time(report.settled_until)),
+            ("database", f"<code>{escape(report.database)}</code>" if report.database else say("unknown")),
+            ("settled_until", f"{self._time(report.settled_until)} <small>({say('on_purpose')})</small>"),
             ("checkpoint", self._time(report.checkpoint_at)),
             ("retried", self._count(report.retried)),
             ("last_pass", self._passed()),

@@ -10,7 +10,7 @@ from cdc_indexer import __version__
 from cdc_indexer.model.errors import IndexerError, NoBinlog, SchemaError, StateError, StorageError
 from cdc_indexer.model.position import Position
 from cdc_indexer.monitor.causes import Cause, Problem, as_sentence, parked_problem, worst_first
-from cdc_indexer.monitor.report import Report, iso, judged, moment
+from cdc_indexer.monitor.report import Report, database_of, iso, judged, moment
 from cdc_indexer.monitor.texts import span
 from cdc_indexer.monitor.unquiet import Unquiet
 from cdc_indexer.source import catalogue
@@ -61,7 +61,7 @@ class Offline:
         before = last.to_json() if last is not None else {}
         kept: dict[str, Any] = {
             name: before.get(name)
-            for name in ("delivered", "retried", "last_error", "last_delivery_at", "started_at")
+            for name in ("delivered", "retried", "at_index", "last_error", "last_delivery_at", "started_at")
         }
         return Report(
             version=__version__,
@@ -75,6 +75,7 @@ class Offline:
             ),
             **kept,
             **self._known,
+            database=database_of(self._settings),
         )
 
     def _wrong(self, cause: Cause, message: str, since: float | None = None) -> None:

@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cdc_indexer.monitor.causes import Level, Problem
+from cdc_indexer.source.errors import address_of
+
+if TYPE_CHECKING:
+    from cdc_indexer.model.settings import Settings
 
 __all__ = ["FILE_NAME", "PASS_COUNTS", "Report", "iso", "moment"]
 
@@ -30,7 +34,8 @@ class Report:
     ``running``: a `run` is active; ``service``: it is, or the last one was, one that stays. ``problems`` are {cause, level,
     since, message}, the worst first; ``held`` is the one of them because of which nothing is sent until somebody mends it.
     ``delivered``, ``retried``: since the start of that `run`. ``parked`` are there now; ``parked_reasons`` are {reason,
-    count}. ``last_hour``: studies delivered in each of the last 60 minutes, the oldest first. ``last_pass``: what the last
+    count}. ``at_index``: studies that the ledger knows, over all starts. ``database``: its name and where it is.
+    ``last_hour``: studies delivered in each of the last 60 minutes, the oldest first. ``last_pass``: what the last
     comparison of archive and index came to, as `reconcile --json` says it; None: there was none.
     """
 
@@ -63,6 +68,8 @@ class Report:
     started_at: str | None = None
     pid: int | None = None
     last_hour: list[int] | None = None
+    database: str | None = None
+    at_index: int | None = None
     last_pass: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -77,6 +84,11 @@ class Report:
             return cls(**{name: value for name, value in content.items() if name in names})
         except TypeError:
             return None
+
+
+def database_of(settings: Settings) -> str:
+    """The archive's database as people know it: its name, and where it is."""
+    return f"{settings.database.name} ({address_of(settings.database)})"
 
 
 def judged(problems: Sequence[Problem], fine: str) -> dict[str, Any]:

@@ -102,18 +102,27 @@ def lines(shown: Report) -> list[tuple[str, str]]:
             if shown.delivered
             else count(shown.delivered),
         ),
+        ("at the index", count(shown.at_index)),
         ("last delivery", when(shown.last_delivery_at)),
         ("queued", count(shown.queued)),
-        ("waiting", count(shown.waiting)),
+        (
+            "waiting",
+            say(f"{waiting} (until they are quiet, or being sent)")
+            if (waiting := count(shown.waiting)) not in ("", "0")
+            else waiting,
+        ),
         ("parked", f"{count(shown.parked)}{f' ({reasons})' if reasons else ''}"),
         (
             "last pass",
             f"{when(last.get('at'))}: {passed(last, current())}" if (last := shown.last_pass) else "",
         ),
         ("last error", f"{say(error['message'])} ({when(error['time'])})" if error else say("none")),
-        ("complete until", when(shown.settled_until)),
+        (
+            "complete until",
+            say(f"{settled}; ten minutes back on purpose") if (settled := when(shown.settled_until)) else "",
+        ),
         ("checkpoint", when(shown.checkpoint_at)),
-        ("server", shown.server or ""),
+        ("database", shown.database or ""),
         ("centre", shown.center),
         ("version", shown.version),
     ]

@@ -19,7 +19,7 @@ from cdc_indexer.monitor.causes import as_sentence
 from cdc_indexer.monitor.health import Health
 from cdc_indexer.monitor.logs import describe
 from cdc_indexer.monitor.metrics import Metrics
-from cdc_indexer.monitor.report import FILE_NAME, MINUTES, Report, iso, judged
+from cdc_indexer.monitor.report import FILE_NAME, MINUTES, Report, database_of, iso, judged
 from cdc_indexer.state import requests as handover
 
 if TYPE_CHECKING:
@@ -235,6 +235,7 @@ class Watch(Observer):
                     {"reason": as_sentence(reason), "count": count} for reason, count in sample.parked_reasons
                 ],
                 "checkpoint_at": iso(sample.checkpoint_at),
+                "at_index": sample.at_index,
             }
         return Report(
             version=__version__,
@@ -253,6 +254,7 @@ class Watch(Observer):
             pid=os.getpid(),
             last_hour=hour,
             last_pass=self._last_pass,
+            database=database_of(settings),
             **known,  # type: ignore[arg-type]
         )
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from cdc_indexer.model.changes import Closing, Parking
+from cdc_indexer.model.changes import Closing, Parking, State
+from cdc_indexer.model.ledger import Entry
+from cdc_indexer.model.study import study_key
 
 SCHEMA = """
 CREATE TABLE parked (
@@ -47,6 +49,20 @@ WHERE study_key = ? AND closed_at IS NULL
 """
 
 _MAX_PK = 2**63 - 1
+
+
+def close_unnamed(db: sqlite3.Connection, entries: Iterable[Entry]) -> bool:
+    """What was parked of a study while it had no UID is closed once it went out under one; whether a document was erased."""
+    if not db.execute(
+        "SELECT 1 FROM parked WHERE closed_at IS NULL AND study_key >= '#' AND study_key < '$' LIMIT 1"
+    ).fetchall():
+        return False
+    keys = [
+        (State.SUPERSEDED.value, now(), study_key("", entry.study_pk))
+        for entry in entries
+        if entry.digest is not None and entry.study_iuid != study_key("", entry.study_pk)
+    ]
+    return sum(db.execute(f"{CLOSE} study_key = ?", key).rowcount for key in keys) > 0
 
 
 def put(db: sqlite3.Connection, changes: Iterable[Parking | Closing]) -> bool:

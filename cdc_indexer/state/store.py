@@ -47,7 +47,7 @@ LEDGER_DAMAGED = "ledger_damaged"
 #: How many entries the ledger has; kept here because counting a million takes a while.
 _COUNT = "ledger_count"
 
-_WRITER_KILOBYTES, _READER_KILOBYTES, _UPKEEP_KILOBYTES = 4000, 2000, 500
+_WRITER_KILOBYTES, _READER_KILOBYTES, _UPKEEP_KILOBYTES = 1000, 500, 500
 
 #: How long the write-ahead log may grow before a commit is made to wait for the end of a checkpoint, in pages.
 _LOG_PAGES = 2000
@@ -225,7 +225,10 @@ class Store:
         write(db, "settled", changes.settled.items())
         jobs = changes.jobs.items()
         write(db, "jobs", [(name, None if job is None else _json(dict(job))) for name, job in jobs])
-        return count, bool(changes.parking) and _parking.put(db, changes.parking.values())
+        erased = bool(changes.parking) and _parking.put(db, changes.parking.values())
+        if changes.ledger:
+            erased |= _parking.close_unnamed(db, changes.ledger.values())
+        return count, erased
 
     def tidy(self) -> None:
         """Moves what was written from the log into the file; to be called now and then, by a thread of its own.

@@ -33,8 +33,9 @@ _DATABASE = "pacsdb"
 _CENTER = "000"
 #: So many are in the archive before the indexer comes; the rest is stored while it runs.
 _HELD_STUDIES = 2_500
-#: An archive counts a minute after the last image; the simulator after seconds, and so the indexer needn't wait longer.
-_SETTLE_SECONDS = 2.0
+#: An archive counts a minute after the last image; the simulator at once, and so the indexer needn't wait longer: what
+#: people see first are studies with their images.
+_SETTLE_SECONDS = 0.5
 _START_SECONDS = 30.0
 _CATCH_UP_SECONDS = 60.0
 #: Differences that stay the same for so long stay.

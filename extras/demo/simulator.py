@@ -1,7 +1,7 @@
 """Stores studies the way a DCM4CHEE 2.x archive does: its statements, in its order, in transactions cut as it cuts them.
 
 One transaction for a study's first image: the patient if it is new, the study without its patient and with nothing counted,
-its patient by UPDATE, a series and an instance. Further series follow, and some seconds later (an archive takes
+its patient by UPDATE, a series and an instance. Further series follow, and a moment later (an archive takes
 a minute) the counts and the modality. Now and then a name is corrected, and two patients are merged.
 """
 
@@ -26,7 +26,7 @@ _RENAMES_EVERY = 25
 _MERGES_EVERY = 40
 #: Rows in series and instance; the counts in study are the real ones.
 _SERIES_AT_MOST = 8
-_COUNTED_AFTER_SECONDS = (1.5, 4.0)
+_COUNTED_AFTER_SECONDS = (0.2, 0.6)
 
 
 @dataclass
@@ -148,7 +148,7 @@ class Simulator:
     def _later(self, series_left: int) -> float:
         """When the next series comes, or the archive has counted."""
         shortest, longest = _COUNTED_AFTER_SECONDS
-        return time.monotonic() + (0.2 if series_left else self._rng.uniform(shortest, longest))
+        return time.monotonic() + (0.1 if series_left else self._rng.uniform(shortest, longest))
 
     def _add_series(self, study_pk: int, study: SampleStudy) -> None:
         series_pk = self._insert(

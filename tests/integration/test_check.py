@@ -587,6 +587,10 @@ def test_an_administrator_who_sees_nothing(shared: Pacs, indexer: Indexer) -> No
     findings = list(preflight(service, Following(1), service))
     assert only(findings, "triggers").status is FAILED
     assert "sees no triggers" in only(findings, "triggers").message
+    # Who may not see it can't say that it isn't there.
+    nowhere = service.model_copy(update={"name": "nowhere"})
+    findings = list(preflight(nowhere, Following(1), nowhere))
+    assert "The server has no database" not in only(findings, "database.name").message
     wrong = service.model_copy(update={"password": SecretStr("wrong")})
     finding = only(list(preflight(service, Following(1), wrong)), "administrator")
     assert finding.status is FAILED

@@ -126,3 +126,18 @@ def test_a_study_that_is_not_parked_is_one_sentence(parked: Indexer) -> None:
         done = parked.run("parked", command, "1.9")
         assert done.returncode == 1
         assert done.stderr == "cdc-indexer: Nothing of a study 1.9 is parked: `parked list` shows what is.\n"
+
+
+def test_a_study_that_got_its_uid_is_parked_no_more(pacs: Pacs, receiver: Receiver, tmp_path: Path) -> None:
+    indexer = Indexer(tmp_path / "indexer", pacs, receiver.url, delivery={"settle_seconds": 0.2})
+    with pacs.transaction():
+        study_pk = pacs.store_study("1.1")
+        pacs.execute("UPDATE study SET study_iuid = '' WHERE pk = %s", (study_pk,))
+    pacs.store_study("1.2")
+    assert indexer.run("run", "--until-caught-up").returncode == 0, indexer.log
+    assert [entry["study_pk"] for entry in entries(indexer)] == [study_pk]
+    pacs.execute("UPDATE study SET study_iuid = '1.3' WHERE pk = %s", (study_pk,))
+    assert indexer.run("run", "--until-caught-up").returncode == 0, indexer.log
+    assert sorted(receiver.study_iuids())[-2:] == ["1.2", "1.3"]
+    assert entries(indexer) == []
+    assert [entry["state"] for entry in entries(indexer, "--all")] == ["superseded"]

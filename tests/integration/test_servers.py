@@ -44,6 +44,7 @@ def test_two_servers_differ_and_survive_kill_and_restart(new_server: Callable[..
     assert other.execute("SELECT @@log_bin") == [(0,)]
     if not one.is_mariadb:
         assert one.execute("SELECT @@server_uuid") != other.execute("SELECT @@server_uuid")
+    assert one.execute("SELECT @@tmpdir") != other.execute("SELECT @@tmpdir")
     one.create_database("kept")
     for interrupt in (one.kill, one.stop):
         port = one.port

@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -319,3 +320,34 @@ def test_how_many_sessions_the_account_may_have(
     assert found.status is status
     if status is not Status.OK:
         assert "WITH MAX_USER_CONNECTIONS 4" in found.remedy
+
+
+@pytest.mark.one_server
+def test_whatever_was_changed_in_the_files_counts_after_sighup(
+    archive: Pacs, receiver: Receiver, indexer: Indexer
+) -> None:
+    indexer.settings["delivery"] = {"settle_seconds": 600}
+    indexer.settings["stream"] = {"heartbeat_seconds": 1, "audit_seconds": 600}
+    indexer.write_files()
+    with indexer.running():
+        wait_until(lambda: indexer.caught_up, what="caught up")
+        indexer.settings["delivery"] = {"settle_seconds": 0.3}
+        indexer.settings["stream"] = {"heartbeat_seconds": 0.5, "audit_seconds": 0.5, "server_id": 4_242}
+        port = free_port()
+        indexer.settings["monitor"] = {"listen": f"127.0.0.1:{port}"}
+        indexer.settings["log"] = {"format": "console"}
+        indexer.write_files()
+        assert indexer.process is not None
+        indexer.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "settings read again" in indexer.log, what="read again")
+        wait_until(lambda: "is connected to anew" in indexer.log, what="a stream under the new number")
+        pk = archive.store_study("1.1")
+        archive.update_counts(pk, 1, 7, "CT")
+        wait_until(lambda: receiver.holds().get("1.1", {}).get("study_instances") == 7, what="quiet soon")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as page:
+            assert page.status == 200
+        # What the log doesn't show the audit finds, as often as is said now.
+        archive.execute("SET SESSION sql_log_bin = 0")
+        archive.store_study("1.2")
+        wait_until(lambda: "1.2" in receiver.study_iuids(), what="audited")
+    assert '"event": "settings read again"' not in indexer.log, "for people since then"

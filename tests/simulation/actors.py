@@ -11,7 +11,7 @@ from cdc_indexer.flow.compare import compare
 from cdc_indexer.flow.readings import Found
 from cdc_indexer.model.outcome import Outcome
 from cdc_indexer.model.study import names, study_key
-from tests.simulation.auditing import auditor, measure_clock
+from tests.simulation.auditing import auditor, look_up, measure_clock
 from tests.simulation.index import Request
 from tests.simulation.process import Away, Process, Steps
 from tests.simulation.readers import once, patients, stream, verify
@@ -262,19 +262,24 @@ def sweep(p: Process) -> Steps:
 
 
 def retry(p: Process) -> Steps:
-    """Parked studies that somebody marked, and those that were parked on a wrong suspicion."""
+    """The tick: parked studies that somebody marked, and those that were parked on a wrong suspicion.
+
+    And what wasn't looked up, since the ledger was begun anew in that moment.
+    """
     core, world = p.core, p.world
     disk = world.disk
     while True:
         yield (
             lambda: (
-                (p.unpark_since is not None and not core.parts.results.pending)
+                (core.intake.looking_up and world.seconds >= p.look_up_at)
+                or (p.unpark_since is not None and not core.parts.results.pending)
                 or any(
                     parked.retry and core.parts.cases.get(key) is None and core.backfills.room()
                     for key, parked in disk.parked.items()
                 )
             )
         )
+        yield from look_up(p)
         if p.unpark_since is not None and not core.parts.results.pending:
             for parked in disk.parked.values():
                 if parked.at >= p.unpark_since and parked.parking.status is not None:

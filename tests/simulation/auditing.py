@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 HOLD_BACK = timedelta(minutes=10)
 AUDIT_SECONDS = 60.0
+TICK_SECONDS = 1.0
 _ID_MAX = 2**64 - 1
 GONE_SECONDS = 600.0
 PAGE = 3
@@ -52,6 +53,7 @@ def take_rows(
 def look_up(p: Process) -> Steps:
     intake = p.core.intake
     if intake.looking_up:
+        p.look_up_at = p.world.seconds + TICK_SECONDS
         epoch, keys = intake.to_look_up()
         yield None
         entries = p.world.disk.lookup(keys)

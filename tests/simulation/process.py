@@ -149,6 +149,8 @@ class Process:
         #: How many rows were new.
         self.found = 0
         self.unpark_since: float | None = None
+        #: When the tick looks up what nobody else has.
+        self.look_up_at = 0.0
         #: Wanted of the feeder: whether from the beginning; None: nothing.
         self.initial_wanted: bool | None = mode == "initial" or None
         self.sweep_wanted = 0

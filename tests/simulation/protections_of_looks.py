@@ -115,8 +115,8 @@ def _(put: Any) -> None:
 def _(put: Any) -> None:
     real = decide.decide
 
-    def by_row(policy: Any, entry: Any, seen: Any, hints: Hints, *, stable: bool = True) -> Any:
-        return real(policy, entry, None if hints.gone else seen, hints, stable=stable)
+    def by_row(policy: Any, entry: Any, seen: Any, hints: Hints, **named: Any) -> Any:
+        return real(policy, entry, None if hints.gone else seen, hints, **named)
 
     put(looks, "decide", by_row)
 

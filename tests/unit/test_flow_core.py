@@ -18,7 +18,7 @@ from cdc_indexer.flow.order import Order, Send
 from cdc_indexer.flow.patients import PatientChange
 from cdc_indexer.flow.policy import Policy
 from cdc_indexer.flow.progress import Progress
-from cdc_indexer.flow.readings import Found
+from cdc_indexer.flow.readings import Found, Reading
 from cdc_indexer.flow.unproven import MANY, Accepted, Unproven, shows_loss
 from cdc_indexer.model.changes import Changes, Closing, Parking, State
 from cdc_indexer.model.ledger import Entry
@@ -86,13 +86,17 @@ class Drive:
         entries = {key: self.ledger[key] for key in keys if key in self.ledger}
         self.core.intake.looked_up(epoch, keys, entries, self.now)
 
-    def read(self, *studies: dict[str, object]) -> int:
-        """One reading of the view, which holds these; how many studies it was for."""
+    def begin(self) -> Reading | None:
+        """A reading begins, if something is to be read."""
         reading = self.core.looks.begin(self.now)
         if reading is None:
-            # Perhaps a version couldn't be drawn yet.
-            self.write()
+            self.write()  # perhaps the bound of the versions had to be moved
             reading = self.core.looks.begin(self.now)
+        return reading
+
+    def read(self, *studies: dict[str, object]) -> int:
+        """One reading of the view, which holds these; how many studies it was for."""
+        reading = self.begin()
         if reading is None:
             return 0
         entries = {key: self.ledger[key] for key in reading.keys if key in self.ledger}
@@ -452,7 +456,7 @@ def test_a_page_does_not_go_out_after_what_was_read_later() -> None:
     """The other reading drew its version first, and read last."""
     drive = Drive()
     drive.core.backfills.hint("1.2", 5, drive.now, insist=Insist.RESEND, seed="s")
-    reading = drive.core.looks.begin(drive.now)
+    reading = drive.begin()
     version = drive.core.looks.draw(drive.now)
     assert reading is not None
     assert version is not None
@@ -518,7 +522,7 @@ def test_a_row_that_the_stream_brings_again_while_an_old_reading_has_it_is_not_f
     core.intake.restart_stream(Position("bin.1", 4), epoch=1)
     core.intake.take(row(7, operation), drive.now, streamed=True)
     drive.seconds += 6
-    reading = core.looks.begin(drive.now)
+    reading = drive.begin()
     assert reading is not None
     core.intake.restart_stream(Position("bin.1", 4), epoch=2)
     assert not core.intake.take(row(7, operation), drive.now, streamed=True)
@@ -543,7 +547,7 @@ def test_another_server_s_change_of_a_patient_does_not_end_the_one_of_now() -> N
         assert page is not None
         drive.core.backfills.end_page(page, [study()], drive.now, limit=9, epoch=page.epoch)
         if server == "s":
-            reading = drive.core.looks.begin(drive.now)
+            reading = drive.begin()
             assert reading is not None
             drive.core.looks.end(reading, Found(reading.epoch, {5: study()}), drive.now)
             (send,) = drive.take()

@@ -241,6 +241,8 @@ def test_a_version_goes_in_a_header(tmp_path: Path, receiver: Receiver, body: by
         (5, {"status": "Stale", "version": 2**70}, Kind.HELD, None),
         (None, {"detail": "exists", "version": 9}, Kind.ALREADY_THERE, None),
     ],
+    # Of their own: the time of day in a name would be another one in each process that runs tests.
+    ids=range(12),
 )
 def test_a_newer_version_at_the_index(
     tmp_path: Path, receiver: Receiver, version: int | None, body: Any, kind: Kind, newer: int | None
