@@ -137,7 +137,6 @@ class Feeder:
                 with engine.inside() as core:
                     core.backfills.begin_ledger()
                 engine.remember(Wanted.NAME, None)
-                engine.remember("webservice_url", engine.settings.webservice_url)
             while True:
                 self._initial = Initial(
                     engine,

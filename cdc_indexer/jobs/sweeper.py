@@ -95,6 +95,7 @@ class Sweeper:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._sweep: Sweep | None = None
+        self._url = engine.settings.webservice_url
         self._request: ReconcileRequest | None = None
         self._until: float | None = None
         self._ready = False
@@ -185,6 +186,9 @@ class Sweeper:
 
     def look(self) -> None:
         """Begins a pass when one is due, and answers who has asked for one."""
+        if (url := self._engine.settings.webservice_url) != self._url:
+            self._url = url
+            self.want("webservice_url is another one")
         if self.active:
             self._answer()
             return

@@ -122,6 +122,28 @@ def test_a_view_that_is_broken_empties_no_index(pacs: Pacs, receiver: Receiver, 
     assert set(receiver.holds()) == {"1.0"}
 
 
+def test_another_archive_by_mistake_empties_no_index(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer
+) -> None:
+    """Few enough for the other valve, and nothing that is missing or stale: what is gone counts by itself."""
+    stored = [f"1.{number}" for number in range(20)]
+    for uid in stored:
+        pacs.store_study(uid)
+    assert indexer.run("initial").returncode == 0
+    other = Pacs.create(pacs.server)
+    try:
+        indexer.settings["database"]["name"] = other.name
+        indexer.write_files()
+        with indexer.running():
+            wait_until(lambda: "a sweep is held" in indexer.log, what="held")
+        assert set(receiver.holds()) == set(stored)
+        # The one who says that it is right has it done.
+        assert reconcile(indexer, "--accept")["extra"] == 20
+        assert not receiver.holds()
+    finally:
+        other.destroy()
+
+
 def test_rows_of_the_archive_that_nobody_saw_are_found_after_a_purge(
     pacs: Pacs, receiver: Receiver, indexer: Indexer
 ) -> None:
