@@ -37,9 +37,9 @@ class FakeEngine:
         self.sending = SimpleNamespace(known=SimpleNamespace(features=features))
         self.settings = SimpleNamespace(
             state_dir=state_dir,
-            webservice_url="https://index.example.org/",
             reconcile=SimpleNamespace(every_hours=0),
             center="000",
+            webservice_url="https://index/",
         )
         self.core = SimpleNamespace(parts=SimpleNamespace(believed=True))
 
