@@ -146,7 +146,10 @@ def test_an_index_that_went_back_in_time_heals_by_itself(
     assert "lost something" in indexer.log
 
 
-def test_a_start_without_a_state_sends_only_what_differs(pacs: Pacs, index: Index, indexer: Indexer) -> None:
+@pytest.mark.parametrize("command", ["run", "initial"])
+def test_a_start_without_a_state_sends_only_what_differs(
+    command: str, pacs: Pacs, index: Index, indexer: Indexer
+) -> None:
     for number in range(10):
         pacs.store_study(f"1.{number}")
     with indexer.running():
@@ -154,9 +157,12 @@ def test_a_start_without_a_state_sends_only_what_differs(pacs: Pacs, index: Inde
     shutil.rmtree(indexer.state_dir)
     versions = index.rows("SELECT study_iuid, versions FROM studies ORDER BY study_iuid")
     pacs.store_study("1.20")
-    with indexer.running():
-        wait_until(lambda: len(in_index(index)) == 11, what="the eleventh")
-        wait_until(lambda: indexer.caught_up, what="caught up")
+    if command == "initial":
+        assert indexer.run("initial").returncode == 0
+    else:
+        with indexer.running():
+            wait_until(lambda: len(in_index(index)) == 11, what="the eleventh")
+            wait_until(lambda: indexer.caught_up, what="caught up")
     assert in_index(index) == in_archive(pacs)
     now = dict(index.rows("SELECT study_iuid, versions FROM studies"))
     assert [(uid, now[uid]) for uid, _ in versions] == versions
