@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from benchmarks import archive_updates, index, measurements, region, state, sweeping, triggers
+from benchmarks import archive_updates, converging, index, measurements, region, state, sweeping, triggers
 from benchmarks.measurements import AnyReceiver, Figures
 from benchmarks.receiver import NginxMissing, Receiver
 from benchmarks.report import Report
@@ -57,8 +57,8 @@ CASES = (
     "sizes",
 )
 
-#: Only when named: takes a quarter of an hour.
-EXTRA_CASES = ("million",)
+#: Only when named: each takes a quarter of an hour or more.
+EXTRA_CASES = ("million", "converge")
 
 
 @dataclass(frozen=True)
@@ -241,6 +241,16 @@ class Bench:
             self._report.add(
                 f"{self._server.flavour}: a sweep of {count:,} equal studies", Ours.name, figures
             )
+
+    def converge(self) -> None:
+        self._number += 1
+        converging.measure(
+            self._directory / str(self._number),
+            self._server,
+            self._sizes.state,
+            3 if self._sizes.runs == 1 else 10,
+            lambda case, figures: self._report.add(f"{self._server.flavour}: {case}", Ours.name, figures),
+        )
 
     def index(self) -> None:
         for _ in range(self._sizes.runs):

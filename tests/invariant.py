@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,9 @@ from typing import Any
 
 from cdc_indexer.state.parked_studies import ParkedStudies
 from tests.pacs import Pacs
+
+#: A description that says how often it was changed.
+_NUMBERED = re.compile(r"V(\d+)")
 
 _FIELDS = (
     "patient_pk",
@@ -62,6 +66,7 @@ def judge(entries: Iterable[Any], committed: Iterable[str], parked: Iterable[str
     bodies: dict[str, set[str]] = defaultdict(set)
     keys_of: dict[str, set[str]] = defaultdict(set)
     counts: dict[str, list[int]] = defaultdict(list)
+    texts: dict[str, list[int]] = defaultdict(list)
     for entry in entries:
         body: Mapping[str, Any] = entry.json
         accepted_uids.add(body["study_iuid"])
@@ -70,6 +75,8 @@ def judge(entries: Iterable[Any], committed: Iterable[str], parked: Iterable[str
         bodies[entry.idempotency_key].add(text)
         keys_of[text].add(entry.idempotency_key)
         counts[body["study_iuid"]].append(body["study_instances"] or 0)
+        if found := _NUMBERED.fullmatch(body["study_description"] or ""):
+            texts[body["study_iuid"]].append(int(found[1]))
     parked = set(parked)
     return Verdict(
         committed=len(committed),
@@ -78,8 +85,13 @@ def judge(entries: Iterable[Any], committed: Iterable[str], parked: Iterable[str
         repeated=sum(count - 1 for count in times.values()),
         same_key_different_body=tuple(key for key, texts in bodies.items() if len(texts) > 1),
         same_body_different_key=tuple(text for text, keys in keys_of.items() if len(keys) > 1),
-        # The tests only ever let a study grow: an older version that comes later has fewer images.
-        order_violations=sum(1 for seen in counts.values() for left, right in pairwise(seen) if right < left),
+        # The tests only ever let a study grow, and number its texts: an older version that comes later has less of one.
+        order_violations=sum(
+            1
+            for seen in (*counts.values(), *texts.values())
+            for left, right in pairwise(seen)
+            if right < left
+        ),
     )
 
 

@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415 - imports inside the commands, as in cli.py
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -82,9 +83,14 @@ _HEADER = ("entry", "state", "parked at", "study", "study_iuid", "status", "reas
 
 
 def _in_columns(cells: Iterable[str]) -> str:
-    return printable(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, _WIDTHS, strict=True)).rstrip()
-    )
+    """In one line; on a terminal, which may be 80 columns wide, UID and reason have lines of their own."""
+    widths: tuple[int, ...] = _WIDTHS
+    below: list[str] = []
+    if sys.stdout.isatty():
+        *cells, uid, status, reason = cells
+        cells, widths, below = [*cells, status], (*_WIDTHS[:4], _WIDTHS[5]), [uid, reason]
+    line = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
+    return "\n".join(printable(one) for one in (line, *(f"        {one}" for one in below)))
 
 
 def _as_line(entry: ParkedStudy, answer: str | None) -> str:

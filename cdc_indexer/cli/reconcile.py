@@ -51,7 +51,7 @@ def reconcile(
     options = ReconcileOptions(
         since.date() if since else None, until.date() if until else None, report_only, accept
     )
-    with Progressbar() as progressbar:
+    with Progressbar("reconcile") as progressbar:
         result = compare(settings, options, progressbar.show)
     if result is None:
         return DONE

@@ -42,6 +42,7 @@ class Hints:
         rows: outbox rows that settle, in the order in which they came.
         deleted: the last row that says so, as (recorded_at, id); what came before it was of an earlier life of the study.
         gone: the archive was seen to have deleted it: by a row of its own, or in two readings of a sweep.
+        newer: the index has said that it holds a newer version: what the view then lacks, it has to delete.
         changes: patients' changes of which this study is one.
         tickets: of backfills.
         seed: what a resending makes its Idempotency-Key from; with RETRY the key under which it was rejected.
@@ -61,6 +62,7 @@ class Hints:
     live: bool = False
     by_uid: bool = False
     look: bool = False
+    newer: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.rows or self.changes or self.tickets or self.gone or self.insist or self.look)
@@ -100,6 +102,7 @@ class Hints:
             self.insist, self.seed = later.insist, later.seed
         self.live = self.live or later.live
         self.look = self.look or later.look
+        self.newer = self.newer or later.newer
 
 
 @dataclass(slots=True, eq=False)

@@ -91,7 +91,7 @@ def decide(
 
 def _absent(policy: Policy, entry: Entry | None, hints: Hints) -> tuple[Do, Entry | None]:
     """The archive doesn't hold the study."""
-    if not hints.gone:
+    if not (hints.gone or hints.newer):
         # Left to its 'deleted' row, which comes or has come, or to the sweep.
         return Do.NOTHING, entry and replace(entry, unverified=False)
     if entry is None:

@@ -310,6 +310,7 @@ class Looks:
     def stale(self, delivery: Delivery, outcome: Outcome, now: Now) -> None:
         """The index has a newer version: the study is read again, and sent with a higher number."""
         case = delivery.case
+        delivery.hints.newer = True
         if outcome.version is not None:
             self._parts.clock.saw(outcome.version)
             case.stale, pause = 0, 0.0
@@ -341,7 +342,7 @@ class Looks:
         progress.forget(row_id for row_id, _ in hints.rows if row_id not in kept)
         hints.rows, hints.changes = list(kept.items()), ()
         if hints.deleted is None or hints.deleted[1] not in kept:
-            hints.gone, hints.deleted = False, None
+            hints.gone, hints.newer, hints.deleted = False, False, None
         parts.cases.counted(hints)
 
 

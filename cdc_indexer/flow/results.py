@@ -34,8 +34,9 @@ class Results:
         self._forgotten_at = 0
         self.generation = 1
         self._taken = 1
-        #: Whether the ledger says that the index took something; its address counts from then on.
-        self.taken = False
+        #: Where studies go, and where the index that the ledger is about took something last; None: nothing was taken.
+        self.address = ""
+        self.taken_at: str | None = None
         #: Changes when the ledger begins anew, and when that is durable: what was looked up before doesn't count.
         self.ledger_epoch = 0
 
@@ -69,17 +70,21 @@ class Results:
         """The new entry of a study."""
         self._changes.ledger[key] = entry
         self.generation += 1
-        if not self.taken:
-            self._set_taken(entry.version > 0 or entry.digest is not None)
+        if self.taken_at is None:
+            self._changes.meta["ledger_taken"] = False
+            if entry.version > 0 or entry.digest is not None:
+                self.took()
         put_at = self._put_at
         put_at[key] = self._clock.last
         put_at.move_to_end(key)
         if len(put_at) > _REMEMBERED:
             _, self._forgotten_at = put_at.popitem(last=False)
 
-    def _set_taken(self, taken: bool) -> None:
-        self.taken = taken
-        self._changes.meta["ledger_taken"] = taken
+    def took(self) -> None:
+        """The index has taken something: from now on the ledger is about the one at this address."""
+        if self.taken_at != self.address:
+            self.taken_at = self.address
+            self._changes.meta |= {"ledger_taken": True, "webservice_url": self.address}
 
     def put_since(self, key: str, version: int) -> bool:
         """Whether the study may have got an entry after that version was drawn.
@@ -102,7 +107,8 @@ class Results:
         """Forgets what the index was told."""
         self._changes.ledger.clear()
         self._changes.new_ledger = True
-        self._set_taken(False)
+        self.taken_at = None
+        self._changes.meta["ledger_taken"] = False
         self.ledger_epoch += 1
         self.generation += 1
 

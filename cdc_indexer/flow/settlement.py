@@ -103,6 +103,7 @@ class Settlement:
         case, hints, before = delivery.case, delivery.hints, delivery.before
         if accepted:
             entry = delivery.entry
+            self._results.took()
             self.highest = max(self.highest, entry.version)
             held = before.digest if before is not None else None
             self.unproven.accepted(case.key, entry.study_pk, held, entry.digest)

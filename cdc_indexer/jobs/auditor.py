@@ -24,9 +24,11 @@ _QUICK_PAUSE_MAX_SECONDS = 0.15
 
 
 class Auditor:
-    """Audits every ``seconds``, and when asked; ``audited`` is told what each full audit found."""
+    """Audits every ``seconds()``, and when asked; ``audited`` is told what each full audit found."""
 
-    def __init__(self, audit: Audit, seconds: float, runner: Runner, audited: Callable[[int], None]) -> None:
+    def __init__(
+        self, audit: Audit, seconds: Callable[[], float], runner: Runner, audited: Callable[[int], None]
+    ) -> None:
         self._audit = audit
         self._audited = audited
         self._seconds = seconds
@@ -34,14 +36,16 @@ class Auditor:
         self._failed = runner.fail
         self._quick_at = math.inf
         self._quick_pause = 0.0
-        self._full_at = time.monotonic() + seconds
+        self._full_at = time.monotonic() + seconds()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Starts the thread unless it runs, or the job is to end."""
+        """Starts the thread unless it runs, or the job is to end; the table was just read, by settings that may be new."""
         # The worker starts it and the main thread stops it, perhaps at once: only a thread that has begun can be joined.
         with self._changed:
+            self._full_at = min(self._full_at, time.monotonic() + self._seconds())
+            self._changed.notify()
             if self._thread is None and not self._stopping.is_set():
                 self._thread = threading.Thread(target=self._work, name="auditor", daemon=True)
                 self._thread.start()
@@ -87,7 +91,7 @@ class Auditor:
                     self._quick_at = now + self._quick_pause if again else math.inf
                     self._quick_pause *= 2
                 if full:
-                    self._full_at = now + self._seconds
+                    self._full_at = now + self._seconds()
             try:
                 if quick:
                     self._audited(self._audit.quick())

@@ -28,6 +28,9 @@ ALL = "all"
 #: How many studies are offered at a time: a live version of one of them waits until it is sent.
 _CHUNK = 50
 
+#: With a rate so many seconds' worth of them.
+_EVENLY_SECONDS = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class InitialOptions:
@@ -177,12 +180,11 @@ class Initial:
 
     def _offer(self, page: StudyPage, version: int, epoch: int, pace: _Pace) -> None:
         wanted = [values for values in page.studies if self._options.wants(values)]
-        for start in range(0, len(wanted), _CHUNK):
-            if self._cancelled():
-                raise Stopped
+        for start in range(0, len(wanted), pace.together):
             self._engine.wait_for_room_behind()
-            chunk = wanted[start : start + _CHUNK]
-            pace.wait(len(chunk))
+            chunk = wanted[start : start + pace.together]
+            if self._engine.stopping.wait(pace.pause_before(len(chunk))) or self._cancelled():
+                raise Stopped
             self._offer_chunk(chunk, page, version, epoch)
         if page.studies and not self._options.study_iuids:
             with self._engine.inside():
@@ -226,20 +228,20 @@ def decide(engine: Engine, reading: Reading) -> None:
 
 
 class _Pace:
-    """At most ``rate`` a second, evenly."""
+    """At most ``rate`` a second, evenly. ``together``: how many may go at a time."""
 
     def __init__(self, rate: float | None) -> None:
         self._interval = 1 / rate if rate else 0.0
         self._next = time.monotonic()
+        self.together = max(1, min(_CHUNK, int(rate * _EVENLY_SECONDS))) if rate else _CHUNK
 
-    def wait(self, count: int) -> None:
-        if not self._interval:
-            return
-        pause = self._next - time.monotonic()
-        if pause > 0:
-            time.sleep(pause)
+    def pause_before(self, count: int) -> float:
+        """How many seconds to wait before so many go."""
+        now = time.monotonic()
+        pause = max(0.0, self._next - now)
         # A pause that the index made isn't caught up with.
-        self._next = max(self._next, time.monotonic() - self._interval) + self._interval * count
+        self._next = max(self._next, now) + self._interval * count
+        return pause if self._interval else 0.0
 
 
 def study_pk_of(values: Mapping[str, object]) -> int:

@@ -25,7 +25,7 @@ from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.settlement import Result
 from cdc_indexer.jobs.pausing import Pausing
 from cdc_indexer.jobs.policies import policy_of
-from cdc_indexer.jobs.recall import DOCUMENT, OTHER_INDEX, other_document, recall
+from cdc_indexer.jobs.recall import DOCUMENT, MOVED, other_document, recall
 from cdc_indexer.jobs.retries import Retries
 from cdc_indexer.jobs.sending import Sending
 from cdc_indexer.jobs.storage import Storage
@@ -96,7 +96,8 @@ class Engine:
             recalled.clock,
             order,
         )
-        self.core.parts.results.taken = recalled.taken
+        self.core.parts.results.address = settings.webservice_url
+        self.core.parts.results.taken_at = settings.webservice_url if recalled.taken else None
         for name, value in recalled.news.items():
             self.core.parts.results.set(name, value)
         if anew:
@@ -358,21 +359,20 @@ class Engine:
             log.error("center and state_dir can't change while running: restart the service")
             settings = settings.model_copy(update=kept)
         other_address = settings.webservice_url != self.settings.webservice_url
-        if other_address and not self.core.parts.results.taken:
-            self.remember("webservice_url", settings.webservice_url)
-        elif other_address and settings.webservice_url != self.meta.get("webservice_url"):
-            log.warning(OTHER_INDEX)
+        if other_address and self.core.parts.results.taken_at not in (None, settings.webservice_url):
+            log.warning(MOVED)
         if (shape := other_document(self.meta.get(DOCUMENT), settings, self.store.count)) is not None:
             self.remember(DOCUMENT, shape)
-        self.settings = settings
+        before, self.settings = self.settings.stream, settings
         delivery = settings.delivery
         with self.inside() as core:
             core.use(policy_of(settings))
+            core.parts.results.address = settings.webservice_url
             order = core.parts.order
             order.concurrency = order.keeper.concurrency = delivery.concurrency
             order.keeper.give_up_seconds = delivery.give_up_seconds
             order.keeper.mended()
-        if self.source.reload(settings.database):
+        if self.source.reload(settings.database) or (before != settings.stream and self.source.renew()):
             log.info("the archive's database is connected to anew")
         self.sending.reconfigure(other_address=other_address)
         self.observer.reconfigured(settings)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from cdc_indexer.jobs.backfill import Counted, Initial, InitialOptions
+from cdc_indexer.jobs.passes import Wanted
 from cdc_indexer.jobs.resend import Resend, ResendOptions
 from cdc_indexer.model.errors import IndexerError, SourceError, Stopped, StorageError
 from cdc_indexer.state import requests
@@ -135,7 +136,7 @@ class Feeder:
             if options.restart:
                 with engine.inside() as core:
                     core.backfills.begin_ledger()
-                engine.remember("webservice_url", engine.settings.webservice_url)
+                engine.remember(Wanted.NAME, None)
             while True:
                 self._initial = Initial(
                     engine,

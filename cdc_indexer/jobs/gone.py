@@ -82,8 +82,12 @@ class Gone:
         """Those that aren't there after a while either. Raises SourceChanged when the first reading was in another epoch."""
         if not self._entries:
             return []
+        with self._engine.inside() as core:
+            policy = core.parts.policy
+        # Where nothing is deleted, and what comes back is compared with what the index has, nobody has to wait.
+        after_seconds = self._after_seconds if policy.deletes or not policy.updates else 0.0
         last = max(at for _, at in self._entries.values())
-        while (left := last + self._after_seconds - time.monotonic()) > 0:
+        while (left := last + after_seconds - time.monotonic()) > 0:
             self._pause(min(left, 1.0))
         if epoch != self._engine.source.epoch:
             raise SourceChanged("The database is another one than before: what is gone is looked for anew.")

@@ -20,6 +20,7 @@ from cdc_indexer.jobs import backfill
 from cdc_indexer.jobs.backfill import PAGE, Counted, InitialOptions, study_pk_of, take_position
 from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.feeder import request_of
+from cdc_indexer.jobs.passes import Wanted
 from cdc_indexer.jobs.runner import Runner
 from cdc_indexer.jobs.sweep import Sweep
 from cdc_indexer.jobs.way import PATIENCE_SECONDS
@@ -122,6 +123,8 @@ class Alone:
 
     def _work(self) -> None:
         take_position(self._engine)
+        if self._options.restart:
+            self._engine.remember(Wanted.NAME, None)
         if not self._options.restart and not self._options.already_sent:
             self._learn_from_index()
         self._initial.feed()

@@ -22,13 +22,18 @@ if TYPE_CHECKING:
     from cdc_indexer.model.settings import Settings
     from cdc_indexer.state.store import Store
 
-__all__ = ["DOCUMENT", "OTHER_INDEX", "Recalled", "other_document", "recall"]
+__all__ = ["DOCUMENT", "MOVED", "OTHER_INDEX", "Recalled", "other_document", "recall"]
 
 log = structlog.get_logger("cdc_indexer")
 
 OTHER_INDEX = (
     "webservice_url is another one than the studies were sent to so far. If the same index has moved, say so once "
     "with `run --same-index`; if it is another index, send it everything with `initial --restart`."
+)
+
+MOVED = (
+    "webservice_url has changed while studies go there: it is taken for the same index, moved. If it is another index, send "
+    "it everything with `initial --restart`"
 )
 
 _CENTER = "center"
@@ -65,6 +70,8 @@ def recall(store: Store, settings: Settings, *, anew: bool, same_index: bool) ->
     """
     loaded = store.load()
     meta = loaded.meta
+    if store.created and (settings.state_dir / "checkpoint.json").exists():
+        log.warning("state.sqlite is gone, and begins anew: every study in study_service is sent again")
     news: dict[str, Any] = {}
     if meta.get(LEDGER_DAMAGED):
         # Nobody knows any more what the index was told: nothing is called missing, until it is compared or sent anew.

@@ -95,8 +95,9 @@ class _Alone:
         wanted = Wanted.of(engine.meta.get(Wanted.NAME))
         result = self._sweep.feed()
         if self._sweep.whole and not (self._sweep.report_only or result.held):
-            # What was wanted is done.
+            # It is known how much that changes.
             engine.remember("suspicious", None)
+        if self._sweep.whole and not self._sweep.report_only:
             if wanted is not None and (result.index or not wanted.doubt):
                 engine.remember(Wanted.NAME, None)
             engine.flush()

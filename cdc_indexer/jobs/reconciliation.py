@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Difference", "Ranges", "Reconciliation"]
 
 #: So many studies of the view make a range.
-RANGE = 1000
+RANGE = 2000
 
 #: So many studies that the ledger doesn't know are kept before the index is asked.
 _UNKNOWN = 20_000

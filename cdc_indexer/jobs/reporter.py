@@ -194,7 +194,6 @@ class Reporter:
             "last_delivery": summary["last_delivery_at"],
         }
         last = self._engine.meta.get("last_pass")
-        if isinstance(last, dict):
-            names = ("at", "compared", "missing", "stale", "extra", "kept")
-            content["last_pass"] = {name: last.get(name) for name in names}
+        names = ("at", "compared", "missing", "stale", "extra", "kept")
+        content["last_pass"] = {name: last.get(name) for name in names} if isinstance(last, dict) else None
         return content

@@ -99,7 +99,10 @@ class Service:
             engine, self._binlog_end, lambda: self._sweeper.want("the database's clock went back")
         )
         self._auditor = Auditor(
-            self._audit, settings.stream.audit_seconds, self._runner, self._observer.audited
+            self._audit,
+            lambda: engine.settings.stream.audit_seconds,
+            self._runner,
+            self._observer.audited,
         )
         self._sampler = Sampler(engine, self._audit, self._stopping, self._sweeper.want)
         self._feeder = Feeder(engine, self._runner)

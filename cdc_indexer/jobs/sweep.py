@@ -327,8 +327,12 @@ class Sweep:
             self._send(differing)
             return
         self._kept_back += differing
-        changes = len(self._kept_back) + len(self._gone)
-        if changes > _VALVE_CHANGES_PART * max(self._engine.store.count, 1):
+        self._hold_if_too_many(len(self._kept_back) + len(self._gone))
+
+    def _hold_if_too_many(self, changes: int) -> None:
+        """The safety valve for a database that is another one than before."""
+        limit = _VALVE_CHANGES_PART * max(self._engine.store.count, 1)
+        if self._suspicious and not self.result.held and changes > limit:
             self._hold(
                 f"the database is another one than before, and more than {_VALVE_CHANGES_PART:.0%} of the studies would "
                 "change at the central index: nothing of that is sent. See whether it is the right archive, then run "
@@ -351,6 +355,7 @@ class Sweep:
         self._wait_for_the_end()
 
     def _send_kept_back(self) -> None:
+        self._hold_if_too_many(len(self._kept_back) + len(self._gone))
         if not self.result.held:
             self._send(self._kept_back)
         self._kept_back = []
@@ -377,6 +382,8 @@ class Sweep:
         held = self._gone.count(gone, self.result, accept=self._accept)
         if held and not self.result.held:
             self._hold(held)
+        # What the index has beyond the ledger is known only now.
+        self._hold_if_too_many(self.result.missing + self.result.stale + self.result.extra)
         if self.result.held:
             return
         for entry in gone:

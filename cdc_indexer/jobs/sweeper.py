@@ -95,6 +95,7 @@ class Sweeper:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._sweep: Sweep | None = None
+        self._url = engine.settings.webservice_url
         self._request: ReconcileRequest | None = None
         self._until: float | None = None
         self._ready = False
@@ -150,7 +151,22 @@ class Sweeper:
     def _want(self, wanted: Wanted) -> None:
         with self._lock:
             self._wanted = self._wanted.and_also(wanted) if self._wanted is not None else wanted
-        self._engine.remember(Wanted.NAME, self._wanted.to_json())
+            self._engine.remember(Wanted.NAME, self._wanted.to_json())
+
+    def _look_for_a_new_ledger(self) -> None:
+        """`initial --restart` sends everything: what is wanted for the old ledger's sake is over."""
+        with self._lock:
+            if self._wanted is None or self._engine.meta.get(Wanted.NAME) is not None:
+                return
+            self._wanted = None
+        self._believe()
+
+    def _believe(self) -> None:
+        engine = self._engine
+        with engine.inside() as core:
+            core.parts.believed = True
+        for condition in _DOUBTS:
+            engine.observer.condition(condition, None)
 
     @property
     def _comparable(self) -> bool:
@@ -170,6 +186,9 @@ class Sweeper:
 
     def look(self) -> None:
         """Begins a pass when one is due, and answers who has asked for one."""
+        if (url := self._engine.settings.webservice_url) != self._url:
+            self._url = url
+            self.want("webservice_url is another one")
         if self.active:
             self._answer()
             return
@@ -213,6 +232,7 @@ class Sweeper:
         return None
 
     def _due(self) -> _Due | None:
+        self._look_for_a_new_ledger()
         request = self._read_request()
         if not self._ready or time.monotonic() < self._not_before:
             return None
@@ -311,18 +331,15 @@ class Sweeper:
         with self._lock:
             if self._wanted != wanted:
                 return  # something has happened since it began
-            # What is held is released by who looks at it; an index that can't be compared stays in doubt.
-            believed = bool(not doubt or (result.index and not result.held))
+            # An index that couldn't be compared stays in doubt.
+            believed = not doubt or result.index
             self._wanted = None if believed else Wanted("", doubt, wanted.id)
         engine.remember(Wanted.NAME, None if believed else {"reason": "", "doubt": doubt, "id": wanted.id})
         if doubt and (not believed or doubt == Condition.OTHER_WRITER.value):
             # As long as the other one sends, it would be compared all the time.
             self._doubt_not_before = time.monotonic() + _DOUBT_AGAIN_SECONDS
         if believed and doubt:
-            with engine.inside() as core:
-                core.parts.believed = True
-            for condition in _DOUBTS:
-                engine.observer.condition(condition, None)
+            self._believe()
             log.info("the ledger is believed again: archive and index were compared")
 
     def _answer(self, *, done: bool = False) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import structlog
 
+from cdc_indexer.jobs.unrecorded import Unrecorded
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import IndexerError
 from cdc_indexer.model.observer import Condition
@@ -37,6 +39,10 @@ _SAID = (
     "the table was swapped); these studies are sent all the same. Run extras/add_indexer.sql again "
     "(add_indexer_arc5.sql for dcm4chee-arc 5)"
 )
+_CHANGED = (
+    "Studies change in the archive, and its triggers don't record all of that (some were dropped, or a table was swapped): "
+    "such changes are sent all the same, later. Run extras/add_indexer.sql again (add_indexer_arc5.sql for dcm4chee-arc 5)"
+)
 #: Only dcm4chee-arc 5 has versions that differ in this.
 _UPGRADED = "The archive was upgraded: run extras/add_indexer_arc5.sql again, then `initial`"
 
@@ -53,10 +59,13 @@ class TriggersWatch:
         self._outbox = Outbox(engine.source)
         self._every_seconds = failpoints.seconds("triggers", _EVERY_SECONDS)
         self._next_at = 0.0
-        self._said = False
+        self._said: str | None = None
         self._version_said = False
         #: Missing in the last look; a study counts when it is missing twice.
         self._missing: set[int] = set()
+        self._unrecorded = Unrecorded(engine, self._outbox)
+        #: When a change was last found that nobody recorded; over once one was recorded since.
+        self._changed_at: datetime | None = None
 
     def look(self) -> None:
         """Says when they don't record, and when they do again; what they missed is looked at."""
@@ -65,6 +74,7 @@ class TriggersWatch:
         self._next_at = time.monotonic() + self._every_seconds
         first_pk = self._engine.meta.get(FIRST_PK)
         try:
+            at = self._outbox.now()
             # One after the other: a row is there as soon as its study is.
             newest = self._outbox.newest_studies(_NEWEST)
             self._tell_version(came_since(newest[0]) if newest else None)
@@ -72,19 +82,29 @@ class TriggersWatch:
                 return
             newest = [study for study in newest if names(study)[1] > first_pk]
             recorded = self._outbox.recorded([names(study)[1] for study in newest])
+            changed = self._unrecorded.find([one for one in newest if names(one)[1] in recorded], at)
+            again = self._changed_at is not None and not changed and self._unrecorded.again(self._changed_at)
         except IndexerError:
-            return  # the stream meets the same and says so
+            return  # the stream and the disk meet the same and say so
         missing = {names(study)[1]: names(study)[0] for study in newest if names(study)[1] not in recorded}
         twice = {study_pk: uid for study_pk, uid in missing.items() if study_pk in self._missing}
         self._missing = set(missing)
         with self._engine.inside() as core:
-            for study_pk, uid in twice.items():
+            for study_pk, uid in (twice | changed).items():
                 core.backfills.hint(uid, study_pk, self._engine.now())
+        if changed:
+            self._changed_at = at
+        elif again:
+            self._changed_at = None
         # The newest of all tells how it is now.
         newest_pk = names(newest[0])[1] if newest else 0
         if newest_pk in twice:
             self._tell(_SAID.format(count=len(twice)))
-        elif self._said and newest_pk in recorded:
+        elif self._said and newest_pk not in recorded:
+            return
+        elif changed:
+            self._tell(_CHANGED)
+        elif self._said and self._changed_at is None:
             self._tell(None)
 
     def _tell_version(self, came: str | None) -> None:
@@ -97,11 +117,14 @@ class TriggersWatch:
         self._engine.observer.condition(Condition.OTHER_VERSION, said)
 
     def _tell(self, said: str | None) -> None:
-        if said is not None and not self._said:
+        before, self._said = self._said, said
+        if said is not None and before is None:
             log.error("the triggers don't record", reason=said)
-            self._sweep("the triggers don't record")
         elif said is None:
             log.info("the triggers record again")
-            self._sweep("the triggers didn't record for a while")
-        self._said = said is not None
+        # Once for a while of lost studies, and at its end. Changes may be lost and recorded in turns, where one trigger is
+        # missing: the daily pass is enough for what the looks don't find.
+        loses, lost = said not in (None, _CHANGED), before not in (None, _CHANGED)
+        if loses != lost:
+            self._sweep("the triggers don't record" if loses else "the triggers didn't record for a while")
         self._engine.observer.condition(Condition.NOT_RECORDED, said)

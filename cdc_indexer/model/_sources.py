@@ -137,7 +137,9 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 def _convert(annotation: Any, text: str, variable: str) -> Any:
-    """A variable's text as the type that the file would have; objects are written as JSON."""
+    """A variable's text as the type that the file would have; objects are written as JSON, and null where it may be."""
+    if text == "null" and type(None) in _leaves(annotation):
+        return None
     if _model_in(annotation) or get_origin(annotation) is dict:
         try:
             value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)

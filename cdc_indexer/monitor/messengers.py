@@ -19,6 +19,7 @@ import requests
 
 from cdc_indexer import __version__
 from cdc_indexer.model.alert_settings import webhook_key
+from cdc_indexer.monitor.language import say
 from cdc_indexer.monitor.terminal import printable
 from cdc_indexer.monitor.texts import clock_time, span
 
@@ -37,7 +38,7 @@ _SUBJECT_CHARACTERS = 120
 
 
 def send_email(settings: EmailSettings, alert: Alert) -> None:
-    """Raises OSError or SMTPException, which is one, when the server doesn't take it."""
+    """In the language of the locale. Raises OSError, of which SMTPException is one, when the server doesn't take it."""
     context = ssl.create_default_context()
     if settings.tls == "tls":
         server: smtplib.SMTP = smtplib.SMTP_SSL(
@@ -62,30 +63,30 @@ def _email(settings: EmailSettings, alert: Alert) -> EmailMessage:
     message["Message-ID"] = f"<{alert.id}@cdc-indexer>"
     # Nobody's holiday notice answers this (RFC 3834).
     message["Auto-Submitted"] = "auto-generated"
-    parts = [f"The indexer of centre {alert.center}."]
+    parts = [say(f"The indexer of centre {alert.center}.")]
     if alert.problems:
         parts += _listed("What is wrong:", alert.problems, alert.at)
     if alert.over:
         parts += _listed("What is over:", alert.over, alert.at)
     if not alert.problems:
-        parts += ["", "Studies go out as they are stored."]
+        parts += ["", say("All is well: studies go out as they are stored.")]
     message.set_content("\n".join(parts) + "\n")
     return message
 
 
 def _listed(title: str, problems: Sequence[Problem], at: float) -> list[str]:
-    lines = ["", title]
+    lines = ["", say(title)]
     for problem in problems:
         since = ""
         if problem.since:
             began = datetime.fromtimestamp(problem.since, timezone.utc)
-            since = f" (since {clock_time(began)}, {span(at - problem.since)})"
-        lines.append(f"- {printable(problem.message)}{since}")
+            since = say(f" (since {clock_time(began)}, {span(at - problem.since)})")
+        lines.append(f"- {printable(say(problem.message))}{since}")
     return lines
 
 
 def _subject(alert: Alert) -> str:
-    text = alert.problems[0].message if alert.problems else "It works again"
+    text = say(alert.problems[0].message if alert.problems else "It works again")
     return printable(f"[cdc-indexer {alert.center}] {text}")[:_SUBJECT_CHARACTERS]
 
 

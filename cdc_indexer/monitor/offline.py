@@ -100,6 +100,8 @@ class Offline:
                 "checkpoint_at": iso(checkpoint.written.timestamp()) if checkpoint.written else None,
                 "last_pass": checkpoint.last_pass,
             }
+            if isinstance(checkpoint.last_pass, dict) and (held := checkpoint.last_pass.get("held")):
+                self._wrong(Cause.CHANGES_HELD, str(held))
         return checkpoint
 
     def _read_copy(self) -> None:

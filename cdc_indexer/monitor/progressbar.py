@@ -26,7 +26,16 @@ log = structlog.get_logger("cdc_indexer")
 class Progressbar:
     """Use as a context manager and call ``show`` often. How far it is goes by study_pk: counting would be a table scan."""
 
-    def __init__(self, *, terminal: bool | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        command: str = "initial",
+        *,
+        terminal: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._command = command
+        #: What ``Counted.sent`` and ``.skipped`` are.
+        self._words = ("compared", "healed") if command == "reconcile" else ("sent", "left_to_run")
         self._clock = clock
         self._terminal = sys.stderr.isatty() if terminal is None else terminal
         self._bar: tuple[Progress, TaskID] | None = None
@@ -67,19 +76,20 @@ class Progressbar:
             task,
             total=total,
             completed=(total or 1) if done else counted.at_pk,
-            sent=f"{counted.sent:,} sent",
+            sent=f"{counted.sent:,} {self._words[0]}",
             parked=f"{counted.parked:,} parked" if counted.parked else "",
             rate=f"{rate:,.0f}/s",
             left="" if done or left is None else f"{_clock_time(left)} left",
         )
 
     def _write_line(self, counted: Counted, rate: float, left: float | None, done: bool) -> None:
-        fields: dict[str, Any] = {"sent": counted.sent, "parked": counted.parked, "per_second": round(rate)}
+        count, rest = self._words
+        fields: dict[str, Any] = {count: counted.sent, "parked": counted.parked, "per_second": round(rate)}
         if counted.skipped:
-            fields["left_to_run"] = counted.skipped
+            fields[rest] = counted.skipped
         if not done and left is not None:
             fields["left"] = _clock_time(left)
-        log.info("initial done" if done else "initial", **fields)
+        log.info(f"{self._command} done" if done else self._command, **fields)
 
 
 def _new_bar() -> tuple[Progress, TaskID]:

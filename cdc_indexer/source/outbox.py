@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cdc_indexer.model.errors import SourceChanged
 from cdc_indexer.model.study import OutboxRow
@@ -44,6 +44,15 @@ class StudyPage:
     studies: list[Mapping[str, object]]
     rows: Mapping[int, list[tuple[int, datetime]]]
     epoch: int
+
+
+class Recorded(NamedTuple):
+    """A row of the outbox without its values."""
+
+    operation: str
+    study_pk: int
+    patient_pk: int | None
+    recorded_at: datetime
 
 
 class Outbox:
@@ -98,6 +107,16 @@ class Outbox:
                 f"ORDER BY recorded_at DESC LIMIT {_LAST}) AS last WHERE operation = 'stored'"
             )
         return rows[0][0]  # type: ignore[no-any-return]
+
+    def recorded_since(self, since: datetime) -> list[Recorded] | None:
+        """What was recorded after that; None when it is more than is looked through."""
+        with self._session() as session:
+            rows = session.rows(
+                f"SELECT operation, study_pk, patient_pk, recorded_at FROM {TABLE} FORCE INDEX (recorded_at) "  # noqa: S608
+                f"WHERE recorded_at > %s ORDER BY recorded_at LIMIT {_LAST}",
+                (since,),
+            )
+        return [Recorded(*row) for row in rows] if len(rows) < _LAST else None
 
     def ids_after(
         self,

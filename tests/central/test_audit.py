@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from itertools import count
 from typing import Any
 
 import pytest
 
+from tests.central import conftest
 from tests.central.conftest import KEYS, READER, Index, MakeIndex, study
 from tests.indexer import wait_until
 
 
 def command(index: Index, *arguments: str) -> subprocess.CompletedProcess[str]:
     options = ["--database", index.database, "--audit-key", str(index.audit_key)]
-    return subprocess.run(
-        [sys.executable, "-m", "central_index", *options, *arguments],
-        capture_output=True, text=True, check=False, timeout=60, cwd=index.directory,
-    )  # fmt: skip
+    return conftest.command(index.directory, *options, *arguments)
 
 
 def of_patient(index: Index, patient: str) -> list[dict[str, Any]]:

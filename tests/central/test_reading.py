@@ -92,6 +92,32 @@ def test_a_filter_that_means_nothing_is_refused(
         assert answer.json()["reason"].startswith(reason)
 
 
+def test_sql_in_every_field_is_text(index: Index) -> None:
+    evil = [
+        "'; DROP TABLE studies; --",
+        '" OR 1=1 --',
+        "' & ! | ( ) : * \\ <-> '",
+        "%",
+        "_",
+        "%s",
+        "?",
+        "$1",
+        ":*",
+        "{}",
+    ]
+    for number, one in enumerate(evil, 1):
+        texts = dict.fromkeys(
+            ("patient_id", "patient_name", "study_description", "study_modality", "accession_number"), one
+        )
+        assert index.post(study(number, **texts, study_iuid=f"{one}{number}")).status_code == 201
+    for number, one in enumerate(evil, 1):
+        for name, value in (("patient_id", one), ("accession_number", one), ("study_iuid", f"{one}{number}")):
+            assert [held["study_pk"] for held in index.studies(**{name: value})] == [number], (name, value)
+        for name in ("patient", "modality", "center"):
+            index.studies(**{name: one})
+    assert len(index.studies()) == len(evil)
+
+
 def test_a_filter_may_not_come_twice(index: Index) -> None:
     answer = index.ask("GET", "/api/v1/studies?center=000&center=111", READER)
     assert answer.status_code == 422

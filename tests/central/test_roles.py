@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
-import sys
 from datetime import date, timedelta
 from typing import Any
 
 import pytest
 
+from tests.central import conftest
 from tests.central.conftest import KEYS, READER, WRITER, Index, study
 
 OTHER = KEYS["centers"]["111"]
@@ -124,10 +123,8 @@ def test_a_search_is_csv_for_who_may(index: Index) -> None:
 
 
 def central_index(index: Index, *arguments: str, said: str = "") -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "central_index", "--keys", str(index.directory / "keys.json"), *arguments],
-        input=said, capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+    keys = str(index.directory / "keys.json")
+    done = conftest.command(index.directory, "--keys", keys, *arguments, said=said)
     return done.stdout if done.returncode == 0 else done.stderr
 
 

@@ -38,6 +38,8 @@ class Load:
         #: How often a patient, and with it all of its studies, gets another name, which it never had before.
         self._renames = renames
         self._names = itertools.count(1)
+        #: Of the descriptions, so that one that comes late is seen.
+        self._texts = itertools.count(1)
         self._growing: deque[tuple[int, int]] = deque(maxlen=_GROWING)
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._work, name="load", daemon=True)
@@ -74,6 +76,10 @@ class Load:
             return
         if self._growing and self._rng.random() < 0.4:
             study_pk, images = self._growing.popleft()
+            if self._rng.random() < 0.3:
+                self._growing.append((study_pk, images))
+                pacs.edit_study(study_pk, description=f"V{next(self._texts)}", study_datetime=None)
+                return
             images += self._rng.randint(1, 50)
             pacs.update_counts(study_pk, 1 + images // 100, images, "CT")
             self._growing.append((study_pk, images))

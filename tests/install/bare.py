@@ -103,8 +103,10 @@ class Bare:
             if Path(name).exists():
                 copy = self.root / "etc" / f"of-the-host-{Path(name).name}"
                 copy.write_bytes(Path(name).read_bytes())
-        shutil.copy(Path(__file__).with_name("systemctl.py"), self.root / "usr/local/bin/systemctl")
-        (self.root / "usr/local/bin/systemctl").chmod(0o755)
+        shutil.copy(Path(__file__).with_name("systemctl.py"), self.root / "usr/bin/systemctl")
+        (self.root / "usr/bin/systemctl").chmod(0o755)
+        # By this Debian's scripts see that systemd runs.
+        (self.root / "run/systemd/system").mkdir(parents=True)
 
     def check_out(self) -> None:
         """Puts what is under version control, as it is now, where a stranger would have it."""

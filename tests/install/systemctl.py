@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Stands in for systemctl where no systemd runs: does what a unit says of account, directories, environment and command.
 
-Copied into a bare system by tests/install/bare.py.
+Copied into a bare system by tests/install/bare.py. Debian's scripts for packages ask it as well.
 """
 
 import os
@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 PLACES = ("/etc/systemd/system", "/lib/systemd/system", "/usr/lib/systemd/system")
+WANTS = Path("/etc/systemd/system/multi-user.target.wants")
 RUN = Path("/run")
 PATIENCE_SECONDS = 90
 
@@ -26,7 +27,18 @@ def main() -> int:
         return 1
     verb, *names = words
     for name in (one.removesuffix(".service") for one in names):
+        wanted = WANTS / f"{name}.service"
+        if verb == "is-enabled":
+            print("enabled" if wanted.is_symlink() else "disabled")
+        if verb == "is-active":
+            return 0 if _pid(name) else 3
         unit = _unit(name)
+        if verb == "enable":
+            WANTS.mkdir(exist_ok=True)
+            wanted.unlink(missing_ok=True)
+            wanted.symlink_to(f"/lib/systemd/system/{name}.service")
+        if verb == "disable":
+            wanted.unlink(missing_ok=True)
         if verb in ("stop", "restart") or (verb == "disable" and now):
             _stop(name)
         if verb in ("start", "restart") or (verb == "enable" and now):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,30 @@ def test_what_no_trigger_recorded_is_found_by_cron_too(
     assert indexer.log.count("a sweep has ended") == 1
     last = json.loads(indexer.run("status", "--json").stdout)["last_pass"]
     assert (last["compared"], last["missing"], last["healed"]) == (5, 5, 5)
+
+
+def test_each_run_begins_where_everything_is_settled(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer
+) -> None:
+    """Else each reads the whole outbox: also on a server whose log moves on between two looks at it."""
+    indexer.settings["delivery"] = {"settle_seconds": 0.2}
+    indexer.write_files()
+    untils = []
+    for number in range(3):
+        pacs.store_study(f"1.{number}")
+        age = 60 * (4 - number)
+        pacs.execute(
+            "UPDATE study_service SET recorded_at = UTC_TIMESTAMP(6) - INTERVAL %s MINUTE WHERE study_pk ="
+            " (SELECT MAX(pk) FROM study)",
+            (age,),
+        )
+        assert indexer.run("run", "--until-caught-up").returncode == 0
+        checkpoint = indexer.checkpoint()
+        assert checkpoint is not None
+        untils.append(checkpoint.settled.until)
+    assert receiver.study_iuids() == ["1.0", "1.1", "1.2"]
+    assert untils[0] > datetime(2020, 1, 1)
+    assert untils == sorted(set(untils))
 
 
 def test_the_old_clients_place(tmp_path: Path) -> None:

@@ -81,6 +81,21 @@ def test_a_signal_ends_it_with_status_0_and_repeats_nothing(
     assert len(receiver.accepted()) == 1500
 
 
+def test_chosen_studies_that_were_interrupted_repeat_nothing(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer
+) -> None:
+    stored = [f"1.{number}" for number in range(300)]
+    for uid in stored:
+        pacs.store_study(uid)
+    chosen = [argument for uid in stored for argument in ("--study-iuid", uid)]
+    receiver.always(Answer(delay_seconds=0.01))
+    indexer.start("initial", *chosen)
+    wait_until(lambda: len(receiver.accepted()) > 100, what="some sent")
+    assert indexer.stop(signal.SIGTERM) == 0
+    assert indexer.run("initial", *chosen).returncode == 0
+    assert sorted(receiver.study_iuids()) == sorted(stored)
+
+
 def test_what_it_can_be_asked_for(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
     for uid, day in (
         ("1.1", "2020-01-31"),
@@ -103,7 +118,9 @@ def test_what_it_can_be_asked_for(pacs: Pacs, receiver: Receiver, indexer: Index
     assert sent("--until", "2020-02-01") == {"1.1"}
     assert sent("--study-iuid", "1.2", "--study-iuid", "1.4", "--study-iuid", "9.9") == {"1.4"}
     assert sent("--rate", "1000") == {"1.3"}
-    assert sent("--restart", "--rate", "1000") == {"1.1", "1.2", "1.3", "1.4"}
+    assert sent("--restart", "--rate", "10") == {"1.1", "1.2", "1.3", "1.4"}
+    times = sorted(entry.time for entry in receiver.accepted())
+    assert times[3] - times[0] > 0.2  # three tenths, and a slow machine
 
 
 def test_what_the_index_has_is_sent_again_only_by_a_new_beginning_and_under_a_new_key(

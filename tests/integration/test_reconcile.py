@@ -61,6 +61,7 @@ def in_index(index: Index) -> set[tuple[Any, ...]]:
 def reconcile(indexer: Indexer, *arguments: str, status: int = 0) -> dict[str, Any]:
     done = indexer.run("reconcile", "--json", *arguments)
     assert done.returncode == status, done.stdout + done.stderr
+    assert '"event": "reconcile done", "compared":' in done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 

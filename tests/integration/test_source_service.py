@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from tests.indexer import Indexer, wait_until
 from tests.pacs import Pacs, new_uid
 from tests.ports import free_port
 from tests.privacy import privacy
-from tests.receiver import Receiver
+from tests.receiver import Answer, Receiver
 from tests.servers import Server
 
 QUICK = {"heartbeat_seconds": 1, "audit_seconds": 1}
@@ -319,3 +321,61 @@ def test_how_many_sessions_the_account_may_have(
     assert found.status is status
     if status is not Status.OK:
         assert "WITH MAX_USER_CONNECTIONS 4" in found.remedy
+
+
+@pytest.mark.one_server
+def test_whatever_was_changed_in_the_files_counts_after_sighup(
+    archive: Pacs, receiver: Receiver, indexer: Indexer
+) -> None:
+    indexer.settings["delivery"] = {"settle_seconds": 600}
+    indexer.settings["stream"] = {"heartbeat_seconds": 1, "audit_seconds": 600}
+    indexer.write_files()
+    with indexer.running():
+        wait_until(lambda: indexer.caught_up, what="caught up")
+        indexer.settings["delivery"] = {"settle_seconds": 0.3}
+        indexer.settings["stream"] = {"heartbeat_seconds": 0.5, "audit_seconds": 0.5, "server_id": 4_242}
+        port = free_port()
+        indexer.settings["monitor"] = {"listen": f"127.0.0.1:{port}"}
+        indexer.settings["log"] = {"format": "console"}
+        indexer.write_files()
+        assert indexer.process is not None
+        indexer.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: "settings read again" in indexer.log, what="read again")
+        wait_until(lambda: "is connected to anew" in indexer.log, what="a stream under the new number")
+        pk = archive.store_study("1.1")
+        archive.update_counts(pk, 1, 7, "CT")
+        wait_until(lambda: receiver.holds().get("1.1", {}).get("study_instances") == 7, what="quiet soon")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as page:
+            assert page.status == 200
+        # What the log doesn't show the audit finds, as often as is said now.
+        archive.execute("SET SESSION sql_log_bin = 0")
+        archive.store_study("1.2")
+        wait_until(lambda: "1.2" in receiver.study_iuids(), what="audited")
+    assert '"event": "settings read again"' not in indexer.log, "for people since then"
+
+
+@pytest.mark.one_server
+def test_an_initial_beside_run_lives_through_a_restart_of_the_database(
+    archive: Pacs, receiver: Receiver, indexer: Indexer
+) -> None:
+    """Whatever a page had in hand when its query failed comes back: nothing is lost, and nothing hangs."""
+    stored = archive.store_studies(600)
+    archive.execute("DELETE FROM study_service")
+    receiver.always(Answer(delay_seconds=0.004))
+    ended: list[int] = []
+    with indexer.running():
+        wait_until(lambda: indexer.caught_up, what="caught up")
+        beside = threading.Thread(target=lambda: ended.append(indexer.run("initial").returncode))
+        beside.start()
+        wait_until(lambda: len(receiver.accepted()) > 200, what="some of it")
+        archive.server.kill()
+        archive.server.start()
+        beside.join(120)
+        assert ended == [0]
+        assert arrived(receiver) == set(stored), "it says done when it is"
+        live = stored[-1]
+        ((pk,),) = archive.execute("SELECT pk FROM study WHERE study_iuid = %s", (live,))
+        archive.update_counts(pk, 3, 77, "CT")
+        wait_until(lambda: receiver.holds()[live]["study_instances"] == 77, what="a change of one of them")
+        wait_until(lambda: indexer.run("status").returncode == 0, what="healthy")
+    assert sorted(receiver.study_iuids()) == sorted([*stored, live])

@@ -109,7 +109,9 @@ def test_what_run_never_was_to_send_is_not_missing(pacs: Pacs, receiver: Receive
     assert set(receiver.study_iuids()) == {"1.9"}
 
 
-def test_a_view_that_is_broken_empties_no_index(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
+def test_a_view_that_is_broken_empties_no_index(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(60):
         pacs.store_study(f"1.{number}")
     assert indexer.run("initial").returncode == 0
@@ -118,8 +120,41 @@ def test_a_view_that_is_broken_empties_no_index(pacs: Pacs, receiver: Receiver, 
     result = reconcile(indexer)
     assert "59 studies would be deleted" in result["held"]
     assert len(receiver.holds()) == 60
+    status = json.loads(indexer.run("status", "--json").stdout)
+    assert "changes_held" in [problem["cause"] for problem in status["problems"]]
+    # Where nothing is deleted, nobody waits ten minutes to know that it is gone.
+    indexer.settings["delivery"]["deletes"] = "ignore"
+    indexer.write_files()
+    monkeypatch.setenv("CDC_INDEXER_TEST_GONE_AFTER_SECONDS", "600")
+    result = reconcile(indexer)
+    assert (result["kept"], result["extra"], result["held"]) == (59, 0, "")
+    indexer.settings["delivery"]["deletes"] = "delete"
+    indexer.write_files()
+    monkeypatch.setenv("CDC_INDEXER_TEST_GONE_AFTER_SECONDS", "1")
     assert reconcile(indexer, "--accept")["extra"] == 59
     assert set(receiver.holds()) == {"1.0"}
+
+
+def test_another_archive_by_mistake_empties_no_index(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer
+) -> None:
+    """Few enough for the other valve, and nothing that is missing or stale: what is gone counts by itself."""
+    stored = [f"1.{number}" for number in range(20)]
+    for uid in stored:
+        pacs.store_study(uid)
+    assert indexer.run("initial").returncode == 0
+    other = Pacs.create(pacs.server)
+    try:
+        indexer.settings["database"]["name"] = other.name
+        indexer.write_files()
+        with indexer.running():
+            wait_until(lambda: "a sweep is held" in indexer.log, what="held")
+        assert set(receiver.holds()) == set(stored)
+        # The one who says that it is right has it done.
+        assert reconcile(indexer, "--accept")["extra"] == 20
+        assert not receiver.holds()
+    finally:
+        other.destroy()
 
 
 def test_rows_of_the_archive_that_nobody_saw_are_found_after_a_purge(

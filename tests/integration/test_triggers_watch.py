@@ -81,6 +81,33 @@ def test_triggers_that_are_gone_are_said_and_what_they_missed_is_sent(
 
 
 @pytest.mark.one_server
+def test_changes_that_nobody_records_are_said_and_sent(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer
+) -> None:
+    def sent(description: str) -> bool:
+        return any(entry.json["study_description"] == description for entry in receiver.accepted())
+
+    with indexer.running():
+        wait_until(lambda: indexer.caught_up, what="caught up")
+        study_pk = pacs.store_study("1.2")
+        receiver.wait_for(1)
+        pacs.execute("UPDATE study SET study_desc = 'RECORDED' WHERE pk = %s", (study_pk,))
+        wait_until(lambda: sent("RECORDED"), what="a change that is recorded")
+        time.sleep(2)
+        assert not causes(indexer)
+        pacs.execute("DROP TRIGGER indexer_study_update")
+        pacs.execute("UPDATE study SET study_desc = 'UNRECORDED' WHERE pk = %s", (study_pk,))
+        wait_until(lambda: "not_recorded" in causes(indexer), 60, "said")
+        wait_until(lambda: sent("UNRECORDED"), 60, "sent all the same")
+        time.sleep(1.5)
+        assert "not_recorded" in causes(indexer), "until a change is recorded"
+        pacs.server.run_script((ROOT / "extras/add_indexer.sql").read_text(), pacs.name)
+        pacs.execute("UPDATE study SET study_desc = 'AGAIN' WHERE pk = %s", (study_pk,))
+        wait_until(lambda: "not_recorded" not in causes(indexer), 60, "it is over")
+        wait_until(lambda: sent("AGAIN"), what="the next")
+
+
+@pytest.mark.one_server
 def test_an_archive_that_stores_nothing_new_is_said_where_that_is_wanted(
     pacs: Pacs, receiver: Receiver, indexer: Indexer
 ) -> None:

@@ -33,6 +33,7 @@ from tests.ports import free_port
 from tests.privacy import privacy
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+REFUSED = "The central index refuses the key (status 401): correct key in config.json."
 AWAY = Problem(Cause.INDEX_AWAY, 1000.0, "It is away.")
 HELD = Problem(Cause.KEY_REFUSED, 1000.0, "It is held.")
 PAUSED = Problem(Cause.PAUSED, 1000.0, "Somebody asked for it.")
@@ -156,32 +157,33 @@ def test_two_at_a_time_and_what_somebody_did_himself() -> None:
 
 
 def test_an_email_when_it_lasts_and_one_when_it_is_over(
-    mailbox: tuple[Mailbox, int], make_site: Callable[..., Site]
+    mailbox: tuple[Mailbox, int], make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     box, port = mailbox
     email = {"to": ["it@hospital.example", "on-call@hospital.example"], "sender": "indexer@hospital.example"}
     site = make_site(alerts={"email": {**email, "host": "127.0.0.1", "port": port}})
     site.watch.source(Source.UP, "")
     box.refusing = True
-    site.watch.gate(Gate.HELD, "The central index refuses the key: correct it.", Refusal.KEY)
+    site.watch.gate(Gate.HELD, REFUSED, Refusal.KEY)
     site.watch.condition(Condition.PAUSED, "Somebody asked for it")
     ticks(site.watch, lambda: (site.settings.state_dir / "alerts.json").exists(), "it is noticed")
     box.refusing = False
     ticks(site.watch, lambda: box.messages, "told, though the server took it late")
     problem = box.messages[0]
     assert problem["To"] == "it@hospital.example, on-call@hospital.example"
-    assert problem["Subject"] == "[cdc-indexer 104] The central index refuses the key: correct it."
+    assert problem["Subject"] == f"[cdc-indexer 104] {REFUSED}"
     assert problem["Auto-Submitted"] == "auto-generated"
     text = problem.get_content()
     assert "centre 104" in text
-    assert "- The central index refuses the key: correct it. (since " in text
+    assert f"- {REFUSED} (since " in text
     assert "Somebody" not in text
     site.watch.gate(Gate.OPEN, "")
+    monkeypatch.setattr("cdc_indexer.monitor.language._language", "es")
     ticks(site.watch, lambda: len(box.messages) == 2, "over")
-    assert box.messages[1]["Subject"] == "[cdc-indexer 104] It works again"
-    assert "What is over:\n- The central index refuses the key" in box.messages[1].get_content().replace(
-        "\r", ""
-    )
+    assert box.messages[1]["Subject"] == "[cdc-indexer 104] Funciona de nuevo"
+    assert "Lo que ya pasó:\n- El índice central rechaza la clave (estado 401)" in box.messages[
+        1
+    ].get_content().replace("\r", "")
 
 
 def test_a_webhook_that_is_signed(hook: Hook, make_site: Callable[..., Site]) -> None:

@@ -53,7 +53,7 @@ def slow_start(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 def test_a_stop_may_meet_the_start(job: Any, slow_start: threading.Event) -> None:
-    auditor = Auditor(audits(), 3600, job, lambda found: None)
+    auditor = Auditor(audits(), lambda: 3600, job, lambda found: None)
     worker = threading.Thread(target=auditor.start)
     worker.start()
     assert slow_start.wait(10)
@@ -64,7 +64,7 @@ def test_a_stop_may_meet_the_start(job: Any, slow_start: threading.Event) -> Non
 
 
 def test_it_isnt_started_once_the_job_is_to_end(job: Any) -> None:
-    auditor = Auditor(audits(), 3600, job, lambda found: None)
+    auditor = Auditor(audits(), lambda: 3600, job, lambda found: None)
     job.stopping.set()
     auditor.stop()
     auditor.start()

@@ -365,6 +365,12 @@ def test_a_centre_that_can_not_be_one(load: Load, server: object, sentence: str)
 # --- environment -----------------------------------------------------------------------------------------
 
 
+def test_null_in_the_environment_is_none_where_that_may_be(load: Load) -> None:
+    found = load({"CDC_INDEXER_MONITOR__LISTEN": "null", "CDC_INDEXER_DATABASE__TLS": "null"})
+    assert (found.monitor.listen, found.database.tls) == (None, None)
+    assert load({"CDC_INDEXER_KEY": "null"}).key.get_secret_value() == "null"
+
+
 def test_the_environment_wins(load: Load, tmp_path: Path) -> None:
     (tmp_path / "ca.pem").touch()
     settings = load(

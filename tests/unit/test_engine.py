@@ -9,6 +9,7 @@ import pytest
 
 from cdc_indexer.flow.gate import Gate
 from cdc_indexer.jobs.engine import Engine
+from cdc_indexer.jobs.reporter import Reporter
 from cdc_indexer.jobs.storage import Storage
 from cdc_indexer.model.errors import StorageError
 from cdc_indexer.model.observer import Observer
@@ -63,3 +64,14 @@ def test_a_state_that_could_not_be_read_for_a_moment_stops_nobody_for_ever() -> 
     storage.look()
     assert not storage.failing
     assert not answers
+
+
+def test_a_report_has_all_its_members_from_the_first_on() -> None:
+    names = ("state", "problems", "seconds_behind", "waiting", "parked", "last_delivery_at")
+    summary: dict[str, Any] = {**dict.fromkeys(names), "problems": []}
+    reporter: Any = SimpleNamespace(_engine=SimpleNamespace(settings=SimpleNamespace(center="000"), meta={}))
+    content = Reporter._content(reporter, summary, 7)
+    assert list(content) == [
+        "at", "center", "program", "state", "problems", "behind_seconds", "waiting", "parked", "last_delivery", "last_pass",
+    ]  # fmt: skip
+    assert content["last_pass"] is None

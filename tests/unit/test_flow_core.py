@@ -416,6 +416,24 @@ def test_a_newer_version_at_the_index_frees_the_slot() -> None:
     assert drive.core.parts.order.active == 0
 
 
+@pytest.mark.parametrize("deletes", [True, False])
+def test_what_the_index_has_newer_and_the_view_lacks_is_deleted_there(deletes: bool) -> None:
+    drive = Drive(Policy("c", deletes=deletes))
+    drive.core.intake.take(row(7), drive.now, streamed=True)
+    drive.look_up()
+    drive.send_all()
+    drive.core.intake.take(row(8, "changed"), drive.now, streamed=True)
+    drive.seconds += 6
+    drive.write()
+    assert drive.read(study(text="b")) == 1
+    (send,) = drive.take()
+    drive.answer(send, Outcome(Kind.STALE, 409, version=drive.now.clock + 5))
+    drive.write()
+    # By its primary key, and by its UID.
+    assert [drive.read(), drive.read()] == [1, 1]
+    assert [send.deliveries[0].body for send in drive.take()] == [None] * deletes
+
+
 def test_an_index_that_does_not_say_which_version_it_has_is_told_of_at_the_third_time() -> None:
     drive = Drive()
     drive.core.intake.take(row(7), drive.now, streamed=True)

@@ -44,6 +44,7 @@ SHOWN = (
             "monitor/causes.py",
             "monitor/findings.py",
             "monitor/health.py",
+            "monitor/messengers.py",
             "monitor/offline.py",
             "monitor/status.py",
             "source/errors.py",
@@ -75,6 +76,7 @@ NOT_SHOWN = {
     "timed out",
     "timedatectl set-ntp true",
     "unexpected error",
+    "webservice_url is another one",
     "{} ORDER BY recorded_at, id LIMIT %s",
 }
 #: Of modules that check what is on the disk or comes by the wire: caught, and told in another sentence.

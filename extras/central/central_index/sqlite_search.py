@@ -122,7 +122,9 @@ def _conditions(connection: sqlite3.Connection, filters: Filters) -> tuple[str, 
             found.append((f"{column} = ?", value))
     if filters.modality is not None:
         # DICOM parts the values of one field by a backslash: CT\SR.
-        found.append((r"instr('\' || study_modality || '\', '\' || ? || '\') > 0", filters.modality.upper()))
+        found.append(
+            (r"instr('\' || upper(study_modality) || '\', '\' || ? || '\') > 0", filters.modality.upper())
+        )
     if filters.from_date is not None:
         found.append(("study_datetime >= ?", f"{filters.from_date} 00:00:00"))
         found.append(("sorted_at >= ?", f"{filters.from_date} 00:00:00"))

@@ -1,0 +1,134 @@
+"""Whichever way a search goes through PostgreSQL, it finds the same: compared with a look at every study."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from benchmarks.region_studies import CENTERS, studies
+from central_index import postgres_search
+from central_index.digests import FIELDS, study_digest
+from central_index.model import Filters
+from central_index.postgres_pool import Connection
+from central_index.postgres_rows import MOVE, moved_rows
+from central_index.postgres_store import PostgresStore
+from central_index.words import words_of
+from tests.central.postgres import Cluster
+
+NUMBER = 1_500
+NOW = time.time()
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is many here is few elsewhere."""
+    for name, value in (
+        ("MOST_COUNTED", 40),
+        ("_NEWEST", 120),
+        ("_FEW", 100),
+        ("_ORDERED_MILLISECONDS", 1_000),
+    ):
+        monkeypatch.setattr(postgres_search, name, value)
+
+
+async def _fill(database: str) -> list[dict[str, Any]]:
+    held = [dict(one, center=CENTERS[one["study_pk"] % 7]) for one in studies(1, NUMBER)]
+    rows = [
+        [
+            *(one[field] for field in FIELDS),
+            "{}",
+            NOW,
+            one["study_pk"],
+            None,
+            study_digest(one),
+            False,
+            NOW,
+            1,
+        ]
+        for one in held
+    ]
+    async with await Connection.connect(database, autocommit=True) as connection:
+        await connection.execute(MOVE, moved_rows(rows))
+        await connection.execute("ANALYZE studies")
+    # In the order of their ids.
+    return held
+
+
+def _matches(study: dict[str, Any], filters: Filters) -> bool:
+    words = words_of(f"{study['patient_name']} {study['patient_id']}")
+    wanted = words_of(filters.patient or "")
+    return (
+        all(any(word.startswith(one) for word in words) for one in wanted)
+        and filters.patient_id in (None, study["patient_id"])
+        and (filters.modality is None or filters.modality in study["study_modality"].split("\\"))
+        and filters.center in (None, study["center"])
+        and (filters.only is None or study["center"] in filters.only)
+        and (filters.from_date or "") <= study["study_datetime"][:10] <= (filters.to_date or "9")
+    )
+
+
+def _questions(held: list[dict[str, Any]], rng: random.Random) -> Iterator[Filters]:
+    while True:
+        some = rng.choice(held)
+        words = words_of(some["patient_name"])
+        days = sorted((some["study_datetime"][:10], rng.choice(held)["study_datetime"][:10]))
+        parts: list[dict[str, Any]] = [
+            {
+                "patient": rng.choice(
+                    ["MARÍA", "m", "JOSÉ MARÍA", f"{words[0]} maria", words[-1][:3], words[0], "xqz"]
+                )
+            },
+            {"patient_id": some["patient_id"]},
+            {"modality": rng.choice(["CT", "SR", "XA", "ZZ"])},
+            {"center": rng.choice([some["center"], CENTERS[0], "nowhere"])},
+            {"from_date": days[0]},
+            {"to_date": days[1]},
+            {"from_date": days[0], "to_date": days[0]},
+            {"only": (CENTERS[1], CENTERS[2])},
+        ]
+        found: dict[str, Any] = {}
+        for part in rng.sample(parts, rng.choice([1, 1, 2, 2, 3, 4])):
+            found |= part
+        if found.get("from_date", "") <= found.get("to_date", "9"):
+            yield Filters(**found, limit=rng.choice([3, 20]))
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    "number", [60, pytest.param(3_000, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])]
+)
+def test_every_way_finds_what_is_there(cluster: Cluster, number: int) -> None:
+    database = cluster.new_database()
+
+    async def run() -> None:
+        held = await _fill(database)
+        order = sorted(enumerate(held), key=lambda one: (one[1]["study_datetime"], one[0]), reverse=True)
+        store = PostgresStore(database, None, lambda: None)
+        await store.open()
+        try:
+            store._frequencies = await store._readers.run(postgres_search.frequencies)
+            assert store._frequencies.often("maria", True)
+            assert not store._frequencies.often("xqz", True)
+            questions = _questions(held, random.Random(7))
+            for _ in range(number):
+                filters = next(questions)
+                expected = [one["study_iuid"] for _, one in order if _matches(one, filters)]
+                found = await store.search(filters)
+                seen = [one["study_iuid"] for one in found.studies]
+                assert seen == expected[: filters.limit], filters
+                assert (found.hits, found.more_hits) == (min(len(expected), 40), len(expected) > 40), filters
+                assert (found.following is None) == (len(expected) <= filters.limit), filters
+                if found.following is not None:
+                    found = await store.search(replace(filters, after=found.following))
+                    seen = [one["study_iuid"] for one in found.studies]
+                    assert seen == expected[filters.limit : 2 * filters.limit], filters
+        finally:
+            await store.close()
+
+    asyncio.run(run())
