@@ -592,4 +592,4 @@ def test_check_knows_its_triggers(archive: Pacs5) -> None:
         (finding,) = check()
         assert finding.status is Status.FAILED
         assert "indexer_instance_insert" in finding.message
-        assert f"mysql {archive.name} < extras/add_indexer_arc5.sql" in finding.remedy
+        assert f"sql --arc5 | mysql {archive.name}" in finding.remedy

@@ -236,8 +236,8 @@ def test_a_version_goes_in_a_header(tmp_path: Path, receiver: Receiver, body: by
         (5, b"conflict", Kind.STALE, None),
         (None, b"conflict", Kind.ALREADY_THERE, None),
         # A hundred years ahead: what followed it would be so too. A year is a clock that is wrong.
-        (5, {"status": "Stale", "version": FAR - 60_000_000}, Kind.STALE, FAR - 60_000_000),
-        (5, {"status": "Stale", "version": FAR + 60_000_000}, Kind.HELD, None),
+        (5, {"status": "Stale", "version": FAR - 86_400_000_000}, Kind.STALE, FAR - 86_400_000_000),
+        (5, {"status": "Stale", "version": FAR + 86_400_000_000}, Kind.HELD, None),
         (5, {"status": "Stale", "version": 2**70}, Kind.HELD, None),
         (None, {"detail": "exists", "version": 9}, Kind.ALREADY_THERE, None),
     ],
