@@ -35,12 +35,21 @@ def test_the_reference_index_takes_batches(
     indexer.center = "000"
     indexer.write_files()
     try:
+        checked = indexer.run("check", "--index")
+        assert checked.returncode == 0, checked.stdout
+        for feature in ("batch=", "digests", "reports", "versions"):
+            assert feature in checked.stdout
+        assert index.ask("GET", "/api/v1/studies", READER).json()["studies"] == [], "it leaves no study"
         assert indexer.run("initial").returncode == 0, indexer.log
         pacs.store_study("1.2.840.1")
         assert indexer.run("run", "--until-caught-up").returncode == 0, indexer.log
     finally:
         indexer.close()
-    assert index.ask("GET", "/api/v1/studies", READER, params={"limit": 1}).json()["total"] == 121
+    # Counted beside the requests.
+    wait_until(
+        lambda: index.ask("GET", "/api/v1/studies", READER, params={"limit": 1}).json()["total"] == 121,
+        what="121 studies",
+    )
     assert not parked_uids(indexer.state_dir)
 
 
