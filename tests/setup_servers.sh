@@ -12,7 +12,7 @@
 #   tests/setup_servers.sh bench      as without a word, and nginx with its Lua module, for the benchmarks
 #   tests/setup_servers.sh remove     removes the folders
 #
-# MariaDB 11.8 and MySQL (and MariaDB 10.11, where the distribution has another one), and a bare Debian 12, get a folder with a small Debian in
+# MariaDB 11.8 and MySQL (and MariaDB 10.11, where the distribution has another one) get a folder with a small Debian in
 # ${XDG_CACHE_HOME:-~/.cache}/cdc_indexer_servers: made once a machine, about a minute and 700 MB each, from the mirror
 # that apt uses here. Without Debian's mirrors (Ubuntu) there are no folders. With CI=true everything must succeed;
 # else this says what is missing, and the tests run on what is there.
@@ -150,14 +150,14 @@ servers() {
         folder mariadb-10.11 bookworm mariadbd mariadb-server-core mariadb-client-core
     folder mariadb-11.8 trixie mariadbd mariadb-server-core mariadb-client-core
     folder mysql-sid sid mysqld mysql-server-core mysql-client-core
-    # In this one the README's steps are typed, and the packages installed: as bare as a new machine with a database.
-    folder debian-12 bookworm mariadbd adduser python3-venv mariadb-server-core mariadb-client-core mariadb-common systemd iproute2
 }
 
 # What only the longest tests need.
 all() {
     servers
     deb || missing "Debian packages can't be built"
+    # In this one the README's steps are typed, and the packages installed: as bare as a new machine with a database.
+    folder debian-12 bookworm mariadbd adduser python3-venv mariadb-server-core mariadb-client-core mariadb-common systemd iproute2
     folder debian-13 trixie adduser adduser python3-venv systemd iproute2
 }
 

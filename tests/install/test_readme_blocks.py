@@ -2,7 +2,8 @@
 
 What the reader is told to fill in is filled in (the password, the key, the address, instead of the dots). A reader without
 an index follows the link to its section first, and so does the test. The English README meets a DCM4CHEE 2.x, the Spanish
-one a dcm4chee-arc 5; that both have the same blocks is for tests/unit/test_readme.py.
+one a dcm4chee-arc 5; that both have the same blocks is for tests/unit/test_readme.py. Behind the mark `soak`: it takes a
+minute or two, a Debian of its own, and Debian's mirror for what the README installs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pytest
 
 from tests.install.bare import CHECKOUT, ROOT, Bare, Failed, wheels_for
 
-pytestmark = [pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
 FOLDER = "debian-12"
 PASSWORD = "a-password-of-our-own"
@@ -171,7 +172,7 @@ class Page:
     ("name", "archive", "central"),
     [
         pytest.param("README.md", "2.x", "A central index", id="english"),
-        pytest.param("README.es.md", "arc5", "Un índice central", id="spanish", marks=pytest.mark.soak),
+        pytest.param("README.es.md", "arc5", "Un índice central", id="spanish"),
     ],
 )
 def test_who_types_every_block_gets_a_service_that_works(name: str, archive: str, central: str) -> None:
