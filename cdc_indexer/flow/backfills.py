@@ -152,9 +152,9 @@ class Backfills:
         )
         return True
 
-    def begin_ledger(self) -> None:
+    def begin_ledger(self, now: Now) -> None:
         """`initial --restart`: nothing that the index was told before counts any more."""
-        self._parts.results.begin_ledger()
+        self._parts.results.begin_ledger(now.clock)
         for case in list(self._parts.cases):
             case.entry, case.known = None, True
             # Perhaps the entry was all that it waited with.

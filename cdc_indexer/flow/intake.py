@@ -57,7 +57,7 @@ class Intake:
         stored, deleted = row.operation == Operation.STORED, row.operation == Operation.DELETED
         known = parts.cases.get(key)
         case = self._looks.case_of(key, row.study_pk, row.study_iuid)
-        recent = usable and microseconds(row.recorded_at) > now.clock - _OLD
+        recent = usable and microseconds(row.recorded_at) > max(now.clock - _OLD, parts.results.ledger_began)
         as_recorded = recent and not (superseded or parts.policy.stable)
         if stored and as_recorded and known is None and not case.known:
             case.first = row
@@ -106,7 +106,9 @@ class Intake:
             row, case.first = case.first, None
             self._looks.learn(case, entries)
             mark = (row.id, row.recorded_at)
-            if is_first(case.entry) and case.lease is None:
+            # What the index was told before the ledger began, newer ones than this row perhaps, the ledger doesn't say.
+            told = microseconds(row.recorded_at) <= parts.results.ledger_began
+            if is_first(case.entry) and case.lease is None and not told:
                 # What came meanwhile waits for its own look.
                 case.hints = parts.cases.lease(case, self)
                 own = Hints(rows=(mark,), live=True)
@@ -114,7 +116,7 @@ class Intake:
                 self._looks.send_recorded(case, self, own, row, now)
             else:
                 again = case.entry is not None and case.entry.digest is None
-                parts.cases.add_row(case, mark, now, soon=again)
+                parts.cases.add_row(case, mark, now, soon=again or told)
 
     def restore(self, entries: Iterable[Entry], now: Now) -> None:
         """First versions that were sent before a restart, and whose row in the view is still to be read."""

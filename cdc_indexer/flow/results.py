@@ -39,6 +39,8 @@ class Results:
         self.taken_at: str | None = None
         #: Changes when the ledger begins anew, and when that is durable: what was looked up before doesn't count.
         self.ledger_epoch = 0
+        #: When it began anew, by the database's clock in microseconds; 0: not in this process.
+        self.ledger_began = 0
 
     def entry(self, key: str) -> Entry | None:
         """The entry of a study that isn't durable yet; None where the disk says it."""
@@ -103,8 +105,9 @@ class Results:
         self._changes.meta[name] = value
         self.generation += 1
 
-    def begin_ledger(self) -> None:
-        """Forgets what the index was told."""
+    def begin_ledger(self, clock: int) -> None:
+        """Forgets what the index was told; ``clock``: see ``Now``."""
+        self.ledger_began = clock
         self._changes.ledger.clear()
         self._changes.new_ledger = True
         self.taken_at = None

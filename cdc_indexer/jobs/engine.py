@@ -100,8 +100,9 @@ class Engine:
         self.core.parts.results.taken_at = settings.webservice_url if recalled.taken else None
         for name, value in recalled.news.items():
             self.core.parts.results.set(name, value)
+        self.clock_difference_seconds = 0.0
         if anew:
-            self.core.backfills.begin_ledger()
+            self.core.backfills.begin_ledger(self.now())
         self.jobs = dict(recalled.jobs)
         self.meta = {**recalled.meta, **recalled.news}
         self._lock = threading.Lock()
@@ -109,7 +110,6 @@ class Engine:
         self._room = threading.Condition(self._lock)
         #: Told when something may be due.
         self.due = threading.Condition(self._lock)
-        self.clock_difference_seconds = 0.0
         self.source = Source(settings.database, known=recalled.identity, read_again=self.reload)
         self.storage = Storage(self)
         self.writer = Writer(

@@ -135,7 +135,7 @@ class Feeder:
             log.info("an initial is fed behind the live studies")
             if options.restart:
                 with engine.inside() as core:
-                    core.backfills.begin_ledger()
+                    core.backfills.begin_ledger(engine.now())
                 engine.remember(Wanted.NAME, None)
             while True:
                 self._initial = Initial(

@@ -146,7 +146,7 @@ def feed(p: Process) -> Steps:
                 p.finished = True
                 return
         if restart and world.config.restarts:
-            backfills.begin_ledger()
+            backfills.begin_ledger(p.now())
             world.index.anew_for.update(world.index.last)
             state = None
         world.runs += 1

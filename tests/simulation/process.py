@@ -165,9 +165,9 @@ class Process:
             self.put[key] = entry
             put(key, entry)
 
-        def begun() -> None:
+        def begun(clock: int) -> None:
             self.put.clear()
-            begin()
+            begin(clock)
 
         results.put, results.begin_ledger = watched, begun  # type: ignore[method-assign]
 

@@ -222,6 +222,8 @@ def patients(p: Process) -> Steps:
     core, world = p.core, p.world
     while True:
         yield lambda: core.parts.patients.waits(world.seconds) and core.backfills.room()
+        # As the verifier, which reads studies and patients in turn, does it before each.
+        core.parts.enter(p.source.epoch)
         page = core.backfills.begin_page(p.now())
         if page is None:
             continue

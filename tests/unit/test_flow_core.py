@@ -189,7 +189,7 @@ def test_a_new_ledger_ends_what_waited_with_an_entry_of_the_old_one() -> None:
     drive.core.intake.take(row(7), drive.now, streamed=True)
     drive.look_up()
     drive.send_all()
-    drive.core.backfills.begin_ledger()
+    drive.core.backfills.begin_ledger(drive.now)
     drive.write()
     assert drive.at_rest()
 
@@ -325,9 +325,28 @@ def test_a_study_on_two_pages_of_a_patient_ends_the_change_once() -> None:
     assert drive.at_rest()
 
 
+@pytest.mark.parametrize("taken_before", [True, False])
+def test_a_row_of_before_the_ledger_began_is_not_sent_as_recorded(taken_before: bool) -> None:
+    """What the index was told before, something newer perhaps, the new ledger doesn't say."""
+    drive = Drive()
+    if taken_before:
+        drive.core.intake.take(row(7), drive.now, streamed=True)
+    drive.seconds += 1
+    drive.core.backfills.begin_ledger(drive.now)
+    if not taken_before:
+        drive.core.intake.take(row(7), drive.now, streamed=True)
+    drive.look_up()
+    assert not drive.take()
+    drive.core.intake.take(
+        row(8, at=NOON + timedelta(seconds=2), study_pk=6, study_iuid="1.6"), drive.now, streamed=True
+    )
+    drive.look_up()
+    assert [send.deliveries[0].study_pk for send in drive.take()] == [6], "a row of after it goes at once"
+
+
 def test_a_backfill_closes_what_the_old_ledger_had_parked() -> None:
     drive = Drive()
-    drive.core.backfills.begin_ledger()
+    drive.core.backfills.begin_ledger(drive.now)
     drive.core.backfills.hint("1.2", 5, drive.now, backfill=Backfill("initial", "run", {}))
     drive.seconds += 6
     drive.read(study())
@@ -341,7 +360,7 @@ def test_a_backfill_closes_what_the_old_ledger_had_parked() -> None:
 def test_a_deletion_closes_what_the_old_ledger_had_parked(deletes: bool, sent_since: bool) -> None:
     """`initial --restart` doesn't come by any more."""
     drive = Drive(Policy("c", deletes=deletes))
-    drive.core.backfills.begin_ledger()
+    drive.core.backfills.begin_ledger(drive.now)
     if sent_since:
         drive.core.intake.take(row(7), drive.now, streamed=True)
         drive.look_up()
