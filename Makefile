@@ -3,9 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Most tests wait for a server or a line to come back: on two cores a third process still shortens the run.
+# Most tests wait for a server or a line to come back: on two cores a fourth process still shortens the run.
 PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
-JOBS ?= 3
+JOBS ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help demo deb dist release test test-all soak simulate bench lint clean compiled test-oldest

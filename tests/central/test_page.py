@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -188,8 +189,16 @@ def test_on_a_phone_a_study_is_a_card(page: Keyboard) -> None:
 
 
 def test_logging_out_shows_nothing_any_more(page: Keyboard) -> None:
+    # An answer that is under way then comes afterwards.
+    page.value(
+        "(() => { const real = window.fetch; window.fetch = async (...a) => { const answer = await real(...a);"
+        " if (String(a[0]).includes('search')) await new Promise((end) => setTimeout(end, 700)); return answer; };"
+        " document.getElementById('search').requestSubmit(); })()"
+    )
     page.value("document.getElementById('logout').click()")
     wait_until(lambda: page.value("!document.getElementById('login').hidden") is True, 10, "still in")
+    time.sleep(1)
+    assert page.value("document.getElementById('login').hidden") is False
     assert rows(page, "rows") == 0
     assert (
         page.value("document.getElementById('studies').hidden && document.getElementById('region').hidden")

@@ -59,7 +59,8 @@ def test_a_single_study_shows_that_the_index_is_away(case: Case) -> None:
     case.store()
     case.says(AWAY, 10)
     assert time.monotonic() - began < 10
-    assert case.indexer.run("status").returncode == 1
+    # Its page is written every second.
+    wait_until(lambda: case.indexer.run("status").returncode == 1, 5, "status says so")
     case.receiver.normal()
     case.says(BACK, 60)
     case.finish()

@@ -46,11 +46,19 @@ def test_what_was_queued_is_recorded_again(server: Any, database: str, archive: 
     assert archive.operations() == [("stored", 2), ("stored", 3), ("stored", new)]
 
 
-def test_an_interruption_at_any_statement_loses_nothing(server: Any, database: str, archive: Session) -> None:
+#: All of them take minutes on each server.
+STEPS = pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.soak)])
+
+
+@STEPS
+def test_an_interruption_at_any_statement_loses_nothing(
+    server: Any, database: str, archive: Session, step: int
+) -> None:
     """The script ends after its n-th statement; the archive goes on; the script is run again."""
     cuts = prefixes(ADD)
     assert len(cuts) > 60
-    for cut in cuts:
+    # Others on each server.
+    for cut in cuts[server.port % step :: step]:
         archive("DELETE FROM study WHERE pk > 3")
         server.run_script(REMOVE, database)
         server.run_script(OLD_CLIENT, database)
@@ -89,10 +97,13 @@ def test_an_interruption_at_any_statement_loses_nothing(server: Any, database: s
 
 
 @pytest.mark.one_server
-def test_an_interruption_of_a_second_run_loses_nothing(server: Any, database: str, archive: Session) -> None:
+@STEPS
+def test_an_interruption_of_a_second_run_loses_nothing(
+    server: Any, database: str, archive: Session, step: int
+) -> None:
     """The same when the indexer is there already: changes and deletions are found too, and nothing twice."""
     server.run_script(ADD, database)
-    for number, cut in enumerate(prefixes(ADD)):
+    for number, cut in enumerate(prefixes(ADD)[server.port % step :: step]):
         archive("DELETE FROM study_service")
         at = f"interrupted after: {cut[-200:]}"
         server.run_script(cut, database)

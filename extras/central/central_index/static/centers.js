@@ -29,11 +29,12 @@ function row(center, labels) {
   return element;
 }
 
-// Answers whether the reader is still logged in.
-export async function readCenters() {
+// Answers whether the reader is still logged in. `over`: whether what was asked for isn't to be shown any more.
+export async function readCenters(over) {
   const response = await fetch("/api/v1/centers");
   if (response.status === 401) return false;
   const answer = await response.json();
+  if (over()) return true;
   byId("region-message").textContent = response.ok ? "" : answer.reason;
   if (!response.ok) return true;
   const labels = [...byId("region").querySelectorAll("th")].map((head) => head.textContent);

@@ -17,6 +17,7 @@ let sort = null;         // a column, with - before it for the other way round; 
 let chosen = false;      // whether the pick lists were filled
 let pages = 1;           // how many pages are shown; each change reads them anew
 let known = new Map();   // id -> version, to mark what is new
+let session = 0;         // another one after each logout: what was asked for in an earlier one isn't shown any more
 let reading = false;
 let again = false;
 
@@ -37,11 +38,13 @@ function show(loggedIn) {
   byId("to-studies").toggleAttribute("aria-current", !centers);
   byId("to-centers").toggleAttribute("aria-current", centers);
   if (loggedIn) return;
+  session += 1;
   byId("detail").close();
   events?.close();
   events = null;
   known = new Map();
   byId("rows").replaceChildren();
+  byId("center-rows").replaceChildren();
   byId("key").focus();
 }
 
@@ -52,8 +55,12 @@ async function read() {
   try {
     do {
       again = false;
+      const mine = session;
+      const over = () => mine !== session;
       if (fromAddress().view === "centers") {
-        if (!await readCenters()) { show(false); return; }
+        const loggedIn = await readCenters(over);
+        if (over()) return;
+        if (!loggedIn) { show(false); return; }
         show(true);
         watch();
         continue;
@@ -64,8 +71,10 @@ async function read() {
       let first;
       for (let page = 0; page < pages && (page === 0 || after !== null); page++) {
         const response = await ask("/api/v1/search", { ...filters, after });
+        if (over()) return;
         if (response.status === 401) { show(false); return; }
         answer = await response.json();
+        if (over()) return;
         if (!response.ok) { byId("message").textContent = answer.reason; return; }
         first ??= answer;
         studies.push(...answer.studies);
@@ -94,6 +103,8 @@ async function read() {
     byId("message").textContent = said.failed;
   } finally {
     reading = false;
+    // Somebody logged in while an answer of the session before was under way.
+    if (again) read();
   }
 }
 
