@@ -71,7 +71,10 @@ def classify(
     if status == 409:
         return _conflict(text, versioned, now)
     if status in _REJECTED:
-        reason = f"The central index rejected this study (status {status}): see its answer."
+        reason = (
+            f"The central index rejected this study (status {status}): "
+            "`cdc-indexer parked list --show-answer` shows why."
+        )
         return Outcome(Kind.REJECTED, status, text, reason=reason)
     if status == 429 or status >= 500 or status in _STUDY_LATER or status < 200:
         seconds = parse_retry_after(retry_after, now)

@@ -35,9 +35,11 @@ def paused(state_dir: Path) -> PauseRequest | None:
 
 def as_sentence(request: PauseRequest) -> str:
     """Who paused, since when, and until when."""
-    since = f" since {request.since:%Y-%m-%d %H:%M} UTC" if request.since is not None else ""
-    until = f", until {request.until:%Y-%m-%d %H:%M} UTC" if request.until is not None else ""
-    return f"Paused by {request.by}{since}{until}: studies wait; `python -m cdc_indexer resume` goes on"
+    by, since = request.by, f"{request.since:%Y-%m-%d %H:%M}" if request.since is not None else "?"
+    if request.until is None:
+        return f"Paused by {by} since {since} UTC: studies wait; `cdc-indexer resume` goes on"
+    until = f"{request.until:%Y-%m-%d %H:%M}"
+    return f"Paused by {by} since {since} UTC, until {until} UTC: studies wait; `cdc-indexer resume` goes on"
 
 
 class Pausing:

@@ -79,8 +79,10 @@ def identity_of(connection: Connection, database: str) -> Identity:
             "WHERE Variable_name IN ('server_uuid', 'server_uid', 'server_id', 'hostname')"
         )
         found = {_text(name).lower(): _text(value) for name, value in cursor.fetchall()}
-    server = found.get("server_uuid") or found.get("server_uid")
-    if not server:
+    # A MariaDB that finds no address of a network card calls itself "unknown": so do all of its kind.
+    known = (found.get(name) for name in ("server_uuid", "server_uid"))
+    server = next((value for value in known if value and value != "unknown"), None)
+    if server is None:
         server = f"{found.get('server_id', '')}@{found.get('hostname', '')}"
     return Identity(server=server, database=database)
 

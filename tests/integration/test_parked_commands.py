@@ -51,7 +51,10 @@ def test_the_list_tells_all_but_patients(parked: Indexer) -> None:
         assert sum([uid, "422"] == line.split()[6:8] and "study_pk " in line for line in lines) == 1
     assert "NUNEZ" not in done.stdout
     spanish = parked.run("parked", "list", "--lang", "es").stdout
-    assert "El índice central rechazó este estudio (estado 422): vea su respuesta." in spanish
+    assert (
+        "El índice central rechazó este estudio (estado 422): `cdc-indexer parked list --show-answer` muestra por qué."
+        in spanish
+    )
     assert sorted(entry["study_iuid"] for entry in entries(parked)) == ["1.1", "1.2"]
     assert "NUNEZ^MARIA is unknown here" in parked.run("parked", "list", "--show-answer").stdout
     answers = [entry["answer"] for entry in entries(parked, "--show-answer")]

@@ -9,6 +9,7 @@ import inspect
 import socket
 import ssl
 from typing import Any
+from unittest.mock import MagicMock
 
 import pymysql
 import pytest
@@ -18,6 +19,7 @@ from pymysqlreplication.packet import BinLogPacketWrapper
 from cdc_indexer.model.errors import SourceRefused
 from cdc_indexer.model.settings import DatabaseSettings
 from cdc_indexer.source import _driver
+from cdc_indexer.source.catalogue import identity_of
 from cdc_indexer.source.errors import address_of, is_lost, translate
 
 
@@ -130,3 +132,21 @@ def test_an_address_as_people_write_it() -> None:
 )
 def test_which_errors_end_a_session(error: BaseException, lost: bool) -> None:
     assert is_lost(error) is lost
+
+
+@pytest.mark.parametrize(
+    ("found", "server"),
+    [
+        ({"server_uuid": "6f1c", "server_id": "1", "hostname": "a"}, "6f1c"),
+        ({"server_uid": "qx8=", "server_id": "1", "hostname": "a"}, "qx8="),
+        # MariaDB without a network card: all of these would be one server.
+        ({"server_uid": "unknown", "server_id": "1", "hostname": "a"}, "1@a"),
+        ({"server_id": "1", "hostname": "a"}, "1@a"),
+    ],
+)
+def test_a_server_is_known_by_what_is_its_own(found: dict[str, str], server: str) -> None:
+    cursor = MagicMock()
+    cursor.__enter__.return_value.fetchall.return_value = tuple(found.items())
+    connection = MagicMock()
+    connection.cursor.return_value = cursor
+    assert identity_of(connection, "pacsdb").server == server
