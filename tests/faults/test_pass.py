@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.central.conftest import KEYS, Index
+from tests.central.conftest import KEYS, Index, MakeIndex
+from tests.central.conftest import make_index as make_index  # noqa: PLC0414 - a fixture
 from tests.indexer import Indexer, nothing_waits, wait_until
 from tests.integration.test_reconcile import CENTER, in_archive, in_index
 from tests.pacs import Pacs
@@ -32,13 +33,10 @@ STUDIES = 24
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
-    (tmp_path / "index").mkdir()
-    one = Index(tmp_path / "index")
+def index(make_index: MakeIndex) -> Index:
+    one = make_index()
     one.start()
-    yield one
-    one.stop()
-    one.session.close()
+    return one
 
 
 @pytest.fixture

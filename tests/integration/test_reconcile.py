@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.central.conftest import KEYS, Index
+from tests.central.conftest import KEYS, Index, MakeIndex
+from tests.central.conftest import make_index as make_index  # noqa: PLC0414 - a fixture
 from tests.indexer import Indexer, wait_until
 from tests.pacs import Pacs
 
@@ -21,13 +22,10 @@ FIELDS = "study_iuid, study_pk, patient_id, patient_name, study_description, stu
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
-    (tmp_path / "index").mkdir()
-    one = Index(tmp_path / "index")
+def index(make_index: MakeIndex) -> Index:
+    one = make_index()
     one.start()
-    yield one
-    one.stop()
-    one.session.close()
+    return one
 
 
 @pytest.fixture
