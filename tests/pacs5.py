@@ -230,8 +230,8 @@ class Pacs5(Pacs):
             )
             self.execute("DELETE FROM study WHERE pk = %s", (study_pk,))
 
-    def store_studies(self, count: int) -> list[str]:
-        uids = [new_uid() for _ in range(count)]
+    def store_studies(self, what: int | list[str]) -> list[str]:
+        uids = [new_uid() for _ in range(what)] if isinstance(what, int) else what
         with self.transaction():
             for number, uid in enumerate(uids):
                 self.store_study(uid, patient_id=f"{number}-K", patient_name=f"NÚÑEZ^MARÍA {number}")

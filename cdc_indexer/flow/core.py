@@ -77,6 +77,7 @@ class Core:
         """Until something of the view may be wanted."""
         parts = self.parts
         seconds = 0.0 if parts.early and len(parts.cases) else parts.cases.quiet.seconds(now.seconds)
+        seconds = max(seconds, self.looks.wait_seconds(now))
         patients = parts.patients.seconds(now.seconds)
         return seconds if patients is None else min(seconds, patients)
 
@@ -151,6 +152,10 @@ class Core:
         return parts.settlement.judged(send, updates=parts.policy.updates), changes
 
     # --- the disk ----------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Nothing is read any more: what is written next is the last."""
+        self.parts.results.set("version_bound", self.parts.clock.end())
 
     def take_changes(self, now: Now) -> tuple[int, Changes]:
         """What the next durable step writes, and the generation that is durable after it."""

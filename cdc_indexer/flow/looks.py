@@ -75,10 +75,14 @@ class Looks:
 
     # --- the view ----------------------------------------------------------------------------------------
 
+    def wait_seconds(self, now: Now) -> float:
+        """How long until a version can be drawn, and so anything be read."""
+        return self._parts.clock.wait_seconds(now.clock)
+
     def draw(self, now: Now) -> int | None:
-        """A version, before something is read; None: its bound has to be durable first, so let changes be written."""
+        """A version, before something is read. None: wait for so long, or its bound has to be durable: write the changes."""
         version = self._parts.clock.draw(now.clock)
-        if version is None:
+        if version is None and not self.wait_seconds(now):
             self._parts.results.moved()
         return version
 

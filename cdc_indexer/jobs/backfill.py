@@ -209,8 +209,12 @@ def draw(engine: Engine) -> int:
             version = core.looks.draw(engine.now())
             if version is not None:
                 return version
+            seconds = core.looks.wait_seconds(engine.now())
             generation = core.parts.results.generation
-        engine.writer.wait(generation)
+        if not seconds:
+            engine.writer.wait(generation)
+        elif engine.stopping.wait(seconds):
+            raise Stopped
 
 
 def decide(engine: Engine, reading: Reading) -> None:

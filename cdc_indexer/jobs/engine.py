@@ -150,6 +150,8 @@ class Engine:
         self.sending.stop()
         with self.source.impatient():
             self.verifier.join()
+        with self._lock:
+            self.core.end()
         self.writer.request(self.core.parts.results.generation)
         if not self.writer.close():
             log.error("the last results couldn't be written; they will be sent once more")

@@ -14,8 +14,9 @@ MAX_VERSION = 2**63 - 1
 #: A version so far ahead of the clock is a mistake of somebody's: a hundred years.
 FAR_AHEAD = 100 * 365 * 86_400 * 1_000_000
 
-#: How far the durable bound lies ahead, and when it is moved on, in microseconds. A program that begins anew begins there:
-#: so far may its numbers be ahead of its readings, and what it held while frozen would win over what another one read since.
+#: How far the durable bound lies ahead, and when it is moved on, in microseconds. A program that begins anew waits for so
+#: long with its first reading: else its numbers would be ahead of its readings, and what it held while frozen would win over
+#: what another one read since.
 AHEAD = 2_000_000
 _MOVE_WHEN_LEFT = 1_000_000
 
@@ -31,9 +32,28 @@ class VersionClock:
         self.bound = bound
         self._asked = self._just_moved = False
         self._now = 0
+        #: The bound of the program before, until the clock has been compared with it.
+        self._recalled = bound
+        self._ended = False
+
+    def wait_seconds(self, now: int) -> float:
+        """How long until the clock has passed what a program before may have given out; then one may be drawn.
+
+        0 when that lies farther ahead than any bound does: the clock went back, and nobody waits for that.
+        """
+        ahead = self._recalled - now
+        if 0 < ahead <= AHEAD:
+            return ahead / 1e6
+        self._recalled = 0
+        return 0.0
 
     def draw(self, now: int) -> int | None:
-        """The next version, ``now`` being the database's clock; None when the bound must be moved first."""
+        """The next version, ``now`` being the database's clock; None when the bound must be moved first.
+
+        None as well while there is something to wait for: see ``wait_seconds``.
+        """
+        if self.wait_seconds(now):
+            return None
         self._now = now
         version = max(now, self.last + 1)
         if version > self.bound and self._just_moved:
@@ -53,10 +73,19 @@ class VersionClock:
 
     def wanted_bound(self, now: int) -> int | None:
         """The bound to be made durable; None while the present one will do."""
+        if self._ended:
+            return None
         ahead = max(now, self.last)
         return ahead + AHEAD if self.bound - ahead < _MOVE_WHEN_LEFT else None
 
+    def end(self) -> int:
+        """Nothing is drawn any more: the bound to be made durable, so that who begins next needn't wait."""
+        self._ended = True
+        self.bound = self.last
+        return self.last
+
     def bounded(self, bound: int) -> None:
         """That bound is durable."""
-        self.bound = max(self.bound, bound)
+        if not self._ended:
+            self.bound = max(self.bound, bound)
         self._just_moved, self._asked = self._asked, False

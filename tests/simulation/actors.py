@@ -160,7 +160,8 @@ def feed(p: Process) -> Steps:
                 yield backfills.room
             version = core.looks.draw(p.now())
             if version is None:
-                yield lambda: not results.pending
+                pause = world.seconds + core.looks.wait_seconds(p.now())
+                yield lambda pause=pause: world.seconds >= pause and not results.pending  # type: ignore[misc]
                 continue
             yield None
             try:

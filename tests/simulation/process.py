@@ -212,10 +212,13 @@ class Process:
 
     def stop(self) -> None:
         """A signal: nothing more is sent, what is in flight ends and becomes durable."""
+        if self.stopping:
+            return
         self.stopping = True
         for name in list(self.actors):
             if name not in ("write", "send"):
                 self.actors.pop(name).steps.close()
+        self.core.end()
 
     def kill(self) -> None:
         """At once, wherever it is: nobody gives anything back."""

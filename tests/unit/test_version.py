@@ -29,18 +29,43 @@ def test_numbers_grow_whatever_the_clock_does_and_never_pass_what_is_durable() -
     assert clock.draw(NOON) == NOON + 60 * SECOND + 1
 
 
-def test_a_program_that_begins_anew_is_hardly_ahead_of_its_readings() -> None:
+def test_a_program_that_begins_anew_is_not_ahead_of_its_readings() -> None:
     """Else what it holds while it is frozen wins over what another process read since."""
     clock = VersionClock()
     durable(clock, NOON)
+    assert clock.draw(NOON) == NOON
+    assert clock.bound == NOON + AHEAD <= NOON + 2 * SECOND
     again = VersionClock(clock.bound)
     durable(again, NOON)
-    first = again.draw(NOON)
-    assert first is not None
-    assert clock.bound < first <= NOON + 2 * SECOND + 1
-    assert AHEAD <= 2 * SECOND
-    durable(again, NOON + 5 * SECOND)
-    assert again.draw(NOON + 5 * SECOND) == NOON + 5 * SECOND
+    assert again.wait_seconds(NOON) == 2
+    assert again.draw(NOON) is None
+    assert again.draw(NOON + 2 * SECOND - 1) is None
+    assert again.draw(NOON + 2 * SECOND) == NOON + 2 * SECOND + 1
+    assert again.draw(NOON + 3 * SECOND) == NOON + 3 * SECOND
+
+
+def test_after_a_clean_end_nobody_waits() -> None:
+    clock = VersionClock()
+    durable(clock, NOON)
+    assert clock.draw(NOON) == NOON
+    assert clock.end() == NOON
+    assert clock.wanted_bound(NOON + 5 * SECOND) is None
+    # A write that was under way.
+    clock.bounded(NOON + 2 * SECOND)
+    assert clock.draw(NOON + 1) is None
+    again = VersionClock(NOON)
+    assert again.wait_seconds(NOON + 1) == 0
+    durable(again, NOON + 1)
+    assert again.draw(NOON + 1) == NOON + 1
+
+
+def test_nobody_waits_for_a_clock_that_went_back() -> None:
+    again = VersionClock(NOON)
+    durable(again, NOON)
+    before = NOON - 3 * SECOND
+    assert again.draw(before) == NOON + 1
+    # Not later either, when the clock comes near.
+    assert again.draw(NOON - SECOND) == NOON + 2
 
 
 def test_a_disk_that_is_slower_than_the_bound_lies_ahead_lets_them_be_drawn() -> None:
