@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cdc_indexer.model.moment import for_people
 from cdc_indexer.model.observer import Condition
 from cdc_indexer.state import requests
 from cdc_indexer.state.requests import Inbox, PauseRequest, Refused
@@ -35,11 +36,11 @@ def paused(state_dir: Path) -> PauseRequest | None:
 
 def as_sentence(request: PauseRequest) -> str:
     """Who paused, since when, and until when."""
-    by, since = request.by, f"{request.since:%Y-%m-%d %H:%M}" if request.since is not None else "?"
+    by, since = request.by, for_people(request.since, seconds=False) if request.since is not None else "?"
     if request.until is None:
-        return f"Paused by {by} since {since} UTC: studies wait; `cdc-indexer resume` goes on"
-    until = f"{request.until:%Y-%m-%d %H:%M}"
-    return f"Paused by {by} since {since} UTC, until {until} UTC: studies wait; `cdc-indexer resume` goes on"
+        return f"Paused by {by} since {since}: studies wait; `cdc-indexer resume` goes on"
+    until = for_people(request.until, seconds=False)
+    return f"Paused by {by} since {since}, until {until}: studies wait; `cdc-indexer resume` goes on"
 
 
 class Pausing:

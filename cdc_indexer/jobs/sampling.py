@@ -151,7 +151,7 @@ class Sampler:
                 clock_difference_seconds=self._engine.clock_difference_seconds,
                 idle_seconds=self.idle_seconds,
                 blocked=engine.waits_for_others,
-                at_index=engine.store.count,
+                at_index=engine.store.held,
             )
         )
 

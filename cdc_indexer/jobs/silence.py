@@ -27,7 +27,7 @@ _EVERY_SECONDS = 60.0
 
 _SAID = (
     "The archive has stored no new study for {hours}, and monitor.quiet_hours says that this is too long: see whether the "
-    "modalities reach it, and whether its triggers are there (`python -m cdc_indexer check --admin root`)"
+    "modalities reach it, and whether its triggers are there (`cdc-indexer check --admin root`)"
 )
 
 

@@ -45,6 +45,10 @@ _HELD = {
 }
 
 
+#: What was wanted, or what nobody did wrong.
+_NO_ERRORS = frozenset({Cause.PAUSED, Cause.QUIET})
+
+
 def held_cause(refusal: Refusal | None) -> Cause:
     """Why the central index refuses everything."""
     return Cause.REFUSED if refusal is None else _HELD.get(refusal, Cause.REFUSED)
@@ -122,7 +126,8 @@ class Health:
                 now = self._clock()
                 since = before.since if before is not None and before.cause is cause else now
                 self._problems[about] = Problem(cause, since, as_sentence(reason))
-                self.last_error = (now, as_sentence(reason))
+                if cause not in _NO_ERRORS:
+                    self.last_error = (now, as_sentence(reason))
             if (before is None) != (cause is None) or (before is not None and before.cause is not cause):
                 self.changes += 1
 

@@ -506,7 +506,7 @@ def test_the_archives_tables_are_read_by_a_page_not_as_a_whole(
     pacs.store_studies(3000)
     settings = settings_of(broken)
     with reading(settings.database) as connection:
-        checks = dict(installation.outbox(connection, settings.database, ()))
+        checks = dict(installation.OutboxChecks(connection, settings.database, ()).all())
 
         def rows_read() -> int:
             with connection.cursor() as cursor:

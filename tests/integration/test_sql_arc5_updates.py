@@ -141,7 +141,9 @@ def of_service(archive: Pacs5) -> Finding:
         assert connection.rows(
             "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_NAME = 'patient_id'"
         ) == [(0,)]
-        (check,) = [make for name, make in installation.outbox(connection, settings, ()) if name == "view"]
+        (check,) = [
+            make for name, make in installation.OutboxChecks(connection, settings, ()).all() if name == "view"
+        ]
         (finding,) = check()
     return finding
 
