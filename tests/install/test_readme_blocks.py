@@ -197,7 +197,9 @@ def test_who_types_every_block_gets_a_service_that_works(name: str, archive: str
 def _region(machine: Machine, page: Page) -> str:
     """The central index runs; the key of our centre."""
     machine.type(page.next("sh", "central-index/bin/pip install"))
-    said = machine.type(page.next("sh", "centre add").replace("000", CENTRE), answers=f"{READERS_PASSWORD}\n" * 2)
+    said = machine.type(
+        page.next("sh", "centre add").replace("000", CENTRE), answers=f"{READERS_PASSWORD}\n" * 2
+    )
     assert machine.mode("/etc/central-index/keys.json") == "640 root:central-index"
     assert page.left == []
     (key,) = re.findall(r"^\S{40,}$", said, re.MULTILINE)
