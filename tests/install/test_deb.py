@@ -38,6 +38,7 @@ def packages(
         said = bare.online("make deb", cwd=CHECKOUT)
         for deb in (bare.root / CHECKOUT.lstrip("/") / "dist").glob("*.deb"):
             shutil.copy(deb, kept)
+        assert not (bare.root / CHECKOUT.lstrip("/") / "build").exists(), "what it was built in is left over"
     assert not re.search(r"^[EW]: ", said, re.MULTILINE), said
     yield folder, kept
 
@@ -106,6 +107,9 @@ def _what_is_there(bare: Bare) -> None:
     assert completed.strip() == "initial"
     assert "#compdef cdc-indexer" in (bare.root / "usr/share/zsh/vendor-completions/_cdc-indexer").read_text()
     bare.run("systemd-analyze verify --man=no cdc-indexer.service")
+    unit = bare.run("cat $(find /usr/lib/systemd /lib/systemd -name cdc-indexer.service | head -1)")
+    (named,) = re.findall(r"^Documentation=.*file://(\S+)", unit, re.MULTILINE)
+    assert (bare.root / named.lstrip("/") / "README.md").exists()
     # Not before somebody has put in a key; and no byte code is left out, for the service's account may write none.
     assert "cdc-indexer" not in bare.run("ls /etc/systemd/system/multi-user.target.wants 2>/dev/null || true")
     assert not (bare.root / "run/cdc-indexer.pid").exists()
@@ -119,6 +123,8 @@ def _what_it_does(bare: Bare) -> None:
     """With what it brings alone; the database is away, which is said, and the page answers."""
     with pytest.raises(Failed, match="connection"):
         bare.run("cd /etc/cdc-indexer && runuser -u cdc-indexer -- cdc-indexer check")
+    with pytest.raises(Failed, match="name it with `--config FILE`"):
+        bare.run("cdc-indexer status")
     path = bare.root / "etc/cdc-indexer/config.json"
     settings = json.loads(path.read_text())
     settings.update(key="a-key-of-our-own-0123456789", webservice_url="http://127.0.0.1:1/")
