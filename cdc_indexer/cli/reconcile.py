@@ -83,9 +83,12 @@ def _show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from cdc_indexer.monitor.language import current
+    from cdc_indexer.monitor.texts import number
+
     table = Table(show_header=False)
     for word in _WORDS:
-        table.add_row(say(word), f"{result[word]:,}")
+        table.add_row(say(word), number(result[word], current(), 1 if word == "seconds" else 0))
     Console().print(table)
     if result["held"]:
         click.echo(say(f"Held: {result['held']}."), err=True)

@@ -135,7 +135,7 @@ class _Page:
         else:
             detail = f'{self._say("detail")} <span lang="en">{_prose(message)}</span>'
             text = f"{_prose(as_called(CAUSES[cause]))} <small>{detail}</small>"
-        since = "" if cause is Cause.PARKED else f" <small>({since})</small>"
+        since = "" if cause in (Cause.PARKED, Cause.PAUSED) else f" <small>({since})</small>"
         return f"<p>{text}{since}</p>"
 
     # --- the figures -------------------------------------------------------------------------------------

@@ -96,7 +96,10 @@ def lines(shown: Report) -> list[tuple[str, str]]:
         ("held", say(_held(shown))),
         ("position", shown.position or ""),
         ("bytes behind", "" if shown.bytes_behind is None else size(shown.bytes_behind, current())),
-        ("seconds behind", "" if shown.seconds_behind is None else f"{shown.seconds_behind:,.1f}"),
+        (
+            "seconds behind",
+            "" if shown.seconds_behind is None else number(shown.seconds_behind, current(), 1),
+        ),
         (
             "delivered",
             say(f"{count(shown.delivered)} since {when(shown.started_at)}")

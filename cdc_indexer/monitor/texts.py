@@ -259,10 +259,10 @@ def wanted_language(accept_language: str, asked: str = "") -> str:
     return best
 
 
-def number(value: float, language: str) -> str:
+def number(value: float, language: str, places: int = 0) -> str:
     """With separators of thousands."""
-    text = f"{value:,.0f}"
-    return text.replace(",", ".") if language == "es" else text
+    text = f"{value:,.{places}f}"
+    return text.translate(str.maketrans(",.", ".,")) if language == "es" else text
 
 
 def size(count: int, language: str) -> str:

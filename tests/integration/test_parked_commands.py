@@ -52,7 +52,10 @@ def test_the_list_tells_all_but_patients(parked: Indexer) -> None:
         assert sum([uid, "422"] == line.split()[7:9] and "study_pk " in line for line in lines) == 1
     assert "NUNEZ" not in done.stdout
     spanish = parked.run("parked", "list", "--lang", "es").stdout
-    said = "El índice central rechazó este estudio (estado 422): `{} -m cdc_indexer parked list --show-answer` muestra por qué."
+    said = (
+        "El índice central rechazó este estudio (estado 422): "
+        "`{} -m cdc_indexer parked list --show-answer` muestra por qué."
+    )
     assert said.format(sys.executable) in spanish
     assert sorted(entry["study_iuid"] for entry in entries(parked)) == ["1.1", "1.2"]
     assert "NUNEZ^MARIA is unknown here" in parked.run("parked", "list", "--show-answer").stdout

@@ -471,7 +471,7 @@ def test_plain_lines() -> None:
         "         In my.cnf:",
         "         [mysqld]",
         "         log_bin = mysql-bin",
-        "1 ok, 1 warning, 1 failed",
+        "ok: 1, warning: 1, failed: 1",
     ]
 
 
@@ -484,7 +484,7 @@ def test_a_table_on_a_terminal() -> None:
     statement = f"GRANT SELECT ON `pacsdb`.study_service TO 'indexer'@'{'x' * 200}';"
     show([*SHOWN[1:], failed("grants", "One is missing.", statement), SHOWN[0]], stream)
     assert statement in stream.getvalue().splitlines()
-    for text in ("[bold]is[/bold]", "[mysqld]", "log_bin = mysql-bin", "1 ok, 1 warning, 2 failed"):
+    for text in ("[bold]is[/bold]", "[mysqld]", "log_bin = mysql-bin", "ok: 1, warning: 1, failed: 2"):
         assert text in stream.getvalue()
     assert "\x1b[2J" not in stream.getvalue()
 
@@ -524,7 +524,7 @@ def test_failures_first_and_one_remedy_once() -> None:
         "warning  event              None.",
         "         As for triggers.",
         "ok       server             1.",
-        "1 ok, 1 warning, 2 failed",
+        "ok: 1, warning: 1, failed: 2",
     ]
 
 

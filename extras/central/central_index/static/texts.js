@@ -11,7 +11,7 @@ export const TEXTS = {
     date: "Fecha del estudio", description: "Descripción", series: "Series", images: "Imágenes",
     none: "Ningún estudio coincide.", more: "Anteriores", studies: "Estudios", centers: "Centros",
     state: "Estado", problems: "Qué falla", heard: "Última señal", behind: "Atraso", waiting: "En espera",
-    parked: "Apartados", held: "Estudios", today: "Hoy", before: "Hace una semana", pass: "Última conciliación",
+    parked: "Apartados", held: "Estudios", today: "Hoy", before: "Hace una semana", pass: "Última comparación",
     program: "Programa", "all-centers": "Todos", study: "Estudio", close: "Cerrar", viewer: "Abrir las imágenes",
     all: "Estudios de esta persona en todos los centros",
   },
