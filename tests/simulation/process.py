@@ -159,17 +159,22 @@ class Process:
 
     def _watch_ledger(self) -> None:
         results = self.core.parts.results
-        put, begin = results.put, results.begin_ledger
+        put, verified, begin = results.put, results.verified, results.begin_ledger
 
         def watched(key: str, entry: Entry) -> None:
             self.put[key] = entry
             put(key, entry)
 
+        def seen(key: str, entry: Entry) -> None:
+            self.put[key] = entry
+            verified(key, entry)
+
         def begun(clock: int) -> None:
             self.put.clear()
             begin(clock)
 
-        results.put, results.begin_ledger = watched, begun  # type: ignore[method-assign]
+        results.put, results.verified = watched, seen  # type: ignore[method-assign]
+        results.begin_ledger = begun  # type: ignore[method-assign]
 
     # --- what actors use ---------------------------------------------------------------------------------
 
