@@ -210,6 +210,10 @@ def clock_jumps(world: World) -> None:
     if seconds < 0:
         # Then which row is the oldest isn't known before all of them have come.
         world.index.keys_count = False
+        world.back_unseen = True
+    elif world.back_unseen:
+        # Nobody has looked at the clock in between: what it dated then, and the log doesn't show, a sweep finds.
+        world.sweep_needed = True
 
 
 @happening("prune", 1, lambda world: bool(world.server.outbox))

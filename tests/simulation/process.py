@@ -97,11 +97,18 @@ class _Clock(VersionClock):
     def __init__(self, bound: int, world: World) -> None:
         super().__init__(bound)
         self._world = world
+        #: The highest that this process has given out or seen.
+        self._highest = 0
+
+    def saw(self, version: int) -> None:
+        super().saw(version)
+        self._highest = max(self._highest, version)
 
     def draw(self, now: int) -> int | None:
         version = super().draw(now)
         if version is not None:
-            self._world.version_drawn(version)
+            self._world.version_drawn(version, self._highest)
+            self._highest = max(self._highest, version)
         return version
 
 

@@ -90,6 +90,8 @@ class World:
         self.shown_late = self.log_lost = False
         self.scope_complete = not config.already_there
         self.clock_jumped = False
+        #: The clock went back, and no audit has looked at it since.
+        self.back_unseen = False
         self.settings_changed = False
         self.last_version = 0
         self.runs = 0
@@ -213,9 +215,13 @@ class World:
         if row_id in self.settled and not late_rows:
             raise Broken(f"row {row_id} is taken again, though it is durably settled")
 
-    def version_drawn(self, version: int) -> None:
+    def version_drawn(self, version: int, highest: int) -> None:
+        """``highest``: what the process has given out or seen before."""
         if version <= self.last_version:
             raise Broken(f"version {version} is given out after {self.last_version}")
+        # Else it would win over what another process has read since.
+        if version > max(self.clock(), highest + 1) and not self.clock_jumped:
+            raise Broken(f"version {version} is ahead of its reading, at {self.clock()}")
         self.last_version = version
 
     def skip_log(self, server: Server) -> None:
