@@ -291,6 +291,7 @@ class Sweeper:
             suspicious=self._suspicious,
             cancelled=self._cancelled,
             enough=self._enough,
+            hasty=self._until is not None and request is None,
             wants=None if options.whole else options.wants,
             client=engine.index_client(),
             wanted=due.wanted,
