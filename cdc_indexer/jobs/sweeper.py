@@ -124,6 +124,11 @@ class Sweeper:
         """What the stream and the table had at the start is taken."""
         self._ready = True
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether it is."""
+        return self._ready
+
     # --- who wants one -----------------------------------------------------------------------------------
 
     def want(self, reason: str, *, suspicious: bool = False) -> None:
