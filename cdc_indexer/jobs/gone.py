@@ -149,10 +149,23 @@ class Gone:
         limit = max(_VALVE_DELETIONS, _VALVE_DELETIONS_PART * self._engine.store.count)
         if accept or len(gone) <= limit:
             return ""
+        unrecorded = len(gone) - self._recorded(gone)
+        if unrecorded <= limit:
+            return ""
         return (
-            f"{len(gone):,} studies would be deleted from the central index, because the archive doesn't hold them: "
+            f"{unrecorded:,} studies would be deleted from the central index, because the archive doesn't hold them: "
             "nothing of that is sent. See whether the archive is whole, then run `reconcile --accept`"
         )
+
+    def _recorded(self, gone: list[Entry]) -> int:
+        """How many have a row that says so: the archive deleted them itself, and `reconcile` alone reads no rows."""
+        count = 0
+        for start in range(0, len(gone), _PAGE):
+            some = gone[start : start + _PAGE]
+            deleted = self._outbox.deleted([entry.study_pk for entry in some])
+            count += sum(entry.study_iuid in deleted for entry in some)
+            self._pause(0.0)
+        return count
 
     def hint(self, gone: list[Entry], backfill: Backfill) -> None:
         """What they are is looked at in their turn, behind live studies."""

@@ -157,6 +157,7 @@ class Sweep:
                 pause=self._pause,
                 send=self._send_and_wait,
             )
+        resumed = "read" in self._state
         more = not self._state.get("read")
         while more:
             more = self._read_part(self.after_pk)
@@ -169,9 +170,10 @@ class Sweep:
                 self.result.index = True
             self._counted.clear()
             self.result.seconds = took + time.monotonic() - began
-            if not more and half is not None and self._tracked and not self.result.held:
-                half.remember()
-                engine.remember("scope", ALL)
+            if half is not None and self._tracked and not self.result.held:
+                half.remember(whole=not more and not resumed)
+                if not more:
+                    engine.remember("scope", ALL)
             self._keep(read=not more)
             failpoints.hit("sweep_part_done")
             if more and self._enough():

@@ -1,4 +1,4 @@
-"""When a study counts as gone: two readings of one epoch, ten minutes apart, also over a restart (CONVERGENCE 2)."""
+"""When a study was seen to be absent first, over a restart (the rest of what is gone is in test_sweep_rules.py)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 
 from cdc_indexer.jobs import gone as module
 from cdc_indexer.jobs.gone import Gone
-from cdc_indexer.model.errors import SourceChanged
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.position import Identity
 
@@ -84,21 +83,3 @@ def test_it_does_not_count_after_another_epoch_server_or_start_of_the_machine(
     for boot in ("another", ""):
         monkeypatch.setattr(module, "_boot", lambda boot=boot: boot)
         assert left(archive, other) > 590
-
-
-def test_two_readings_of_one_epoch() -> None:
-    archive = FakeArchive()
-    one = begin(archive, 0.05)
-    assert one.confirmed(1) == []
-    began = time.monotonic()
-    one.add(ENTRIES["1.1"])
-    one.add(ENTRIES["1.2"])
-    archive.holds = {"1.2"}
-    assert one.confirmed(1) == [ENTRIES["1.1"]]
-    assert time.monotonic() - began >= 0.05
-    archive.source.epoch = 2
-    with pytest.raises(SourceChanged):
-        one.confirmed(1)
-    # Where nothing is deleted, nobody waits.
-    archive.core.parts.policy.deletes = False
-    assert begin(archive).left_seconds <= 0.0
