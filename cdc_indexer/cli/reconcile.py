@@ -77,9 +77,9 @@ _WORDS = ("compared", "equal", "missing", "stale", "extra", "kept", "healed", "s
 
 def _show(result: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(show_header=False)
+    table = Table("what", Column("how many", justify="right"), show_header=False)
     for word in _WORDS:
         table.add_row(word, f"{result[word]:,}")
     Console().print(table)

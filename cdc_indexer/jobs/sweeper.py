@@ -124,6 +124,11 @@ class Sweeper:
         """What the stream and the table had at the start is taken."""
         self._ready = True
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether it is."""
+        return self._ready
+
     # --- who wants one -----------------------------------------------------------------------------------
 
     def want(self, reason: str, *, suspicious: bool = False) -> None:
@@ -291,6 +296,7 @@ class Sweeper:
             suspicious=self._suspicious,
             cancelled=self._cancelled,
             enough=self._enough,
+            hasty=self._until is not None and request is None,
             wants=None if options.whole else options.wants,
             client=engine.index_client(),
             wanted=due.wanted,
