@@ -81,12 +81,12 @@ _WORDS = ("compared", "equal", "missing", "stale", "extra", "kept", "healed", "s
 
 def _show(result: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from cdc_indexer.monitor.language import current
     from cdc_indexer.monitor.texts import number
 
-    table = Table(show_header=False)
+    table = Table("what", Column("how many", justify="right"), show_header=False)
     for word in _WORDS:
         table.add_row(say(word), number(result[word], current(), 1 if word == "seconds" else 0))
     Console().print(table)

@@ -203,12 +203,18 @@ class Initial:
 
 def draw(engine: Engine) -> int:
     """A version, before a reading begins; Stopped at the end."""
+    return draw_after(engine)[1]
+
+
+def draw_after(engine: Engine) -> tuple[int, int]:
+    """A version, and the highest before it: between these two none is drawn. Stopped at the end."""
     while True:
         with engine.inside() as core:
             core.parts.enter(engine.source.epoch)
+            before = core.parts.clock.last
             version = core.looks.draw(engine.now())
             if version is not None:
-                return version
+                return before, version
             seconds = core.looks.wait_seconds(engine.now())
             generation = core.parts.results.generation
         if not seconds:

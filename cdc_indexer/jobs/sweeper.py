@@ -124,6 +124,11 @@ class Sweeper:
         """What the stream and the table had at the start is taken."""
         self._ready = True
 
+    @property
+    def caught_up(self) -> bool:
+        """Whether it is."""
+        return self._ready
+
     # --- who wants one -----------------------------------------------------------------------------------
 
     def want(self, reason: str, *, suspicious: bool = False) -> None:
@@ -140,7 +145,7 @@ class Sweeper:
         """The index may have lost what the ledger says: that isn't believed until the index itself was compared."""
         engine = self._engine
         with engine.inside() as core:
-            core.parts.believed = False
+            core.doubt()
         if condition is Condition.INDEX_LOST:
             self._doubt_not_before = 0.0
         self._want(Wanted("", condition.value))
@@ -164,7 +169,7 @@ class Sweeper:
     def _believe(self) -> None:
         engine = self._engine
         with engine.inside() as core:
-            core.parts.believed = True
+            core.believe(engine.now())
         for condition in _DOUBTS:
             engine.observer.condition(condition, None)
 
@@ -291,6 +296,7 @@ class Sweeper:
             suspicious=self._suspicious,
             cancelled=self._cancelled,
             enough=self._enough,
+            hasty=self._until is not None and request is None,
             wants=None if options.whole else options.wants,
             client=engine.index_client(),
             wanted=due.wanted,

@@ -272,6 +272,17 @@ class Outbox:
             )
         return {study_pk for (study_pk,) in rows}
 
+    def deleted(self, study_pks: Sequence[int]) -> set[str]:
+        """UIDs of those among these studies that a row of their own says are deleted."""
+        if not study_pks:
+            return set()
+        with self._session() as session:
+            rows = session.rows(
+                f"SELECT study_iuid FROM {TABLE} WHERE study_pk IN ({_places(study_pks)}) AND operation = 'deleted'",  # noqa: S608
+                study_pks,
+            )
+        return {study_iuid for (study_iuid,) in rows}
+
     def view_after(self, after_pk: int, limit: int) -> list[Mapping[str, object]]:
         """The next page of the view by study_pk, without the outbox's rows."""
         with self._session() as session:

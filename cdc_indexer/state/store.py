@@ -234,6 +234,8 @@ class Store:
         if changes.ledger:
             more, more_held = _ledger.put(db, list(changes.ledger.values()))
             count, held = count + more, held + more_held
+        if changes.verified:
+            _ledger.verified(db, changes.verified.values())
         meta = [(name, _json(value)) for name, value in changes.meta.items()]
         if count != self._count:
             meta.append((_COUNT, str(count)))
