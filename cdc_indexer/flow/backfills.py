@@ -154,11 +154,13 @@ class Backfills:
 
     def begin_ledger(self, now: Now) -> None:
         """`initial --restart`: nothing that the index was told before counts any more."""
+        cases = self._parts.cases
         self._parts.results.begin_ledger(now.clock)
-        for case in list(self._parts.cases):
+        for case in list(cases):
+            if case.entry is not None and case.entry.unverified:
+                # The view may not show it before the backfill has passed its place.
+                cases.hint(case, Hints(look=True), now)
             case.entry, case.known = None, True
-            # Perhaps the entry was all that it waited with.
-            self._parts.cases.drop_if_idle(case)
 
     # --- changed patients --------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ class Hints:
         live: something of it was recorded, so it goes before what isn't.
         by_uid: it wasn't there under its primary key, so it is looked for by its UID.
         look: somebody asked for a look, and there is nothing that ends with it.
+        doubtful: the index may have lost what the ledger says, and wasn't asked: it is sent, equal or not.
     """
 
     # Ten thousand of these may wait, most of them with one row: no empty lists.
@@ -63,6 +64,7 @@ class Hints:
     by_uid: bool = False
     look: bool = False
     newer: bool = False
+    doubtful: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.rows or self.changes or self.tickets or self.gone or self.insist or self.look)
@@ -103,6 +105,7 @@ class Hints:
         self.live = self.live or later.live
         self.look = self.look or later.look
         self.newer = self.newer or later.newer
+        self.doubtful = self.doubtful or later.doubtful
 
 
 @dataclass(slots=True, eq=False)

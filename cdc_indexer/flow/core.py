@@ -17,16 +17,18 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from cdc_indexer.flow.backfills import Backfills
+from cdc_indexer.flow.case import Hints
 from cdc_indexer.flow.cases import Cases
 from cdc_indexer.flow.gate import Change
 from cdc_indexer.flow.intake import Intake
 from cdc_indexer.flow.looks import Looks
-from cdc_indexer.flow.order import Order, Send
+from cdc_indexer.flow.order import Delivery, Order, Send
 from cdc_indexer.flow.parts import Parts
 from cdc_indexer.flow.patients import ChangedPatients
 from cdc_indexer.flow.policy import Policy
 from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.settlement import Result
+from cdc_indexer.flow.unproven import Accepted
 from cdc_indexer.model.changes import Changes
 from cdc_indexer.model.moment import Now
 from cdc_indexer.model.outcome import Kind, Outcome
@@ -98,6 +100,34 @@ class Core:
     def hurry(self) -> None:
         """From now on nothing waits for quiet: the program is to end once all is sent."""
         self.parts.hurry = True
+
+    # --- the ledger --------------------------------------------------------------------------------------
+
+    def lost(self, key: str, accepted: Accepted) -> bool:
+        """Whether the index has lost this, which it was seen not to hold.
+
+        Not if something newer of it was accepted meanwhile; nor while something of it is under way, and then the index is
+        asked again another time.
+        """
+        unproven = self.parts.settlement.unproven
+        if key in unproven:
+            return False
+        if self.busy(key):
+            unproven.give_back([(key, accepted)])
+            return False
+        return True
+
+    def doubt(self) -> None:
+        """The index may have lost what the ledger says."""
+        self.parts.believed = False
+
+    def believe(self, now: Now) -> None:
+        """The index itself was compared, but for what is under way: nobody asked for that, so it is sent once more."""
+        self.parts.believed = True
+        for case in self.parts.cases:
+            waits_to_be_sent = isinstance(case.lease, Delivery) and not case.lease.taken
+            if case.first is None and not waits_to_be_sent:
+                self.parts.cases.hint(case, Hints(look=True, doubtful=True), now)
 
     # --- the audit ---------------------------------------------------------------------------------------
 

@@ -79,7 +79,8 @@ def decide(
     holds = entry is not None and entry.digest is not None
     if hints.insist is not Insist.RESEND and entry is not None:
         same = entry.digest == digest and entry.rejected != DOUBT
-        anyway = not believed and policy.updates and bool(hints.rows or hints.changes or entry.unverified)
+        recorded = bool(hints.rows or hints.changes or entry.unverified)
+        anyway = policy.updates and (hints.doubtful or (recorded and not believed))
         if holds and (same or not policy.updates) and not anyway:
             return Do.NOTHING, replace(entry, unverified=False, deleted=False, rejected=None)
         if entry.rejected == digest and hints.insist is Insist.NO:
@@ -91,14 +92,15 @@ def decide(
 
 def _absent(policy: Policy, entry: Entry | None, hints: Hints) -> tuple[Do, Entry | None]:
     """The archive doesn't hold the study."""
-    if not (hints.gone or hints.newer):
+    again = hints.doubtful and entry is not None and entry.deleted
+    if not (hints.gone or hints.newer or again):
         # Left to its 'deleted' row, which comes or has come, or to the sweep.
         return Do.NOTHING, entry and replace(entry, unverified=False)
     if entry is None:
         # Somebody else may have sent what the ledger doesn't know.
         return (Do.DELETE if policy.deletes else Do.NOTHING), None
     refused = entry.rejected == DELETION and hints.insist is Insist.NO
-    if policy.deletes and not refused and (may_hold(entry) or hints.insist is not Insist.NO):
+    if policy.deletes and not refused and (may_hold(entry) or again or hints.insist is not Insist.NO):
         return Do.DELETE, entry
     return Do.NOTHING, replace(
         entry,

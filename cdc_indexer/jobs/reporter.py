@@ -186,8 +186,7 @@ class Reporter:
         if not shows_loss(one, listed.get(key)):
             return False
         with self._engine.inside() as core:
-            # Something newer of it may have arrived meanwhile.
-            return not (core.busy(key) or key in core.parts.settlement.unproven)
+            return core.lost(key, one)
 
     def _content(self, summary: Mapping[str, Any], at: int) -> dict[str, Any]:
         """No patient, no host name."""

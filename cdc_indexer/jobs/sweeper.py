@@ -145,7 +145,7 @@ class Sweeper:
         """The index may have lost what the ledger says: that isn't believed until the index itself was compared."""
         engine = self._engine
         with engine.inside() as core:
-            core.parts.believed = False
+            core.doubt()
         if condition is Condition.INDEX_LOST:
             self._doubt_not_before = 0.0
         self._want(Wanted("", condition.value))
@@ -169,7 +169,7 @@ class Sweeper:
     def _believe(self) -> None:
         engine = self._engine
         with engine.inside() as core:
-            core.parts.believed = True
+            core.believe(engine.now())
         for condition in _DOUBTS:
             engine.observer.condition(condition, None)
 

@@ -34,7 +34,7 @@ class VersionClock:
         self.recorded = 0
         self._asked = self._just_moved = False
         self._now = 0
-        #: The bound of the program before, until the clock has been compared with it.
+        #: The bound of the program before, until a version is drawn.
         self._recalled = bound
         self._ended = False
 
@@ -44,10 +44,7 @@ class VersionClock:
         0 when that lies farther ahead than any bound does: the clock went back, and nobody waits for that.
         """
         ahead = self._recalled - now
-        if 0 < ahead <= AHEAD:
-            return ahead / 1e6
-        self._recalled = 0
-        return 0.0
+        return ahead / 1e6 if 0 < ahead <= AHEAD else 0.0
 
     def draw(self, now: int) -> int | None:
         """The next version, ``now`` being the database's clock; None when the bound must be moved first.
@@ -56,6 +53,7 @@ class VersionClock:
         """
         if self.wait_seconds(now):
             return None
+        self._recalled = 0
         self._now = now
         version = max(now, self.last + 1)
         if version > self.bound and self._just_moved:
@@ -79,8 +77,12 @@ class VersionClock:
             self.last = max(self.last, version)
 
     def wanted_bound(self, now: int) -> int | None:
-        """The bound to be made durable; None while the present one will do."""
-        if self._ended:
+        """The bound to be made durable; None while the present one will do.
+
+        None as well while there is something to wait for: programs that are killed one after the other would move it on and
+        on, until it lay farther ahead than anybody waits for.
+        """
+        if self._ended or self.wait_seconds(now):
             return None
         ahead = max(now, self.last)
         return ahead + AHEAD if self.bound - ahead < _MOVE_WHEN_LEFT else None

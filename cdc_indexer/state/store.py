@@ -218,6 +218,8 @@ class Store:
             count = 0
         if changes.ledger:
             count += _ledger.put(db, list(changes.ledger.values()))
+        if changes.verified:
+            _ledger.verified(db, changes.verified.values())
         meta = [(name, _json(value)) for name, value in changes.meta.items()]
         if count != self._count:
             meta.append((_COUNT, str(count)))

@@ -15,6 +15,7 @@ from tests.simulation.auditing import auditor, look_up, measure_clock
 from tests.simulation.index import Request
 from tests.simulation.process import Away, Process, Steps
 from tests.simulation.readers import once, patients, stream, verify
+from tests.simulation.reporting import Unavailable, compare_with_index, report
 
 if TYPE_CHECKING:
     pass
@@ -47,6 +48,8 @@ def steps_of(p: Process) -> dict[str, Steps]:
     if p.mode != "initial":
         steps["sweep"] = sweep(p)
         steps["retry"] = retry(p)
+        if p.world.config.reports:
+            steps["report"] = report(p)
     return steps
 
 
@@ -147,6 +150,8 @@ def feed(p: Process) -> Steps:
                 return
         if restart and world.config.restarts:
             backfills.begin_ledger(p.now())
+            if p.doubted is not None:
+                p.believe()
             world.index.anew_for.update(world.index.last)
             state = None
         world.runs += 1
@@ -222,8 +227,9 @@ def sweep(p: Process) -> Steps:
     missing_since: dict[str, tuple[float, int]] = {}
     while True:
         # Once audit and stream have caught up.
-        yield lambda: p.sweep_wanted > 0 and (p.auditing or p.mode != "run")
-        p.sweep_wanted -= 1
+        yield lambda: (p.sweep_wanted > 0 or p.doubted is not None) and (p.auditing or p.mode != "run")
+        p.sweep_wanted = max(p.sweep_wanted - 1, 0)
+        doubted = p.doubted
         try:
             epoch = p.source.epoch
             view = p.source.at(epoch).view()
@@ -239,7 +245,8 @@ def sweep(p: Process) -> Steps:
                 scope_pk=0,
             )
             yield None
-            for uid, pk in (*found.missing, *found.stale):
+            differing = [*found.missing, *found.stale]
+            for uid, pk in differing:
                 if not core.backfills.room():
                     yield core.backfills.room
                 core.backfills.hint(uid, pk, p.now())
@@ -255,11 +262,17 @@ def sweep(p: Process) -> Steps:
                     core.backfills.hint(key, entry.study_pk, p.now(), gone=True)
                     del missing_since[key]
                     yield None
+            if world.config.reports:
+                keys_sent = [study_key(*one) for one in differing]
+                yield lambda keys_sent=keys_sent: not any(map(core.busy, keys_sent))  # type: ignore[misc]
+                yield from compare_with_index(p, epoch)
+                if doubted is not None and p.doubted == doubted:
+                    p.believe()
             world.say("swept")
-        except Away:
+        except (Away, Unavailable):
             pause = world.seconds + 1.0
             yield lambda pause=pause: world.seconds >= pause  # type: ignore[misc]
-            p.sweep_wanted += 1
+            p.sweep_wanted += doubted is None
 
 
 def retry(p: Process) -> Steps:

@@ -286,6 +286,8 @@ class Archive:
         self.uids: set[str] = set()
         #: How often each was stored.
         self.births: dict[str, int] = {}
+        #: Of which something wasn't recorded, since the triggers were off.
+        self.unrecorded: set[str] = set()
         self.now = BEGINNING
 
     def revision(self) -> int:
@@ -325,7 +327,12 @@ class Archive:
         self, transaction: Transaction, operation: str, values: Values | None, *, late: int = 0
     ) -> None:
         """What the triggers do. ``late``: so long after the moment that the row says."""
-        if values is None or not self.triggers_on:
+        if values is None:
+            return
+        if not self.triggers_on:
+            studies = self.server.studies.values() if operation == "patient" else ()
+            named = [study.uid for study in studies if study.patient_pk == values["patient_pk"]]
+            self.unrecorded.update(named or [values["study_iuid"]])
             return
         server = self.server
         server.next_id += 1

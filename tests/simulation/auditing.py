@@ -187,6 +187,7 @@ def quick_audit(p: Process, server: Server) -> Steps:
 
 def _watch_clock(p: Process, now: datetime) -> None:
     core = p.core
+    p.world.back_unseen = False
     before, p.clock_seen = p.clock_seen, now
     until = core.parts.progress.until
     back = (until > EPOCH and now < until + HOLD_BACK / 2) or (

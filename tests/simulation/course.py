@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from typing import Any
 
-from tests.simulation import invariants
+from tests.simulation import happenings, happenings_around, invariants  # noqa: F401 - they register
 from tests.simulation.disk import Disk
-from tests.simulation.happenings import HAPPENINGS
+from tests.simulation.happening import HAPPENINGS
 from tests.simulation.index import Broken
 from tests.simulation.world import Config, Step, World
 
@@ -122,7 +122,30 @@ FEATURES: dict[str, tuple[str, ...]] = {
     "other writers": ("another writer",),
     "settings": ("other settings",),
 }
-_OPTIONAL = {name for names in FEATURES.values() for name in names}
+#: Of worlds that are drawn apart, so that each seed stays the course that it was.
+APART: dict[str, tuple[str, ...]] = {
+    # Where the index takes reports.
+    "went back": ("index goes back", "health changes"),
+}
+_KINDS = {**FEATURES, **APART}
+_OPTIONAL = {name for names in _KINDS.values() for name in names}
+
+
+def draw_apart(config: Config, rng: random.Random) -> Config:
+    """What came later."""
+    config = replace(config, max_patients=rng.choice((1, 2, 100, 100)))
+    if rng.random() < 0.1:
+        others = [name for name in config.features if name != "settings"]
+        config = replace(
+            config,
+            reports=True,
+            versions=True,
+            updates=True,
+            knows_keys=False,
+            conflicts=False,
+            features=("went back", *rng.sample(others, min(len(others), 2))),
+        )
+    return config
 
 
 def play_seed(
@@ -131,9 +154,8 @@ def play_seed(
     """A world from a seed. ``keep``: gives its course even when nothing is broken."""
     rng = random.Random(seed)
     config, count = config_of(rng)
-    # Drawn apart, so that each seed stays the course that it was.
-    config = replace(config, max_patients=random.Random(-1 - seed).choice((1, 2, 100, 100)))
-    allowed = {name for feature in config.features for name in FEATURES[feature]}
+    config = draw_apart(config, random.Random(-1 - seed))
+    allowed = {name for feature in config.features for name in _KINDS[feature]}
     names = [name for name in HAPPENINGS if name not in _OPTIONAL or name in allowed]
     # In each world something else is frequent, or slow.
     often = {name: HAPPENINGS[name][0] * rng.choice((1, 2, 2, 6)) for name in names}
@@ -273,7 +295,8 @@ def come_to_rest(world: World) -> None:
     hidden = world.clock_jumped and bool(
         {"kills", "stops", "away", "log", "servers"}.intersection(world.config.features)
     )
-    if world.sweep_needed or hidden or (world.shown_late and world.log_lost):
+    unnoticed = world.went_back and world.proof_lost
+    if world.sweep_needed or hidden or unnoticed or (world.shown_late and world.log_lost):
         for _ in range(2):
             process.sweep_wanted += 1
             _until_quiet(world)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from cdc_indexer.flow.case import Insist
 from cdc_indexer.model.outcome import Kind, Outcome, Refusal
@@ -55,6 +55,8 @@ class _Held:
     key: str
     version: int
     mark: tuple[int, int, int]
+    pk: int = 0
+    digest: bytes = b""
 
 
 class Index:
@@ -74,6 +76,8 @@ class Index:
         self.fails: set[str] = set()
         #: The archive has gone back (a failover): so may what is sent.
         self.marks_count = True
+        #: Of these a kill forgot what was read of the view, and their rows are older than that: one is sent as recorded.
+        self.may_go_back: set[str] = set()
         #: Rows were taken away before they were settled (what a sweep finds instead of them has another key), or dated anew.
         self.keys_count = True
         self.arrived = 0
@@ -81,6 +85,53 @@ class Index:
         self.say: Callable[..., None] = lambda *what: None
         #: Since when (in arrivals) nothing that was sent before counts: a new ledger.
         self.anew_for: set[str] = set()
+        #: When it got the last report, by the number in that.
+        self.reported_at: int | None = None
+        #: What it held before each change, the last one at the end; None as a UID: a report.
+        self._before: list[tuple[str | None, Any]] = []
+        #: Studies that may come once more, since it may have lost them.
+        self.doubtful: set[str] = set()
+        #: Whether the program doesn't believe its ledger just now.
+        self.in_doubt: Callable[[], bool] = lambda: False
+
+    # --- what it is asked besides ------------------------------------------------------------------------
+
+    def report(self, at: int) -> tuple[int | None, int | None]:
+        """``previous`` and ``highest``."""
+        previous = self.reported_at
+        self._before.append((None, previous))
+        self.reported_at = at
+        return previous, max((held.version for held in self.studies.values()), default=None)
+
+    def digests(self) -> dict[str, tuple[int, bytes]]:
+        """(study_pk, digest) of all studies, by UID."""
+        return {uid: (held.pk, held.digest) for uid, held in self.studies.items() if held.body is not None}
+
+    def _put(self, uid: str, held: _Held) -> None:
+        self._before.append((uid, self.studies.get(uid)))
+        self.studies[uid] = held
+
+    def raise_version(self, uid: str, version: int) -> None:
+        """Somebody else has sent it."""
+        self._put(uid, replace(self.studies[uid], version=version))
+
+    @property
+    def changes(self) -> int:
+        """How many changes it may lose."""
+        return len(self._before)
+
+    def go_back(self, changes: int) -> None:
+        """A backup is restored: the last so many changes are lost."""
+        for _ in range(changes):
+            uid, before = self._before.pop()
+            if uid is None:
+                self.reported_at = before
+                continue
+            self.doubtful.add(uid)
+            if before is None:
+                del self.studies[uid]
+            else:
+                self.studies[uid] = before
 
     # --- what it says ------------------------------------------------------------------------------------
 
@@ -140,7 +191,7 @@ class Index:
         arrival.asked_for = delivery.hints.insist is not Insist.NO
         before = self.last.get(uid)
         if before is not None and before.body == arrival.body and delivery.hints.insist is Insist.NO:
-            if uid in self.anew_for:
+            if uid in self.anew_for or uid in self.doubtful:
                 pass
             elif before.sure:
                 raise Broken(f"{uid} was sent twice, though it was durable that the index has it")
@@ -150,6 +201,8 @@ class Index:
                 # (Of a study that was stored again rows of an earlier life may settle by themselves.)
                 raise Broken(f"{uid} was sent again under another key: {before.key}, then {arrival.key}")
         self.anew_for.discard(uid)
+        if self.in_doubt():
+            self.doubtful.add(uid)
         self.last[uid] = arrival
         request.arrivals.append(arrival)
         self._keys.add(arrival.key)
@@ -162,11 +215,12 @@ class Index:
         )
         if applied:
             held = self.studies.get(uid)
-            if held is not None and self.marks_count and mark[0] and mark < held.mark:
+            counts = self.marks_count and uid not in self.may_go_back
+            if held is not None and counts and mark[0] and mark < held.mark:
                 raise Broken(f"{uid} went back from {held.mark} to {mark}")
-            self.studies[uid] = _Held(
-                arrival.body, arrival.key, arrival.version, mark if mark[0] else (held.mark if held else mark)
-            )
+            shown = mark if mark[0] else (held.mark if held else mark)
+            new = _Held(arrival.body, arrival.key, arrival.version, shown, delivery.study_pk, delivery.digest)
+            self._put(uid, new)
 
 
 def mark_of(body: bytes | None) -> tuple[int, int, int]:

@@ -78,6 +78,7 @@ def restless(world: World, process: Process) -> str:
         "results that aren't durable": int(parts.results.pending),
         "requests": len(process.requests),
         "a job": len(world.disk.jobs),
+        "a doubt": int(process.doubted is not None),
     }
     for what, count in said.items():
         if count:

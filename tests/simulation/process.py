@@ -97,11 +97,18 @@ class _Clock(VersionClock):
     def __init__(self, bound: int, world: World) -> None:
         super().__init__(bound)
         self._world = world
+        #: The highest that this process has given out or seen.
+        self._highest = 0
+
+    def saw(self, version: int) -> None:
+        super().saw(version)
+        self._highest = max(self._highest, version)
 
     def draw(self, now: int) -> int | None:
         version = super().draw(now)
         if version is not None:
-            self._world.version_drawn(version)
+            self._world.version_drawn(version, self._highest)
+            self._highest = max(self._highest, version)
         return version
 
 
@@ -155,21 +162,33 @@ class Process:
         self.initial_wanted: bool | None = mode == "initial" or None
         self.sweep_wanted = 0
         self.swept = 0
+        #: What is durable by name, and what is to be.
+        self.meta = dict(meta)
+        self.report_at = 0.0
+        #: Why the ledger isn't believed: grows with each doubt; None: it is.
+        self.doubted: int | None = self.meta.get("pass_wanted")
+        if self.doubted is not None:
+            self.core.doubt()
         self.actors: dict[str, Actor] = {}
 
     def _watch_ledger(self) -> None:
         results = self.core.parts.results
-        put, begin = results.put, results.begin_ledger
+        put, verified, begin = results.put, results.verified, results.begin_ledger
 
         def watched(key: str, entry: Entry) -> None:
             self.put[key] = entry
             put(key, entry)
 
+        def seen(key: str, entry: Entry) -> None:
+            self.put[key] = entry
+            verified(key, entry)
+
         def begun(clock: int) -> None:
             self.put.clear()
             begin(clock)
 
-        results.put, results.begin_ledger = watched, begun  # type: ignore[method-assign]
+        results.put, results.verified = watched, seen  # type: ignore[method-assign]
+        results.begin_ledger = begun  # type: ignore[method-assign]
 
     # --- what actors use ---------------------------------------------------------------------------------
 
@@ -182,6 +201,27 @@ class Process:
         if change.unpark_seconds:
             since = self.world.seconds - change.unpark_seconds
             self.unpark_since = since if self.unpark_since is None else min(since, self.unpark_since)
+
+    def remember(self, name: str, value: object) -> None:
+        """A value of the durable state by name."""
+        self.core.parts.results.set(name, value)
+        self.meta[name] = value
+
+    def doubt(self) -> None:
+        """The index may have lost what the ledger says: a pass over the index itself is wanted."""
+        self.core.doubt()
+        self.world.index.doubtful.update(self.world.index.last)
+        self.world.doubts += 1
+        self.doubted = self.world.doubts
+        self.remember("pass_wanted", self.doubted)
+
+    def believe(self) -> None:
+        """It was compared."""
+        self.world.say("the ledger is believed again")
+        self.core.believe(self.now())
+        self.world.index.doubtful.update(case.key for case in self.core.parts.cases)
+        self.doubted = None
+        self.remember("pass_wanted", None)
 
     def committed(self, generation: int) -> None:
         """That generation is on the disk: from now on nothing of it may be sent again."""
@@ -218,6 +258,10 @@ class Process:
         for name in list(self.actors):
             if name not in ("write", "send"):
                 self.actors.pop(name).steps.close()
+        unproven = self.core.parts.settlement.unproven
+        if self.world.config.reports and unproven.changed:
+            unproven.changed = False
+            self.remember("unproven", unproven.study_pks)
         self.core.end()
 
     def kill(self) -> None:

@@ -14,6 +14,7 @@ from cdc_indexer.flow.looks import Looks
 from cdc_indexer.flow.order import Order
 from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.settlement import Settlement
+from cdc_indexer.flow.unproven import Unproven
 from tests.simulation.archive import Server
 from tests.simulation.taken_out import mutant, nothing
 
@@ -215,3 +216,33 @@ def _(put: Any) -> None:
 @mutant("until doesn't pass the newest row")
 def _(put: Any) -> None:
     put(Server, "newest", lambda self, not_after: not_after)
+
+
+# --- an index that went back -----------------------------------------------------------------------------
+
+
+@mutant("the ledger isn't believed until the index was compared")
+def _(put: Any) -> None:
+    put(Core, "doubt", nothing)
+
+
+@mutant("what the index accepted is asked for until it was seen there")
+def _(put: Any) -> None:
+    put(Unproven, "accepted", nothing)
+
+
+@mutant("what is under way when the index is asked is asked for again")
+def _(put: Any) -> None:
+    put(
+        Core,
+        "lost",
+        lambda self, key, accepted: not (self.busy(key) or key in self.parts.settlement.unproven),
+    )
+
+
+@mutant("what is under way when the ledger is believed again is sent once more")
+def _(put: Any) -> None:
+    def believe(self: Core, now: Any) -> None:
+        self.parts.believed = True
+
+    put(Core, "believe", believe)

@@ -182,6 +182,11 @@ def _(put: Any) -> None:
     put(VersionClock, "__init__", anew)
 
 
+@mutant("versions are never ahead of their readings")
+def _(put: Any) -> None:
+    put(VersionClock, "wait_seconds", lambda self, now: 0.0)
+
+
 @mutant("a study of which the index has a newer version is read again")
 def _(put: Any) -> None:
     def given_up(self: Looks, delivery: Any, outcome: Any, now: Any) -> None:

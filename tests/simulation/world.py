@@ -54,6 +54,8 @@ class Config:
     restarts: bool = False
     #: Studies that were there before the triggers.
     already_there: int = 0
+    #: The index takes reports and says what it holds.
+    reports: bool = False
     replica: bool = False
     follow_replica: bool = False
     features: tuple[str, ...] = ()
@@ -70,6 +72,7 @@ class World:
         self.policy = Policy("c", stable=config.stable, updates=config.updates, deletes=config.deletes)
         self.index = Index(versions=config.versions, knows_keys=config.knows_keys, conflicts=config.conflicts)
         self.index.say = self.say
+        self.index.in_doubt = lambda: self.process is not None and self.process.doubted is not None
         self.disk = Disk() if disk is None else disk
         self.process: Process | None = None
         self.primary = self.server = Server("one", 1_000_000)
@@ -90,11 +93,16 @@ class World:
         self.shown_late = self.log_lost = False
         self.scope_complete = not config.already_there
         self.clock_jumped = False
+        #: The clock went back, and no audit has looked at it since.
+        self.back_unseen = False
         self.settings_changed = False
         self.last_version = 0
         self.runs = 0
         self.kills = 0
         self.resends = 0
+        self.doubts = 0
+        #: The index went back; what it had accepted just before a process ended is forgotten, so that it isn't noticed.
+        self.went_back = self.proof_lost = False
         #: Studies of which a kill made the program forget what the index took.
         self.uncertain: set[str] = set()
         self.durable_generation = 0
@@ -165,7 +173,16 @@ class World:
         self.say("started", mode)
 
     def end_process(self) -> None:
+        self._forget_proof()
         self.process = None
+
+    def _forget_proof(self) -> None:
+        """What the index held before what it accepted isn't durable; nor is, after a kill, what was accepted last."""
+        process = self.process
+        assert process is not None
+        unproven = process.core.parts.settlement.unproven
+        lost = unproven.changed or process.meta.get("unproven") != self.disk.meta.get("unproven")
+        self.proof_lost = self.proof_lost or lost or bool(unproven.study_pks)
 
     def kill(self) -> None:
         process = self.process
@@ -179,6 +196,7 @@ class World:
                 elif self.draw(2):
                     self.index.take(request)
         self.check_memory_of_index(process)
+        self._forget_proof()
         self.process = None
 
     def check_memory_of_index(self, process: Process) -> None:
@@ -194,6 +212,8 @@ class World:
             for key, entry in process.put.items()
             if entry is not None and entry.rejected == DOUBT and self.disk.ledger.get(key) != entry
         )
+        if not self.config.versions:
+            self.index.may_go_back |= self.uncertain & self.archive.unrecorded
         if forgotten > self.config.concurrency * self.config.batch_size:
             raise Broken(f"a kill forgets {forgotten} results")
 
@@ -213,9 +233,13 @@ class World:
         if row_id in self.settled and not late_rows:
             raise Broken(f"row {row_id} is taken again, though it is durably settled")
 
-    def version_drawn(self, version: int) -> None:
+    def version_drawn(self, version: int, highest: int) -> None:
+        """``highest``: what the process has given out or seen before."""
         if version <= self.last_version:
             raise Broken(f"version {version} is given out after {self.last_version}")
+        # Else it would win over what another process has read since.
+        if version > max(self.clock(), highest) + 1 and not self.clock_jumped:
+            raise Broken(f"version {version} is ahead of its reading, at {self.clock()}")
         self.last_version = version
 
     def skip_log(self, server: Server) -> None:

@@ -77,6 +77,7 @@ class Drive:
         if changes.new_ledger:
             self.ledger.clear()
         self.ledger.update(changes.ledger)
+        self.ledger.update(changes.verified)
         self.written.append(changes)
         self.core.durable(generation, self.now)
         return changes
@@ -184,13 +185,23 @@ def test_after_a_restart_a_study_that_is_not_visible_yet_is_waited_for() -> None
     assert drive.at_rest()
 
 
-def test_a_new_ledger_ends_what_waited_with_an_entry_of_the_old_one() -> None:
+def test_a_new_ledger_looks_at_what_was_sent_as_recorded_to_the_old_one() -> None:
+    """The backfill may have read its place in the view before its transaction was visible there."""
     drive = Drive()
     drive.core.intake.take(row(7), drive.now, streamed=True)
     drive.look_up()
     drive.send_all()
     drive.core.backfills.begin_ledger(drive.now)
     drive.write()
+    drive.seconds += 6
+    reading = drive.begin()
+    assert reading is not None
+    assert reading.row_ids == [7]
+    drive.core.looks.give_back(reading, drive.now, after_seconds=0.0)
+    drive.read(study())
+    drive.send_all()
+    drive.write()
+    assert drive.ledger["1.2"].digest == study_document(study(), "c").digest
     assert drive.at_rest()
 
 
@@ -623,12 +634,62 @@ def test_a_change_that_went_back_is_sent_while_the_index_may_have_lost_the_study
     drive.seconds = 10
     assert drive.read(study())
     assert not drive.send_all()
-    drive.core.parts.believed = False
+    drive.core.doubt()
     drive.core.intake.take(row(2, "changed", NOON + timedelta(seconds=11)), drive.now)
     drive.seconds = 30
     assert drive.read(study())
     assert len(drive.send_all()) == 1
     assert drive.at_rest()
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_what_is_under_way_when_the_ledger_is_believed_again_is_sent_once_more(deleted: bool) -> None:
+    """The pass leaves it out, and the index may have lost it."""
+    drive = Drive(Policy("c", deletes=True))
+    drive.core.intake.take(row(1), drive.now)
+    drive.look_up()
+    assert len(drive.send_all()) == 1
+    studies = [study()]
+    drive.seconds += 10
+    if deleted:
+        drive.read(*studies)
+        studies.clear()
+        drive.core.intake.take(row(2, "deleted"), drive.now)
+        drive.read()
+        (send,) = drive.take()
+        drive.answer(send)
+    drive.core.doubt()
+    drive.core.believe(drive.now)
+    # What hasn't been sent yet isn't sent twice.
+    drive.core.intake.take(row(3, study_pk=6, study_iuid="1.6"), drive.now)
+    drive.core.believe(drive.now)
+    drive.write()
+    drive.look_up()
+    assert len(drive.send_all()) == 1
+    drive.seconds += 10
+    assert drive.read(*studies, study("1.6", 6)) == 2
+    # What isn't there under its primary key is looked for by its UID.
+    drive.read(*studies)
+    assert len(drive.send_all()) == 1
+    drive.write()
+    assert drive.at_rest()
+
+
+def test_what_is_under_way_when_the_index_lacks_it_is_asked_for_again() -> None:
+    drive = Drive()
+    drive.core.intake.take(row(1), drive.now)
+    drive.look_up()
+    drive.send_all()
+    unproven = drive.core.parts.settlement.unproven
+    one = unproven.take()["1.2"]
+    assert not drive.core.lost("1.2", one), "it is still compared with the view"
+    assert "1.2" in unproven
+    assert not drive.core.lost("1.2", one), "it was accepted once more"
+    drive.seconds += 10
+    drive.read(study())
+    drive.write()
+    one = unproven.take()["1.2"]
+    assert drive.core.lost("1.2", one)
 
 
 def test_what_was_accepted_since_tells_an_index_that_went_back() -> None:

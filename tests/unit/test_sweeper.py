@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,9 +12,17 @@ from typing import Any
 
 import pytest
 
+from cdc_indexer.flow.core import Core
+from cdc_indexer.flow.gate import Gatekeeper
+from cdc_indexer.flow.order import Order
+from cdc_indexer.flow.policy import Policy
+from cdc_indexer.flow.progress import Progress
 from cdc_indexer.jobs.passes import Pass, Wanted
 from cdc_indexer.jobs.sweeper import Sweeper, next_pass
+from cdc_indexer.model.moment import Now
 from cdc_indexer.model.observer import Condition, Observer
+from cdc_indexer.model.settled import Settled
+from cdc_indexer.model.version import VersionClock
 
 WHOLE = Pass(compared=10, index=True)
 
@@ -41,11 +50,16 @@ class FakeEngine:
             center="000",
             webservice_url="https://index/",
         )
-        self.core = SimpleNamespace(parts=SimpleNamespace(believed=True))
+        progress = Progress(Settled(), None, None)
+        order = Order(Gatekeeper(60.0, 4, random.Random(1)), 4)
+        self.core = Core(Policy("000"), progress, VersionClock(), order)
 
     @contextmanager
     def inside(self) -> Iterator[Any]:
         yield self.core
+
+    def now(self) -> Now:
+        return Now(0.0, 0)
 
     def remember(self, name: str, value: object) -> None:
         self.meta[name] = value

@@ -36,12 +36,22 @@ def test_a_program_that_begins_anew_is_not_ahead_of_its_readings() -> None:
     assert clock.draw(NOON) == NOON
     assert clock.bound == NOON + AHEAD <= NOON + 2 * SECOND
     again = VersionClock(clock.bound)
-    durable(again, NOON)
     assert again.wait_seconds(NOON) == 2
     assert again.draw(NOON) is None
     assert again.draw(NOON + 2 * SECOND - 1) is None
+    assert again.wanted_bound(NOON + 2 * SECOND - 1) is None, "killed again and again, it would climb"
+    assert again.draw(NOON + 2 * SECOND) is None
+    durable(again, NOON + 2 * SECOND)
     assert again.draw(NOON + 2 * SECOND) == NOON + 2 * SECOND + 1
     assert again.draw(NOON + 3 * SECOND) == NOON + 3 * SECOND
+
+
+def test_that_the_clock_was_asked_for_before_it_was_measured_changes_nothing() -> None:
+    """Until the database has said its own, it is this machine's, which may be ahead."""
+    again = VersionClock(NOON + SECOND)
+    assert again.wait_seconds(NOON + 60 * SECOND) == 0
+    assert again.wait_seconds(NOON) == 1
+    assert again.draw(NOON) is None
 
 
 def test_after_a_clean_end_nobody_waits() -> None:
