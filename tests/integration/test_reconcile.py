@@ -88,20 +88,22 @@ def test_what_was_changed_in_the_index_by_hand_is_healed(pacs: Pacs, index: Inde
     assert (result["missing"], result["stale"], result["extra"]) == (0, 0, 0)
 
 
-def test_a_uid_under_another_primary_key_is_stale_and_never_deleted(
-    pacs: Pacs, index: Index, indexer: Indexer
+def test_a_uid_under_another_primary_key_is_never_deleted(
+    pacs: Pacs, index: Index, indexer: Indexer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A study that was stored again, or an archive that was loaded elsewhere."""
-    for number in range(4):
-        pacs.store_study(f"1.{number}")
+    """A study that was stored again, or an archive that was loaded elsewhere; the two keys lie in different ranges."""
+    monkeypatch.setenv("CDC_INDEXER_TEST_SWEEP_PART", "2")
+    stored = [pacs.store_study(f"1.{number}") for number in range(8)]
     assert indexer.run("initial").returncode == 0
-    index.execute("UPDATE studies SET study_pk = study_pk + 1000 WHERE study_iuid IN ('1.1', '1.2')")
+    # One lay before the range of the study that it is now, one behind.
+    index.execute(f"UPDATE studies SET study_pk = {stored[0] - 1} WHERE study_iuid = '1.6'")
+    index.execute(f"UPDATE studies SET study_pk = {stored[7] + 1} WHERE study_iuid = '1.1'")
     index.execute(
         "CREATE TABLE was_deleted (uid TEXT); CREATE TRIGGER deletions AFTER UPDATE OF deleted ON studies "
         "WHEN NEW.deleted BEGIN INSERT INTO was_deleted VALUES (NEW.study_iuid); END"
     )
     result = reconcile(indexer)
-    assert (result["missing"], result["stale"], result["extra"], result["healed"]) == (0, 2, 0, 2)
+    assert (result["missing"] + result["stale"], result["extra"], result["healed"]) == (2, 0, 2)
     assert in_index(index) == in_archive(pacs)
     assert index.rows("SELECT * FROM was_deleted") == []
     assert index.rows("SELECT versions FROM studies WHERE study_iuid = '1.1'") == [(2,)]
