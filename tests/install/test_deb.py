@@ -5,7 +5,9 @@ It takes minutes, most of them lintian's and the compressor's, so it is behind t
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -28,19 +30,33 @@ def packages(
 ) -> Iterator[tuple[str, Path]]:
     """The folder's name, and a directory with dist/*.deb as `make deb` made them on that Debian."""
     folder = str(request.param)
-    kept = tmp_path_factory.mktemp(folder)
+    # Once for all processes of this run: each of them building its own would be most of what `make test-all` does.
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    shared = tmp_path_factory.getbasetemp().parent if run else tmp_path_factory.mktemp(folder)
+    kept = shared / f"packages-{run}-{folder}"
+    with kept.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.is_dir():
+            _build(folder, kept)
+    yield folder, kept
+
+
+def _build(folder: str, kept: Path) -> None:
     (block,) = [one.text for one in blocks((ROOT / "README.md").read_text()) if "make deb" in one.text]
     assert block.splitlines() == ["make deb", "apt install ./dist/cdc-indexer_*.deb"]
+    made = kept.with_suffix(".unfinished")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
     with Bare.of(folder) as bare:
         bare.check_out()
         # What apt says of a mirror is this machine's; the folder has none that it could reach from here.
         bare.online("apt-get update -qq && apt-get install -qq -y make > /dev/null", cwd=CHECKOUT)
         said = bare.online("make deb", cwd=CHECKOUT)
         for deb in (bare.root / CHECKOUT.lstrip("/") / "dist").glob("*.deb"):
-            shutil.copy(deb, kept)
+            shutil.copy(deb, made)
         assert not (bare.root / CHECKOUT.lstrip("/") / "build").exists(), "what it was built in is left over"
     assert not re.search(r"^[EW]: ", said, re.MULTILINE), said
-    yield folder, kept
+    made.rename(kept)
 
 
 @pytest.fixture
