@@ -9,20 +9,17 @@ import signal
 import sys
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from cdc_indexer import __version__
+from cdc_indexer.cli.files import Files
 from cdc_indexer.cli.hand import pause, resend, resume, sql
 from cdc_indexer.cli.help import SpokenGroup, misuse
 from cdc_indexer.cli.language import asked, in_language, listen, say
 from cdc_indexer.cli.parked import DONE, FAILED, parked
 from cdc_indexer.cli.reconcile import reconcile
 from cdc_indexer.model.errors import ConfigError, IndexerError
-
-if TYPE_CHECKING:
-    from cdc_indexer.model.settings import Settings
 
 __all__ = ["main"]
 
@@ -71,41 +68,6 @@ def _tell_frames(error: Exception) -> None:
 
     if structlog.is_configured():
         structlog.get_logger("cdc_indexer").debug("unexpected error", exc_info=error)
-
-
-class _Stderr:
-    """sys.stderr as it is at the moment of writing: a progress bar puts itself in front of it."""
-
-    encoding = property(lambda self: sys.stderr.encoding)
-
-    def write(self, text: str) -> int:
-        return sys.stderr.write(text)
-
-    def flush(self) -> None:
-        sys.stderr.flush()
-
-    def isatty(self) -> bool:
-        return sys.stderr.isatty()
-
-
-class Files:
-    """The settings as config.json says now, and the log as they want it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._settings: Settings | None = None
-
-    def load(self) -> Settings:
-        """Reads the files; raises ConfigError."""
-        from cdc_indexer.model.settings import load_settings
-        from cdc_indexer.monitor import logs
-
-        settings = load_settings(self._path)
-        old = self._settings
-        if old is None or (old.log, old.secrets) != (settings.log, settings.secrets):
-            logs.configure(settings.log, _Stderr(), secrets=settings.secrets)
-        self._settings = settings
-        return settings
 
 
 @click.group(

@@ -17,7 +17,7 @@ from cdc_indexer.cli.language import in_language, say
 from cdc_indexer.model.moment import for_people
 
 if TYPE_CHECKING:
-    from cdc_indexer.cli import Files
+    from cdc_indexer.cli.files import Files
 
 DONE, FAILED = 0, 1
 

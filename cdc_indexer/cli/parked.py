@@ -16,7 +16,7 @@ from cdc_indexer.model.moment import for_people
 from cdc_indexer.monitor.terminal import printable
 
 if TYPE_CHECKING:
-    from cdc_indexer.cli import Files
+    from cdc_indexer.cli.files import Files
     from cdc_indexer.state.parked_studies import ParkedStudies, ParkedStudy
 
 DONE, FAILED = 0, 1

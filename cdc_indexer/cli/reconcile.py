@@ -12,7 +12,7 @@ from cdc_indexer.cli.help import SpokenCommand
 from cdc_indexer.cli.language import in_language, say
 
 if TYPE_CHECKING:
-    from cdc_indexer.cli import Files
+    from cdc_indexer.cli.files import Files
 
 DONE, FAILED = 0, 1
 

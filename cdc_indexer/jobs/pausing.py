@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cdc_indexer.flow.observer import Condition
 from cdc_indexer.model.moment import for_people
-from cdc_indexer.model.observer import Condition
 from cdc_indexer.state import requests
 from cdc_indexer.state.requests import Inbox, PauseRequest, Refused
 
 if TYPE_CHECKING:
-    from cdc_indexer.jobs.engine import Engine
+    from cdc_indexer.jobs.shared import Shared
 
 __all__ = ["Pausing", "as_sentence", "paused"]
 
@@ -46,23 +46,23 @@ def as_sentence(request: PauseRequest) -> str:
 class Pausing:
     """``look`` is called every second by the main thread."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
         self._request: PauseRequest | None = None
 
     def look(self) -> None:
         """Begins and ends the pause."""
-        engine = self._engine
-        request = paused(engine.settings.state_dir)
+        shared = self._shared
+        request = paused(shared.settings.state_dir)
         if request == self._request:
             return
         self._request = request
-        with engine.inside() as core:
+        with shared.inside() as core:
             core.parts.order.paused = request is not None
         said = as_sentence(request) if request is not None else None
-        engine.observer.condition(Condition.PAUSED, said)
+        shared.observer.condition(Condition.PAUSED, said)
         if said:
             log.warning("paused", reason=said)
         else:
             log.info("sending goes on after a pause")
-            engine.sending.wake()
+            shared.wake()

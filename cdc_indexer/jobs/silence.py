@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cdc_indexer.flow.observer import Condition
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import IndexerError
-from cdc_indexer.model.observer import Condition
 from cdc_indexer.source.outbox import Outbox
 
 if TYPE_CHECKING:

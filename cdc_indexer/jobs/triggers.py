@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cdc_indexer.flow.observer import Condition
+from cdc_indexer.jobs.recall import FIRST_PK
 from cdc_indexer.jobs.unrecorded import Unrecorded
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import IndexerError
-from cdc_indexer.model.observer import Condition
 from cdc_indexer.model.program import SQL
 from cdc_indexer.model.study import names
 from cdc_indexer.source.outbox import Outbox, came_since
@@ -24,12 +25,9 @@ from cdc_indexer.source.outbox import Outbox, came_since
 if TYPE_CHECKING:
     from cdc_indexer.jobs.engine import Engine
 
-__all__ = ["FIRST_PK", "TriggersWatch"]
+__all__ = ["TriggersWatch"]
 
 log = structlog.get_logger("cdc_indexer")
-
-#: In the durable state: the highest study_pk at the first position. What lies below was stored before the service began.
-FIRST_PK = "first_pk"
 
 #: It looks this often, at so many of the newest studies.
 _EVERY_SECONDS = 180.0

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cdc_indexer.flow.gate import Gate
-from cdc_indexer.model.observer import Condition, Source
+from cdc_indexer.flow.observer import Condition, Source
 from cdc_indexer.model.outcome import Refusal
 from cdc_indexer.monitor.causes import Cause, Level, Problem, as_sentence, parked_problem, worst_first
 
 if TYPE_CHECKING:
+    from cdc_indexer.flow.observer import Sample
     from cdc_indexer.model.errors import StorageError
-    from cdc_indexer.model.observer import Sample
 
 __all__ = ["Health", "held_cause"]
 

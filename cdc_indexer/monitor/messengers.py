@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from cdc_indexer.model.alert_settings import EmailSettings
-    from cdc_indexer.monitor.alerts import Alert
+    from cdc_indexer.monitor.alert import Alert
     from cdc_indexer.monitor.causes import Problem
 
 __all__ = ["send_email", "send_webhook", "sign"]

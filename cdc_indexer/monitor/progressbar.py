@@ -13,7 +13,7 @@ import structlog
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from cdc_indexer.jobs.initial import Counted
+    from cdc_indexer.flow.backfill import Counted
 
 __all__ = ["Progressbar"]
 

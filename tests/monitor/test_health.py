@@ -8,9 +8,9 @@ import pytest
 
 from cdc_indexer.delivery._meaning import classify
 from cdc_indexer.flow.gate import Gate
+from cdc_indexer.flow.observer import Condition, Source
 from cdc_indexer.jobs.lag import Lag
 from cdc_indexer.model.errors import StorageError
-from cdc_indexer.model.observer import Condition, Source
 from cdc_indexer.model.outcome import Kind, Refusal
 from cdc_indexer.model.position import Position
 from cdc_indexer.monitor.causes import Cause

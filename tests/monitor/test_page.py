@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from cdc_indexer.flow.gate import Gate
+from cdc_indexer.flow.observer import Source
 from cdc_indexer.model.errors import StorageError
-from cdc_indexer.model.observer import Source
 from cdc_indexer.model.outcome import Refusal
 from cdc_indexer.model.program import called
 from cdc_indexer.monitor import page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process
     from tests.simulation.world import World
 
-__all__ = ["check_bounds", "check_disk", "check_same", "restless"]
+__all__ = ["check_bounds", "check_disk", "check_same", "check_transactions", "restless"]
 
 
 def check_disk(world: World, changes: Any) -> None:
@@ -60,6 +61,17 @@ def check_bounds(world: World, process: Process) -> None:
             if delivery.key in flying:
                 raise Broken(f"two versions of {delivery.key} are in flight together")
             flying.add(delivery.key)
+
+
+def check_transactions(process: Process) -> None:
+    """Each transaction of the stream waits for the rows of it that are under way; for one more it would wait for ever."""
+    parts, progress = process.core.parts, process.core.parts.progress
+    if parts.stream_epoch < parts.rows_epoch:
+        return  # that stream is over
+    under_way = Counter(id(one) for one in progress._claimed.values() if one is not None)
+    for one in (*progress._transactions, progress._reading):
+        if one.open_rows != under_way[id(one)]:
+            raise Broken(f"a transaction waits for {one.open_rows} rows: {under_way[id(one)]} are under way")
 
 
 def restless(world: World, process: Process) -> str:

@@ -165,6 +165,8 @@ class Process:
         #: What is durable by name, and what is to be.
         self.meta = dict(meta)
         self.report_at = 0.0
+        #: Rows that had a newer one of their study when it began.
+        self.superseded = world.server.superseded() if not world.database_away else frozenset()
         #: Why the ledger isn't believed: grows with each doubt; None: it is.
         self.doubted: int | None = self.meta.get("pass_wanted")
         if self.doubted is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from cdc_indexer.jobs.initial import Counted
+from cdc_indexer.flow.backfill import Counted
 from cdc_indexer.monitor.progressbar import Progressbar
 
 

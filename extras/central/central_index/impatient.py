@@ -20,23 +20,33 @@ class Impatient(HttpToolsProtocol):
     """Hangs up on a request that takes too long to come; how long its answer takes is another matter."""
 
     _end: asyncio.TimerHandle | None = None
+    #: Whether the request that is coming isn't whole yet.
+    _coming = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._give(self.timeout_keep_alive)
 
     def data_received(self, data: bytes) -> None:
+        was_coming = self._coming
         super().data_received(data)
-        idle = self.cycle is not None and self.cycle.response_complete
-        if idle and self._end is None and self.timeout_keep_alive_task is None:
+        # Nearly all come whole, and cost no timer.
+        if self._coming and not was_coming:
+            self._give(REQUEST_SECONDS)
+        elif self._end is None and not (self._coming or self._answering or self.timeout_keep_alive_task):
             # Blank lines between two requests.
             self._give(REQUEST_SECONDS)
 
+    @property
+    def _answering(self) -> bool:
+        return self.cycle is None or not self.cycle.response_complete
+
     def on_message_begin(self) -> None:
-        self._give(REQUEST_SECONDS)
+        self._coming = True
         super().on_message_begin()
 
     def on_message_complete(self) -> None:
+        self._coming = False
         self._give(None)
         super().on_message_complete()
 
