@@ -29,7 +29,8 @@ def store(world: World) -> None:
     choice = world.draw(4)
     patient = patients[world.draw(len(patients))] if patients and choice else archive.new_patient(transaction)
     uids = world.free_uids()
-    uid = uids[world.draw(len(uids))] if uids and world.draw(2) else None
+    anew = not uids or (world.draw(2) == 0 and "again" not in world.config.features)
+    uid = None if anew else uids[world.draw(len(uids))]
     archive.store(transaction, patient, uid, (2, 0)[world.draw(2)], _late(world))
     if "stale" in world.config.features and world.draw(3) == 2:
         archive.record_stale(transaction)
