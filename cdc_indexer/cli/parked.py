@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cdc_indexer.cli.help import SpokenGroup
 from cdc_indexer.cli.language import in_language, say
 from cdc_indexer.model.errors import FatalError
+from cdc_indexer.model.moment import for_people
 from cdc_indexer.monitor.terminal import printable
 
 if TYPE_CHECKING:
-    from cdc_indexer.cli import Files
+    from cdc_indexer.cli.files import Files
     from cdc_indexer.state.parked_studies import ParkedStudies, ParkedStudy
 
 DONE, FAILED = 0, 1
 
 
-@click.group()
+@click.group(cls=SpokenGroup)
+@in_language
 def parked() -> None:
     """Studies that the central index rejected."""
 
@@ -78,8 +81,8 @@ def _as_json(entry: ParkedStudy, answer: str | None) -> str:
     return json.dumps(shown)
 
 
-_WIDTHS = (6, 10, 19, 17, 40, 9, 0)
-_HEADER = ("entry", "state", "parked at", "study", "study_iuid", "status", "reason")
+_WIDTHS = (6, 10, 26, 17, 40, 9, 0)
+_HEADER = ("entry", "state", "parked at", "study", "study_iuid", "HTTP", "reason")
 
 
 def _in_columns(cells: Iterable[str]) -> str:
@@ -101,7 +104,7 @@ def _as_line(entry: ParkedStudy, answer: str | None) -> str:
             f"{entry.id:>6}",
             entry.state.value,
             # This machine's time, as a clock on the wall shows it; --json has the other.
-            f"{datetime.fromisoformat(entry.parked_at).astimezone():%Y-%m-%d %H:%M:%S}",
+            for_people(datetime.fromisoformat(entry.parked_at)),
             f"study_pk {entry.study_pk}",
             entry.study_iuid,
             say("not sent") if entry.status is None else str(entry.status),

@@ -189,7 +189,7 @@ class Looks:
         """Sends a first version as its row was recorded; ``owner`` has the lease."""
         # By hand it may be dated in the future.
         version = min(microseconds(row.recorded_at), now.clock)
-        self._parts.clock.saw(version)
+        self._parts.clock.took(version)
         seen = self._seen(row.values, None)
         document = seen.document
         key = idempotency_key(self._parts.policy.center, row.id, document.body if document else b"")

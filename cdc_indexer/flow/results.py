@@ -27,8 +27,8 @@ class Results:
         self._progress = progress
         self._clock = clock
         self._changes = Changes()
-        #: Taken by the writer and not durable yet: generation, entries, bound.
-        self._writing: deque[tuple[int, dict[str, Entry], int | None, bool]] = deque()
+        #: Taken by the writer and not durable yet: generation, what is written, bound.
+        self._writing: deque[tuple[int, Changes, int | None]] = deque()
         self._backfills: dict[str, Backfill] = {}
         self._put_at: OrderedDict[str, int] = OrderedDict()
         self._forgotten_at = 0
@@ -44,17 +44,17 @@ class Results:
 
     def entry(self, key: str) -> Entry | None:
         """The entry of a study that isn't durable yet; None where the disk says it."""
-        found = self._changes.ledger.get(key)
+        found = _entry(self._changes, key)
         if found is None:
-            for _, ledger, _, _ in reversed(self._writing):
-                if (found := ledger.get(key)) is not None:
+            for _, changes, _ in reversed(self._writing):
+                if (found := _entry(changes, key)) is not None:
                     break
         return found
 
     @property
     def ledger_is_new(self) -> bool:
         """Whether the disk may still hold entries of a ledger that was given up."""
-        return self._changes.new_ledger or any(anew for _, _, _, anew in self._writing)
+        return self._changes.new_ledger or any(changes.new_ledger for _, changes, _ in self._writing)
 
     @property
     def pending(self) -> bool:
@@ -71,11 +71,21 @@ class Results:
     def put(self, key: str, entry: Entry) -> None:
         """The new entry of a study."""
         self._changes.ledger[key] = entry
+        self._changes.verified.pop(key, None)
         self.generation += 1
         if self.taken_at is None:
             self._changes.meta["ledger_taken"] = False
             if entry.version > 0 or entry.digest is not None:
                 self.took()
+        self._remember(key)
+
+    def verified(self, key: str, entry: Entry) -> None:
+        """The view was read: nothing but that is new in the entry of the study, which costs less to write."""
+        self._changes.verified[key] = entry
+        self.generation += 1
+        self._remember(key)
+
+    def _remember(self, key: str) -> None:
         put_at = self._put_at
         put_at[key] = self._clock.last
         put_at.move_to_end(key)
@@ -109,6 +119,7 @@ class Results:
         """Forgets what the index was told; ``clock``: see ``Now``."""
         self.ledger_began = clock
         self._changes.ledger.clear()
+        self._changes.verified.clear()
         self._changes.new_ledger = True
         self.taken_at = None
         self._changes.meta["ledger_taken"] = False
@@ -139,14 +150,18 @@ class Results:
         if bound is not None:
             changes.meta["version_bound"] = bound
         self._taken = self.generation
-        self._writing.append((self.generation, changes.ledger, bound, changes.new_ledger))
+        self._writing.append((self.generation, changes, bound))
         return self.generation, changes
 
     def durable(self, generation: int) -> None:
         """Everything up to that generation is on the disk."""
         while self._writing and self._writing[0][0] <= generation:
-            _, _, bound, anew = self._writing.popleft()
+            _, changes, bound = self._writing.popleft()
             if bound is not None:
                 self._clock.bounded(bound)
-            if anew:
+            if changes.new_ledger:
                 self.ledger_epoch += 1
+
+
+def _entry(changes: Changes, key: str) -> Entry | None:
+    return changes.verified.get(key) or changes.ledger.get(key)

@@ -164,9 +164,11 @@ class Settlement:
     def _settle(self, case: Case, hints: Hints, entry: Entry | None, ended: Ended) -> None:
         """Everything that a result settles; ``entry``: what the ledger gets, None: nothing new."""
         if entry is not None:
-            case.entry = entry
-            case.known = True
-            self._results.put(case.key, entry)
+            before, case.entry, case.known = case.entry, entry, True
+            if before is not None and before.unverified and entry == replace(before, unverified=False):
+                self._results.verified(case.key, entry)
+            else:
+                self._results.put(case.key, entry)
         if hints.rows:
             self._progress.settle(hints.rows)
         self._cases.settled(hints)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cdc_indexer.flow.observer import Condition
 from cdc_indexer.model.moment import EPOCH
-from cdc_indexer.model.observer import Condition
 from cdc_indexer.model.position import Position
 from cdc_indexer.model.settled import minute_of
 from cdc_indexer.model.study import Operation, OutboxRow

@@ -67,10 +67,11 @@ class IndexHalf:
         for start in range(0, len(suspects), _TOGETHER):
             self._heal(suspects[start : start + _TOGETHER], set(counted))
 
-    def remember(self) -> None:
-        """At the end of a pass."""
-        if self._stubborn != self._known:
-            self._engine.remember(_STUBBORN, self._stubborn)
+    def remember(self, *, whole: bool) -> None:
+        """After each part. ``whole``: it was a pass's last one, and nothing of that pass was seen by another process."""
+        stubborn = self._stubborn if whole else {**self._known, **self._stubborn}
+        if stubborn != (self._engine.meta.get(_STUBBORN) or {}):
+            self._engine.remember(_STUBBORN, stubborn)
 
     def _heal(self, ranges: list[Range], counted: set[str]) -> None:
         done: set[str] = set()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cdc_indexer.flow.decide import may_hold
 from cdc_indexer.jobs.passes import Pass
@@ -14,6 +17,7 @@ from cdc_indexer.model.ledger import Entry
 from cdc_indexer.source.outbox import Outbox
 
 if TYPE_CHECKING:
+    from cdc_indexer.flow.backfill import Backfill
     from cdc_indexer.jobs.engine import Engine
 
 __all__ = ["GONE_AFTER_SECONDS", "Gone"]
@@ -29,6 +33,16 @@ _VALVE_DELETIONS_PART = 0.01
 _REMEMBERED = 1000
 
 _PAGE = 200
+
+#: Epochs are counted in one process.
+_PROCESS = uuid.uuid4().hex
+
+
+def _boot() -> str:
+    """The monotonic clock is one for all processes until the machine starts again. Empty: nobody knows."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return ""
 
 
 class Gone:
@@ -55,17 +69,33 @@ class Gone:
         """The view doesn't have it now."""
         self._entries.setdefault(entry.study_iuid, (entry, time.monotonic()))
 
-    @property
-    def keys(self) -> list[str] | None:
+    def state(self) -> dict[str, Any] | None:
         """For who goes on after a restart; None when they are too many."""
-        return list(self._entries) if len(self._entries) <= _REMEMBERED else None
+        if len(self._entries) > _REMEMBERED:
+            return None
+        return {**self._where(), "since": {key: at for key, (_, at) in self._entries.items()}}
 
-    def again(self, keys: list[str]) -> None:
-        """A pass goes on that had found these. What was read in another epoch doesn't count, so they are read again."""
-        entries = self._engine.store.lookup(keys).values()
+    def _where(self) -> dict[str, Any]:
+        source = self._engine.source
+        identity = source.identity
+        server = [identity.server, identity.database, identity.table] if identity is not None else None
+        return {"boot": _boot(), "server": server, "process": _PROCESS, "epoch": source.epoch}
+
+    def again(self, state: Mapping[str, Any]) -> None:
+        """A pass goes on that had found these: they are read once more.
+
+        When they were seen first counts if that was in this epoch, or by an earlier process on the same server.
+        """
+        since = state["since"]
+        entries = self._engine.store.lookup(list(since)).values()
         # Some may have been deleted just before it was interrupted.
-        for entry in self._absent(entry for entry in entries if may_hold(entry)):
-            self.add(entry)
+        absent = self._absent(entry for entry in entries if may_hold(entry))
+        now, where = time.monotonic(), self._where()
+        same = bool(where["boot"]) and all(where[name] == state[name] for name in ("boot", "server"))
+        if state["process"] == _PROCESS:
+            same = same and state["epoch"] == where["epoch"]
+        for entry in absent:
+            self._entries[entry.study_iuid] = (entry, since[entry.study_iuid] if same else now)
 
     def _absent(self, entries: Iterable[Entry]) -> list[Entry]:
         """Those that the view doesn't have under any primary key."""
@@ -78,33 +108,70 @@ class Gone:
             self._pause(0.0)
         return absent
 
-    def confirmed(self, epoch: int) -> list[Entry]:
-        """Those that aren't there after a while either. Raises SourceChanged when the first reading was in another epoch."""
+    @property
+    def left_seconds(self) -> float:
+        """Until it can be known whether they are gone."""
         if not self._entries:
-            return []
+            return 0.0
         with self._engine.inside() as core:
             policy = core.parts.policy
         # Where nothing is deleted, and what comes back is compared with what the index has, nobody has to wait.
         after_seconds = self._after_seconds if policy.deletes or not policy.updates else 0.0
         last = max(at for _, at in self._entries.values())
-        while (left := last + after_seconds - time.monotonic()) > 0:
+        return last + after_seconds - time.monotonic()
+
+    def confirmed(self, epoch: int) -> list[Entry]:
+        """Those that aren't there after a while either. Raises SourceChanged when the first reading was in another epoch."""
+        while (left := self.left_seconds) > 0:
             self._pause(min(left, 1.0))
-        if epoch != self._engine.source.epoch:
+        if self._entries and epoch != self._engine.source.epoch:
             raise SourceChanged("The database is another one than before: what is gone is looked for anew.")
         return self._absent(entry for entry, _ in self._entries.values())
 
+    def count_all(self, result: Pass) -> None:
+        """Counts them, confirmed or not: nothing is sent."""
+        if self._deletes:
+            result.extra += len(self)
+        else:
+            result.kept += len(self)
+
+    @property
+    def _deletes(self) -> bool:
+        with self._engine.inside() as core:
+            return core.parts.policy.deletes
+
     def count(self, gone: list[Entry], result: Pass, *, accept: bool) -> str:
         """Counts them; why nothing of that may be sent, empty: it may."""
-        with self._engine.inside() as core:
-            deletes = core.parts.policy.deletes
-        if not deletes:
+        if not self._deletes:
             result.kept += len(gone)
             return ""
         result.extra += len(gone)
         limit = max(_VALVE_DELETIONS, _VALVE_DELETIONS_PART * self._engine.store.count)
         if accept or len(gone) <= limit:
             return ""
+        unrecorded = len(gone) - self._recorded(gone)
+        if unrecorded <= limit:
+            return ""
         return (
-            f"{len(gone):,} studies would be deleted from the central index, because the archive doesn't hold them: "
+            f"{unrecorded:,} studies would be deleted from the central index, because the archive doesn't hold them: "
             "nothing of that is sent. See whether the archive is whole, then run `reconcile --accept`"
         )
+
+    def _recorded(self, gone: list[Entry]) -> int:
+        """How many have a row that says so: the archive deleted them itself, and `reconcile` alone reads no rows."""
+        count = 0
+        for start in range(0, len(gone), _PAGE):
+            some = gone[start : start + _PAGE]
+            deleted = self._outbox.deleted([entry.study_pk for entry in some])
+            count += sum(entry.study_iuid in deleted for entry in some)
+            self._pause(0.0)
+        return count
+
+    def hint(self, gone: list[Entry], backfill: Backfill) -> None:
+        """What they are is looked at in their turn, behind live studies."""
+        engine = self._engine
+        for entry in gone:
+            engine.wait_for_room_behind()
+            with engine.inside() as core:
+                uid = "" if entry.study_iuid.startswith("#") else entry.study_iuid
+                core.backfills.hint(uid, entry.study_pk, engine.now(), backfill=backfill, gone=True)

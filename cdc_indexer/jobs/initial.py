@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cdc_indexer.delivery.index_client import IndexUnavailable, TooMany
+from cdc_indexer.flow.backfill import Counted
 from cdc_indexer.jobs import backfill
-from cdc_indexer.jobs.backfill import PAGE, Counted, InitialOptions, study_pk_of, take_position
+from cdc_indexer.jobs.backfill import PAGE, InitialOptions, study_pk_of, take_position
 from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.feeder import request_of
 from cdc_indexer.jobs.passes import Wanted

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from cdc_indexer.jobs.backfill import Counted, InitialOptions, take_position
+from cdc_indexer.flow.backfill import Counted
+from cdc_indexer.jobs.backfill import InitialOptions, take_position
 from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.passes import Wanted
 from cdc_indexer.jobs.runner import Runner

@@ -11,11 +11,11 @@ import structlog
 
 from cdc_indexer import __version__
 from cdc_indexer.delivery.index_client import IndexClient, IndexUnavailable, Range, TooMany
+from cdc_indexer.flow.observer import Condition
 from cdc_indexer.flow.unproven import MANY, Accepted, shows_loss
-from cdc_indexer.jobs.backfill import draw
+from cdc_indexer.jobs.backfill import draw_after
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import Stopped, StorageError
-from cdc_indexer.model.observer import Condition
 
 if TYPE_CHECKING:
     from cdc_indexer.jobs.engine import Engine
@@ -44,6 +44,9 @@ class Reporter:
         self._engine = engine
         self._sweeper = sweeper
         self._summary = summary
+        #: What an earlier process sent last is known, or was sent again: the highest version at the index is one of ours.
+        #: With a new state it isn't before the first report.
+        self._all_known = False
         self._every_seconds = failpoints.seconds("report", _EVERY_SECONDS)
         self._thread = threading.Thread(target=self._work, name="reporter", daemon=True)
 
@@ -116,7 +119,8 @@ class Reporter:
 
     def _report(self, summary: Mapping[str, Any]) -> None:
         engine = self._engine
-        at = draw(engine)
+        ready = self._sweeper.caught_up
+        before, at = draw_after(engine)
         with engine.inside() as core:
             settlement = core.parts.settlement
             newest = settlement.highest
@@ -125,11 +129,13 @@ class Reporter:
         client = IndexClient(engine.settings)
         try:
             previous, highest = client.report(self._content(summary, at))
-            before = engine.meta.get("reported_at")
+            reported_at = engine.meta.get("reported_at")
             with engine.inside() as core:
-                given_out = core.parts.clock.last
+                clock = core.parts.clock
+                given_out = clock.last
+                ours = max(before, clock.recorded, settlement.highest, accepted)
             lost = ""
-            if before is not None and (previous is None or previous < before):
+            if reported_at is not None and (previous is None or previous < reported_at):
                 lost = "it doesn't know our last report"
             elif accepted and (highest is None or highest < accepted):
                 lost = "it lacks the newest that it had accepted"
@@ -149,11 +155,14 @@ class Reporter:
                 if core.parts.settlement.highest == newest:
                     core.parts.settlement.highest = highest or 0
             accepted = highest or 0
-        elif highest is not None and highest > max(given_out, accepted):
+        elif highest is not None and (
+            highest > max(given_out, accepted) or (self._all_known and ours < highest < at)
+        ):
             with engine.inside() as core:
                 core.parts.clock.saw(highest)
             log.error("another process sends studies of this centre to the index")
             self._sweeper.doubt(Condition.OTHER_WRITER)
+        self._all_known = ready
         engine.remember("reported_at", at)
         engine.remember("highest", max(accepted, highest or 0))
 

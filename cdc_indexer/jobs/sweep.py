@@ -60,6 +60,7 @@ class Sweep:
         report_only: nothing is sent.
         learning: as that, before anything is under way: what the index has goes into the ledger; nothing is looked at twice.
         enough: whether what is left is for another time; asked after each part.
+        hasty: so is what has to wait until it is known to be gone.
         suspicious: the source's identity has changed, so nothing is sent before it is known how much differs.
         wanted: why it is done; one that was interrupted goes on only if nothing was wanted since.
     """
@@ -79,6 +80,7 @@ class Sweep:
         gone_after_seconds: float | None = None,
         cancelled: Callable[[], bool] = lambda: False,
         enough: Callable[[], bool] = lambda: False,
+        hasty: bool = False,
         wants: Callable[[Values], bool] | None = None,
         client: IndexClient | None = None,
         on_page: Callable[[], None] = lambda: None,
@@ -93,6 +95,7 @@ class Sweep:
         self._gone_after_seconds = gone_after_seconds
         self._cancelled = cancelled
         self._enough = enough
+        self._hasty = hasty
         self._on_page = on_page
         self._wants = wants
         self.whole = wants is None
@@ -154,7 +157,8 @@ class Sweep:
                 pause=self._pause,
                 send=self._send_and_wait,
             )
-        more = True
+        resumed = "read" in self._state
+        more = not self._state.get("read")
         while more:
             more = self._read_part(self.after_pk)
             self._confirm(everything=True)
@@ -166,13 +170,14 @@ class Sweep:
                 self.result.index = True
             self._counted.clear()
             self.result.seconds = took + time.monotonic() - began
-            self._keep()
+            if half is not None and self._tracked and not self.result.held:
+                half.remember(whole=not more and not resumed)
+                if not more:
+                    engine.remember("scope", ALL)
+            self._keep(read=not more)
             failpoints.hit("sweep_part_done")
             if more and self._enough():
                 raise Stopped
-        if half is not None and self._tracked and not self.result.held:
-            half.remember()
-            engine.remember("scope", ALL)
         self._deal_with_gone(epoch)
         self._wait_for_the_end()
         self.result.seconds = took + time.monotonic() - began
@@ -193,7 +198,7 @@ class Sweep:
         state = before.get("selection") if isinstance(before, dict) else None
         if not self._tracked or self._suspicious or not isinstance(state, dict):
             return 0.0
-        if state.get("wanted") != self._state["wanted"] or state.get("gone") is None:
+        if state.get("wanted") != self._state["wanted"] or not isinstance(state.get("gone"), dict):
             return 0.0
         if state["index"] != (self._client is not None):
             return 0.0
@@ -205,15 +210,16 @@ class Sweep:
         log.info("a sweep goes on", after_pk=self.after_pk)
         return self.result.seconds
 
-    def _keep(self) -> None:
-        """This part is done: a pass that is interrupted later goes on behind it."""
+    def _keep(self, *, read: bool) -> None:
+        """This part is done: a pass that is interrupted later goes on behind it. ``read``: it was the last."""
         if not self._tracked or self._suspicious:
             return
         state = {
             "after_pk": self.after_pk,
             "pass": self.result.state(),
             "index": self._client is not None,
-            "gone": self._gone.keys,
+            "gone": self._gone.state(),
+            "read": read,
         }
         with self._engine.inside() as core:
             self._state.update(state)
@@ -371,13 +377,12 @@ class Sweep:
 
     def _deal_with_gone(self, epoch: int) -> None:
         """What isn't there after a while either is gone."""
-        engine = self._engine
         if self.report_only:
-            with engine.inside() as core:
-                deletes = core.parts.policy.deletes
-            self.result.extra += len(self._gone) if deletes else 0
-            self.result.kept += 0 if deletes else len(self._gone)
+            self._gone.count_all(self.result)
             return
+        kept = self._tracked and not self._suspicious and self._gone.state() is not None
+        if self._hasty and kept and self._gone.left_seconds > 0:
+            raise Stopped
         gone = self._gone.confirmed(epoch)
         held = self._gone.count(gone, self.result, accept=self._accept)
         if held and not self.result.held:
@@ -386,11 +391,7 @@ class Sweep:
         self._hold_if_too_many(self.result.missing + self.result.stale + self.result.extra)
         if self.result.held:
             return
-        for entry in gone:
-            engine.wait_for_room_behind()
-            with engine.inside() as core:
-                uid = "" if entry.study_iuid.startswith("#") else entry.study_iuid
-                core.backfills.hint(uid, entry.study_pk, engine.now(), backfill=self._backfill, gone=True)
+        self._gone.hint(gone, self._backfill)
 
     def _wait_for_the_end(self) -> None:
         while self._backfill.open:

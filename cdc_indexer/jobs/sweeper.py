@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from cdc_indexer.delivery.index_client import IndexUnavailable, TooMany
+from cdc_indexer.flow.observer import Condition
 from cdc_indexer.jobs.backfill import InitialOptions
 from cdc_indexer.jobs.passes import LAST_RESULT, Pass, Wanted
 from cdc_indexer.jobs.sweep import Sweep
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import IndexerError, SourceChanged, SourceError, Stopped, StorageError
-from cdc_indexer.model.observer import Condition
 from cdc_indexer.state import requests
 from cdc_indexer.state.requests import Inbox, ReconcileRequest, Refused
 
@@ -123,6 +123,11 @@ class Sweeper:
     def ready(self) -> None:
         """What the stream and the table had at the start is taken."""
         self._ready = True
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether it is."""
+        return self._ready
 
     # --- who wants one -----------------------------------------------------------------------------------
 
@@ -291,6 +296,7 @@ class Sweeper:
             suspicious=self._suspicious,
             cancelled=self._cancelled,
             enough=self._enough,
+            hasty=self._until is not None and request is None,
             wants=None if options.whole else options.wants,
             client=engine.index_client(),
             wanted=due.wanted,

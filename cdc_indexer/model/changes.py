@@ -58,6 +58,7 @@ class Changes:
         meta: by name, a JSON-ready value: position, identity, columns, until, version_bound, ...
         settled: the settled ids of a span of time (``Settled.render_changed``), by its name; None: forget it.
         ledger: the new entry of a study, by study_key.
+        verified: by study_key, entries that aren't ``unverified`` any more, and in nothing else other than they were.
         new_ledger: all entries of before are forgotten, before ``ledger`` is written (`initial --restart`).
         parking: by study_key, a Parking or a Closing, the last of each study.
         jobs: how far a backfill is, by the job's name; None: it is done.
@@ -66,9 +67,11 @@ class Changes:
     meta: dict[str, Any] = field(default_factory=dict)
     settled: dict[str, str | None] = field(default_factory=dict)
     ledger: dict[str, Entry] = field(default_factory=dict)
+    verified: dict[str, Entry] = field(default_factory=dict)
     new_ledger: bool = False
     parking: dict[str, Parking | Closing] = field(default_factory=dict)
     jobs: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.meta or self.settled or self.ledger or self.new_ledger or self.parking or self.jobs)
+        entries = self.ledger or self.verified or self.new_ledger
+        return bool(self.meta or self.settled or entries or self.parking or self.jobs)

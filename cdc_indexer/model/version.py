@@ -30,6 +30,8 @@ class VersionClock:
     def __init__(self, bound: int = 0) -> None:
         self.last = bound
         self.bound = bound
+        #: The highest that wasn't drawn: a first version has the moment of its row.
+        self.recorded = 0
         self._asked = self._just_moved = False
         self._now = 0
         #: The bound of the program before, until a version is drawn.
@@ -63,6 +65,11 @@ class VersionClock:
             return None
         self.last = version
         return version
+
+    def took(self, version: int) -> None:
+        """That is given to a first version, as its row was recorded."""
+        self.saw(version)
+        self.recorded = max(self.recorded, version)
 
     def saw(self, version: int) -> None:
         """Another version was seen: what is drawn from now on is greater, unless that one lies too far ahead."""

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from cdc_indexer.model.errors import SourceChanged
+from cdc_indexer.model.moment import for_people
 from cdc_indexer.model.study import OutboxRow
 
 if TYPE_CHECKING:
@@ -271,6 +272,17 @@ class Outbox:
             )
         return {study_pk for (study_pk,) in rows}
 
+    def deleted(self, study_pks: Sequence[int]) -> set[str]:
+        """UIDs of those among these studies that a row of their own says are deleted."""
+        if not study_pks:
+            return set()
+        with self._session() as session:
+            rows = session.rows(
+                f"SELECT study_iuid FROM {TABLE} WHERE study_pk IN ({_places(study_pks)}) AND operation = 'deleted'",  # noqa: S608
+                study_pks,
+            )
+        return {study_iuid for (study_iuid,) in rows}
+
     def view_after(self, after_pk: int, limit: int) -> list[Mapping[str, object]]:
         """The next page of the view by study_pk, without the outbox's rows."""
         with self._session() as session:
@@ -342,10 +354,11 @@ def open_for_long(since: datetime, now: datetime) -> str | None:
     """A sentence when a row that was recorded at ``since`` should be committed by ``now``."""
     if now - since <= LONG_OPEN:
         return None
+    began = for_people(since, seconds=False)
     return (
-        f"A transaction of the archive's has been open since {since:%Y-%m-%d %H:%M} UTC: its studies wait for its end, and "
-        "what was recorded since then is read in every audit. Where the archive knows nothing of it any more it is a "
-        "prepared one: XA RECOVER shows it, XA COMMIT or XA ROLLBACK ends it."
+        f"A transaction of the archive's has been open since {began}: its studies wait for its end, and what was recorded "
+        "since then is read in every audit. Where the archive knows nothing of it any more it is a prepared one: XA RECOVER "
+        "shows it, XA COMMIT or XA ROLLBACK ends it."
     )
 
 

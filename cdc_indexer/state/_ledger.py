@@ -2,17 +2,19 @@
 
 ``ledger`` has an entry at the place of its study_pk, so that the sweep reads it in that order without an index; ``places``
 finds a study_iuid's by its hash. Where an archive gave a study_pk to another study (restored, loaded anew) the place is
-taken: those few lie in ``displaced``. ``unverified`` names the entries whose study is still to be read.
+taken: those few lie in ``displaced``. ``unverified`` names the entries whose study is still to be read: an entry that says
+so and isn't named there was read since, which is told by taking its name away alone.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from cdc_indexer.model.ledger import Entry
-from cdc_indexer.state._packing import pack, short_hash, unpack
+from cdc_indexer.state._packing import FLAGS_AT, pack, short_hash, unpack
 
 SCHEMA = """
 CREATE TABLE ledger (study_pk INTEGER PRIMARY KEY, entry BLOB NOT NULL);
@@ -36,14 +38,15 @@ class _Found(NamedTuple):
     displaced: bool
 
 
-def put(db: sqlite3.Connection, entries: Sequence[Entry]) -> int:
-    """Writes the new entry of each study; by how many there are more."""
+def put(db: sqlite3.Connection, entries: Sequence[Entry]) -> tuple[int, int]:
+    """Writes the new entry of each study; by how many there are more, and more of those that the index holds."""
     found = _find(db, [entry.study_iuid for entry in entries])
     changed: list[tuple[bytes, int]] = []
     moved: list[Entry] = []
-    added = 0
+    added = held = 0
     for entry in entries:
         before = found.get(entry.study_iuid)
+        held += (entry.digest is not None) - (before is not None and before.entry.digest is not None)
         if before is None:
             added += 1
             moved.append(entry)
@@ -59,7 +62,20 @@ def put(db: sqlite3.Connection, entries: Sequence[Entry]) -> int:
     if moved:
         _place_all(db, moved)
     _mark(db, entries, found)
-    return added
+    return added, held
+
+
+def count_held(db: sqlite3.Connection) -> int:
+    """How many entries say that the index holds a document: reads all of them, without their UIDs."""
+    return sum(
+        int(
+            db.execute(
+                f"SELECT COUNT(*) FROM {table} WHERE substr(hex(substr(entry, {FLAGS_AT + 1}, 1)), 2) "  # noqa: S608
+                "IN ('1', '3', '5', '7', '9', 'B', 'D', 'F')"
+            ).fetchone()[0]
+        )
+        for table in ("ledger", "displaced")
+    )
 
 
 def _place_all(db: sqlite3.Connection, entries: Sequence[Entry]) -> None:
@@ -95,6 +111,14 @@ def _mark(db: sqlite3.Connection, entries: Sequence[Entry], found: dict[str, _Fo
         db.executemany("INSERT OR IGNORE INTO unverified VALUES (?, ?)", marked)
 
 
+def verified(db: sqlite3.Connection, entries: Collection[Entry]) -> None:
+    """The studies of these entries were read, and nothing else is new in them."""
+    db.executemany(
+        "DELETE FROM unverified WHERE study_pk = ? AND study_iuid = ?",
+        [(_place(entry), entry.study_iuid) for entry in entries],
+    )
+
+
 def lookup(db: sqlite3.Connection, study_iuids: Sequence[str]) -> dict[str, Entry]:
     """The entries of those studies that have one."""
     return {uid: found.entry for uid, found in _find(db, study_iuids).items()}
@@ -117,7 +141,9 @@ def by_pk(db: sqlite3.Connection, after_pk: int, until_pk: int | None, limit: in
         rows = [row for row in rows if row[0] <= last]
     if extra:
         rows = sorted(rows + extra, key=lambda row: row[0])
-    return [unpack(pk, entry) for pk, entry in rows]
+    entries = [unpack(pk, entry) for pk, entry in rows]
+    marked = _marked(db, entries)
+    return [_as_marked(entry, marked) for entry in entries]
 
 
 def unverified(db: sqlite3.Connection, after_pk: int, limit: int) -> list[Entry]:
@@ -169,7 +195,23 @@ def _find(db: sqlite3.Connection, study_iuids: Sequence[str]) -> dict[str, _Foun
         sql = "SELECT study_iuid, study_pk, entry FROM displaced WHERE study_iuid IN "
         for uid, pk, packed in _select(db, sql, [uid for uid in study_iuids if uid not in found]):
             found[uid] = _Found(unpack(pk, packed), displaced=True)
+    if marked_or_were := [one.entry for one in found.values() if one.entry.unverified]:
+        marked = _marked(db, marked_or_were)
+        for uid, one in found.items():
+            found[uid] = one._replace(entry=_as_marked(one.entry, marked))
     return found
+
+
+def _marked(db: sqlite3.Connection, entries: Sequence[Entry]) -> set[tuple[int, str]]:
+    """Those of them that are named in ``unverified``."""
+    pks = sorted({_place(entry) for entry in entries if entry.unverified})
+    return set(_select(db, "SELECT study_pk, study_iuid FROM unverified WHERE study_pk IN ", pks))
+
+
+def _as_marked(entry: Entry, marked: set[tuple[int, str]]) -> Entry:
+    if entry.unverified and (_place(entry), entry.study_iuid) not in marked:
+        return replace(entry, unverified=False)
+    return entry
 
 
 def _remove(db: sqlite3.Connection, found: _Found) -> None:

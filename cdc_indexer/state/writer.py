@@ -163,7 +163,7 @@ class Writer:
             self.written_at = time.time()
             self.write_seconds = time.monotonic() - began
             first = self._copy is not None and self._copy.note(changes.meta)
-            self._untidy += len(changes.ledger) + 1
+            self._untidy += len(changes.ledger) + len(changes.verified) + 1
             if first or self._untidy >= TIDY_ENTRIES:
                 self._tidy.set()
             break

@@ -46,6 +46,8 @@ class Index:
         self.database = database or str(directory / "central.sqlite")
         #: More options, as CENTRAL_*.
         self.options: dict[str, str] = {}
+        #: What Python is told to start.
+        self.program = ("-m", "central_index")
         self.url = f"http://127.0.0.1:{free_port()}"
         self.log_path = directory / "central.log"
         self.session = self._new_session()
@@ -82,7 +84,7 @@ class Index:
     def start(self) -> None:
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "central_index"],
+                [sys.executable, *self.program],
                 cwd=ROOT,
                 env={
                     **os.environ,

@@ -105,6 +105,7 @@ def test_a_pass_with_trouble_all_around(pacs: Pacs, index: Index, indexer: Index
         wait_until(lambda: indexer.caught_up and in_index(index) == in_archive(pacs), what="caught up")
         differences(pacs, index)
         indexer.settings["reconcile"] = {"every_hours": 0.0001, "studies_per_second": 8}
+        indexer.settings["delivery"]["deletes"] = "ignore"
         indexer.write_files()
         assert indexer.process is not None
         indexer.process.send_signal(signal.SIGHUP)
@@ -116,7 +117,7 @@ def test_a_pass_with_trouble_all_around(pacs: Pacs, index: Index, indexer: Index
         pacs.delete_study(studies[-1])
         pacs.store_study("1.90")
         wait_until(lambda: "a sweep is interrupted" in indexer.log, what="interrupted")
-        indexer.settings["delivery"]["concurrency"] = 2
+        indexer.settings["delivery"].update(concurrency=2, deletes="delete")
         indexer.write_files()
         indexer.process.send_signal(signal.SIGHUP)
         index.start()

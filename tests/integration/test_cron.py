@@ -92,6 +92,33 @@ def test_what_no_trigger_recorded_is_found_by_cron_too(
     assert (last["compared"], last["missing"], last["healed"]) == (5, 5, 5)
 
 
+def test_what_may_be_gone_is_left_to_a_later_run(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits ten minutes in cron: when it was seen first is remembered."""
+    indexer.settings["delivery"] = {"settle_seconds": 0.2, "deletes": "delete"}
+    indexer.settings["reconcile"] = {"every_hours": 0}
+    indexer.write_files()
+    stored = [pacs.store_study(f"1.{number}") for number in range(3)]
+    assert indexer.run("run", "--until-caught-up").returncode == 0
+    pacs.execute("DROP TRIGGER indexer_study_delete")
+    pacs.delete_study(stored[1])
+    indexer.settings["reconcile"] = {"every_hours": 0.0001}
+    indexer.write_files()
+    for _ in range(2):
+        assert indexer.run("run", "--until-caught-up", seconds=60).returncode == 0
+        assert sorted(receiver.holds()) == ["1.0", "1.1", "1.2"]
+    assert "a sweep has ended" not in indexer.log
+    # What was stored meanwhile isn't gone.
+    pacs.store_study("1.9")
+    monkeypatch.setenv("CDC_INDEXER_TEST_GONE_AFTER_SECONDS", "0.2")
+    assert indexer.run("run", "--until-caught-up", seconds=60).returncode == 0
+    assert sorted(receiver.holds()) == ["1.0", "1.2", "1.9"]
+    assert indexer.log.count("a sweep goes on") == 2
+    last = json.loads(indexer.run("status", "--json").stdout)["last_pass"]
+    assert (last["compared"], last["extra"], last["healed"]) == (2, 1, 1)
+
+
 def test_each_run_begins_where_everything_is_settled(
     pacs: Pacs, receiver: Receiver, indexer: Indexer
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,16 +87,75 @@ def test_what_was_changed_in_the_index_by_hand_is_healed(pacs: Pacs, index: Inde
     result = reconcile(indexer)
     assert (result["missing"], result["stale"], result["extra"]) == (0, 0, 0)
 
-    # What it takes and keeps otherwise differs each time, and is sent once.
+
+def test_a_uid_under_another_primary_key_is_never_deleted(
+    pacs: Pacs, index: Index, indexer: Indexer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study that was stored again, or an archive that was loaded elsewhere; the two keys lie in different ranges."""
+    monkeypatch.setenv("CDC_INDEXER_TEST_SWEEP_PART", "2")
+    stored = [pacs.store_study(f"1.{number}") for number in range(8)]
+    assert indexer.run("initial").returncode == 0
+    # One lay before the range of the study that it is now, one behind.
+    index.execute(f"UPDATE studies SET study_pk = {stored[0] - 1} WHERE study_iuid = '1.6'")
+    index.execute(f"UPDATE studies SET study_pk = {stored[7] + 1} WHERE study_iuid = '1.1'")
+    index.execute(
+        "CREATE TABLE was_deleted (uid TEXT); CREATE TRIGGER deletions AFTER UPDATE OF deleted ON studies "
+        "WHEN NEW.deleted BEGIN INSERT INTO was_deleted VALUES (NEW.study_iuid); END"
+    )
+    result = reconcile(indexer)
+    assert (result["missing"] + result["stale"], result["extra"], result["healed"]) == (2, 0, 2)
+    assert in_index(index) == in_archive(pacs)
+    assert index.rows("SELECT * FROM was_deleted") == []
+    assert index.rows("SELECT versions FROM studies WHERE study_iuid = '1.1'") == [(2,)]
+
+
+def test_what_is_kept_on_purpose_is_no_difference(pacs: Pacs, index: Index, indexer: Indexer) -> None:
+    """For the exit status as for the health: an index that isn't told of deletions."""
+    indexer.settings["delivery"]["deletes"] = "ignore"
+    indexer.write_files()
+    stored = [pacs.store_study(f"1.{number}") for number in range(4)]
+    assert indexer.run("initial").returncode == 0
+    pacs.delete_study(stored[0])
+    assert indexer.run("run", "--until-caught-up").returncode == 0
+    # One that nobody saw go, too.
+    pacs.execute("DROP TRIGGER indexer_study_delete")
+    pacs.delete_study(stored[1])
+    for _ in range(2):
+        result = reconcile(indexer)
+        assert (result["missing"], result["stale"], result["extra"], result["kept"]) == (0, 0, 0, 2)
+    assert len(in_index(index)) == 4
+    assert json.loads(indexer.run("status", "--json").stdout)["problems"] == []
+
+
+def test_what_the_index_keeps_otherwise_is_sent_once(
+    pacs: Pacs, index: Index, indexer: Indexer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It differs each time, and isn't sent again until its document changes; also where a pass was killed and went on."""
+    monkeypatch.setenv("CDC_INDEXER_TEST_SWEEP_PART", "2")
+    stored = [pacs.store_study(f"1.{number}") for number in range(8)]
+    assert indexer.run("initial").returncode == 0
     index.execute(
         "CREATE TRIGGER lossy AFTER UPDATE OF patient_name ON studies WHEN NEW.patient_name <> 'X' "
         "BEGIN UPDATE studies SET patient_name = 'X' WHERE id = NEW.id; END"
     )
-    index.execute("UPDATE studies SET patient_name = 'X' WHERE study_iuid = '1.4'")
-    for _ in range(2):
+    index.execute("UPDATE studies SET patient_name = 'X' WHERE study_iuid = '1.1'")
+
+    def versions() -> int:
+        found: int = index.rows("SELECT versions FROM studies WHERE study_iuid = '1.1'")[0][0]
+        return found
+
+    for number in range(4):
+        if number == 2:
+            indexer.start("reconcile", failpoint="sweep_part_done:3")
+            assert indexer.wait() == -signal.SIGKILL
         result = reconcile(indexer, status=1)
         assert (result["missing"], result["stale"], result["kept"], result["healed"]) == (0, 1, 0, 0)
-        assert index.rows("SELECT versions FROM studies WHERE study_iuid = '1.4'") == [(2,)]
+        assert versions() == 2
+    assert indexer.log.count("a sweep goes on") == 1
+    assert indexer.log.count("the index keeps a study otherwise than it was sent") == 1
+    pacs.edit_study(stored[1], description="NEW", study_datetime="2024-05-06 07:08:09")
+    assert indexer.run("run", "--until-caught-up").returncode == 0
+    assert versions() == 3
     index.execute("DROP TRIGGER lossy")
 
 

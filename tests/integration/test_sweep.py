@@ -135,6 +135,22 @@ def test_a_view_that_is_broken_empties_no_index(
     assert set(receiver.holds()) == {"1.0"}
 
 
+def test_deletions_with_a_row_of_their_own_are_never_held(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer
+) -> None:
+    """An archive that tidies up: the valve is for what nobody recorded."""
+    stored = [pacs.store_study(f"1.{number}") for number in range(60)]
+    assert indexer.run("initial").returncode == 0
+    for study_pk in stored[1:]:
+        pacs.delete_study(study_pk)
+    result = reconcile(indexer)
+    assert (result["held"], result["missing"], result["stale"]) == ("", 0, 0)
+    assert indexer.run("run", "--until-caught-up").returncode == 0
+    assert set(receiver.holds()) == {"1.0"}
+    result = reconcile(indexer)
+    assert (result["held"], result["extra"]) == ("", 0)
+
+
 def test_another_archive_by_mistake_empties_no_index(
     pacs: Pacs, receiver: Receiver, indexer: Indexer
 ) -> None:

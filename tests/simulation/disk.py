@@ -53,6 +53,7 @@ class Disk:
         if changes.new_ledger:
             self.ledger.clear()
         self.ledger.update(changes.ledger)
+        self.ledger.update(changes.verified)
         for key, parking in changes.parking.items():
             if isinstance(parking, Closing):
                 self.parked.pop(key, None)

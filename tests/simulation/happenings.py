@@ -209,6 +209,9 @@ def clock_jumps(world: World) -> None:
 
 @happening("prune", 1, lambda world: bool(world.server.outbox))
 def prune(world: World) -> None:
+    if world.process is not None:
+        # It may have been the newer ones.
+        world.process.superseded = frozenset()
     visible = [row_id for row_id, row in world.server.outbox.items() if row.visible]
     for row_id in visible[: 1 + world.draw(3)]:
         del world.server.outbox[row_id]
@@ -219,6 +222,8 @@ def prune(world: World) -> None:
 
 @happening("truncate", 1, lambda world: bool(world.server.outbox) and not world.primary.transactions)
 def truncate(world: World) -> None:
+    if world.process is not None:
+        world.process.superseded = frozenset()
     world.pruned.update(world.server.outbox)
     world.server.outbox.clear()
     world.sweep_needed = True

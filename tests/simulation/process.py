@@ -98,18 +98,17 @@ class _Clock(VersionClock):
     def __init__(self, bound: int, world: World) -> None:
         super().__init__(bound)
         self._world = world
-        #: The highest that this process has given out or seen.
-        self._highest = 0
+        self._given_out = 0
 
     def saw(self, version: int) -> None:
         super().saw(version)
-        self._highest = max(self._highest, version)
+        self._world.version_seen = max(self._world.version_seen, version)
 
     def draw(self, now: int) -> int | None:
         version = super().draw(now)
         if version is not None:
-            self._world.version_drawn(version, self._highest)
-            self._highest = max(self._highest, version)
+            self._world.version_drawn(version, self._given_out)
+            self._given_out = version
         return version
 
 
@@ -176,17 +175,22 @@ class Process:
 
     def _watch_ledger(self) -> None:
         results = self.core.parts.results
-        put, begin = results.put, results.begin_ledger
+        put, verified, begin = results.put, results.verified, results.begin_ledger
 
         def watched(key: str, entry: Entry) -> None:
             self.put[key] = entry
             put(key, entry)
 
+        def seen(key: str, entry: Entry) -> None:
+            self.put[key] = entry
+            verified(key, entry)
+
         def begun_anew(clock: int) -> None:
             self.put.clear()
             begin(clock)
 
-        results.put, results.begin_ledger = watched, begun_anew  # type: ignore[method-assign]
+        results.put, results.verified = watched, seen  # type: ignore[method-assign]
+        results.begin_ledger = begun_anew  # type: ignore[method-assign]
         looks = self.core.looks
         learn = looks.learn
 

@@ -98,6 +98,8 @@ class World:
         self.back_unseen = False
         self.settings_changed = False
         self.last_version = 0
+        #: The highest that a process was told of: by the index, or by the ledger.
+        self.version_seen = 0
         self.runs = 0
         self.kills = 0
         self.resends = 0
@@ -238,13 +240,15 @@ class World:
         if row_id in self.settled and not late_rows:
             raise Broken(f"row {row_id} is taken again, though it is durably settled")
 
-    def version_drawn(self, version: int, highest: int) -> None:
-        """``highest``: what the process has given out or seen before."""
+    def version_drawn(self, version: int, given_out: int) -> None:
+        """``given_out``: the last one before, of this process."""
         if version <= self.last_version:
             raise Broken(f"version {version} is given out after {self.last_version}")
         # Else it would win over what another process has read since.
-        if version > max(self.clock(), highest) + 1 and not self.clock_jumped:
+        if version > max(self.clock(), given_out, self.version_seen) + 1 and not self.clock_jumped:
             raise Broken(f"version {version} is ahead of its reading, at {self.clock()}")
+        if version == self.version_seen + 1:
+            self.version_seen = version
         self.last_version = version
 
     def skip_log(self, server: Server) -> None:

@@ -77,6 +77,7 @@ class Drive:
         if changes.new_ledger:
             self.ledger.clear()
         self.ledger.update(changes.ledger)
+        self.ledger.update(changes.verified)
         self.written.append(changes)
         self.core.durable(generation, self.now)
         return changes

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdc_indexer.flow.decide import DELETION, INVALID
+from cdc_indexer.flow.decide import DELETION, DOUBT, INVALID
 from cdc_indexer.model.changes import Changes
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.state import _ledger
@@ -80,33 +80,34 @@ def test_a_digest_of_another_length_is_refused() -> None:
 
 
 # A few studies and fewer pks, so that places are taken, given back and taken again.
-steps = st.lists(
-    st.lists(
-        st.builds(
-            entry,
-            st.integers(0, 9).map(lambda number: f"1.2.{number}"),
-            st.integers(0, 5),
-            st.integers(1, 1000),
-            unverified=st.booleans(),
-        ),
-        min_size=1,
-        max_size=5,
-    ),
-    max_size=12,
+few = st.integers(0, 9).map(lambda number: f"1.2.{number}")
+puts = st.lists(
+    st.builds(entry, few, st.integers(0, 5), st.integers(1, 1000), unverified=st.booleans()),
+    min_size=1,
+    max_size=5,
 )
+#: New entries, and studies that are read in the same step, if they are still to be.
+steps = st.lists(st.tuples(puts, st.sets(few, max_size=4)), max_size=12)
 
 
 @given(steps)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_it_is_a_dictionary_of_studies_in_the_order_of_their_pks(
-    store: Store, actions: list[list[Entry]]
+    store: Store, actions: list[tuple[list[Entry], set[str]]]
 ) -> None:
     store.apply(Changes(new_ledger=True))
     assert store.count == 0
     model: dict[str, Entry] = {}
-    for some in actions:
-        put(store, *some)
-        model.update({one.study_iuid: one for one in some})
+    for some, read in actions:
+        changes = Changes(ledger={one.study_iuid: one for one in some})
+        model |= changes.ledger
+        changes.verified = {
+            uid: replace(one, unverified=False)
+            for uid, one in model.items()
+            if uid in read and one.unverified
+        }
+        model |= changes.verified
+        store.apply(changes)
         assert store.count == len(model)
         assert store.lookup([f"1.2.{number}" for number in range(12)]) == model
         for limit in (1, 2, 100):
@@ -224,5 +225,34 @@ def test_the_count_survives_a_restart(store: Store, tmp_path: Path) -> None:
         assert again.count == 1
         assert again.lookup(["1.2.3", "1.9"]) == {"1.9": entry("1.9", 4)}
         assert [one.study_iuid for one in again.by_pk(-1, None, 10)] == ["1.9"]
+    finally:
+        again.close()
+
+
+def test_only_what_was_accepted_is_at_the_index(store: Store, tmp_path: Path) -> None:
+    on_its_way = replace(entry("1.2.1", 1, 0), digest=None, rejected=DOUBT)
+    rejected = replace(entry("1.2.2", 2, 0), digest=None, rejected=bytes(16))
+    put(store, on_its_way, rejected, entry("1.2.3", 3), entry("1.2.4", 3))
+    assert (store.count, store.held) == (4, 2)
+    put(store, entry("1.2.1", 1), replace(entry("1.2.4", 3), digest=None, deleted=True))
+    assert (store.count, store.held) == (4, 2)
+    put(store, entry("1.2.2", 2), entry("1.2.4", 3))
+    assert (store.count, store.held) == (4, 4)
+    put(store, replace(entry("1.2.3", 3), digest=None, deleted=True))
+    store.close()
+    state = tmp_path / "state"
+    for sql in ("SELECT 1", "DELETE FROM meta WHERE name = 'ledger_held'"):  # as an earlier version leaves it
+        with sqlite3.connect(state / "state.sqlite") as db:
+            db.execute(sql).fetchall()
+        db.close()
+        again = Store(state)
+        try:
+            assert (again.count, again.held) == (4, 3)
+        finally:
+            again.close()
+    again = Store(state)
+    try:
+        again.apply(Changes(new_ledger=True, ledger={"1.9": entry("1.9", 4)}))
+        assert (again.count, again.held) == (1, 1)
     finally:
         again.close()

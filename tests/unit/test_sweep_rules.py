@@ -93,9 +93,10 @@ def test_a_pass_rests_nine_times_as_long_as_each_page_took(clock: Clock) -> None
 # What is gone
 
 
-def some_gone(engine: Any, clock: Clock, count: int, there: tuple[str, ...] = ()) -> Gone:
+def some_gone(engine: Any, clock: Clock, count: int, there: tuple[str, ...] = (), recorded: int = 0) -> Gone:
     outbox: Any = SimpleNamespace(
         view_of=lambda uids: [{"study_iuid": uid} for uid in uids if uid in there],
+        deleted=lambda study_pks: {f"2.{n}" for n in study_pks if n < recorded},
     )
     gone = Gone(engine, outbox, clock.pause, None)
     for n in range(count):
@@ -136,6 +137,13 @@ def test_the_valve_of_deletions(clock: Clock, held: int, count: int, goes: bool)
         why = gone.count(gone.confirmed(1), Pass(), accept=accept)
         assert bool(why) == (not goes and not accept)
         assert not why or "reconcile --accept" in why
+
+
+@pytest.mark.parametrize(("recorded", "goes"), [(9, False), (10, True)])
+def test_deletions_with_a_row_of_their_own_do_not_count(clock: Clock, recorded: int, goes: bool) -> None:
+    gone = some_gone(an_engine(), clock, 60, recorded=recorded)
+    why = gone.count(gone.confirmed(1), Pass(), accept=False)
+    assert why == "" if goes else why.startswith("51 studies would be deleted")
 
 
 @pytest.mark.parametrize(("stale", "goes"), [(10, True), (11, False)])

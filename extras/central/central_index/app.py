@@ -71,11 +71,12 @@ class Central:
         metrics = Metrics()
         region = Region(self._store, access, known, metrics)
         routes: list[BaseRoute] = [
+            # The first that fits is taken: most requests are studies.
+            Route(_REGISTER, writing.register, methods=["POST"]),
             Route("/", _page),
             Route("/login", access.login, methods=["POST"]),
             Route("/logout", access.logout, methods=["POST"]),
             Route("/events", partial(self._news.events, access)),
-            Route(_REGISTER, writing.register, methods=["POST"]),
             Route(_REGISTER, writing.try_key, methods=["GET"]),
             Route(f"{_REGISTER}/digests", writing.digests, methods=["POST"]),
             Route(f"{_REGISTER}/report", writing.report, methods=["POST"]),

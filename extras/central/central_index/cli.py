@@ -19,6 +19,7 @@ from central_index.app import Central, Options
 from central_index.audit import UnusableAuditKey
 from central_index.cli_audit import Given, audit_command, erase_command
 from central_index.cli_keys import centre_command, user_command
+from central_index.impatient import Impatient
 from central_index.keys import UnusableKeys
 from central_index.model import UnusableStore
 from central_index.persons import UnknownRule
@@ -135,6 +136,7 @@ def main(
         ssl_keyfile=tls_key,
         access_log=False,
         log_config=None,
+        http=Impatient,
         server_header=False,
         timeout_graceful_shutdown=5,
         timeout_keep_alive=75,

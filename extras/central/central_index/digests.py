@@ -65,12 +65,16 @@ def _utf_16(name: str) -> bytes:
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
+#: What isn't written as Python's json writes it, or may hold such a value.
+_LAID_OUT = frozenset({float, dict})
+
+
 def _json(value: Any) -> str:
     if isinstance(value, float):
         return _number(value)
-    if isinstance(value, dict) and any(isinstance(one, float) for one in value.values()):
+    if isinstance(value, dict) and float in map(type, value.values()):
         return "{" + ",".join(f"{_encode(name)}:{_json(one)}" for name, one in value.items()) + "}"
-    if isinstance(value, list) and any(isinstance(one, (float, dict)) for one in value):
+    if isinstance(value, list) and not _LAID_OUT.isdisjoint(map(type, value)):
         return "[" + ",".join(map(_json, value)) + "]"
     return _encode(value)
 

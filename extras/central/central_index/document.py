@@ -101,7 +101,7 @@ class Study(BaseModel):
     @property
     def document(self) -> dict[str, Scalar]:
         """All fields, the eleven first."""
-        return {field: getattr(self, field) for field in FIELDS} | self.more
+        return {**self.__dict__, **self.more}
 
 
 def _is_text(value: str) -> bool:

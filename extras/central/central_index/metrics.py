@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -31,10 +32,16 @@ class Metrics:
             "central_index_request_seconds", "From a request's head to its answer's.", ["method", "route"],
             registry=self._registry,
         )  # fmt: skip
+        # To find them takes longer than to count.
+        self._labelled = lru_cache(maxsize=1_000)(self._label)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        self._requests.labels(method, route, status).inc()
-        self._seconds.labels(method, route).observe(seconds)
+        requests, seconds_of = self._labelled(method, route, status)
+        requests.inc()
+        seconds_of.observe(seconds)
+
+    def _label(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+        return self._requests.labels(method, route, status), self._seconds.labels(method, route)
 
     def text(self, centers: Iterable[Center], keys_usable: bool) -> bytes:
         registry = CollectorRegistry()

@@ -152,7 +152,7 @@ def _values(write: Write) -> dict[str, Any]:
     }
     if isinstance(change, Stored):
         document = change.study.document
-        values |= {field: document[field] for field in FIELDS}
+        values |= change.study.__dict__
         if change.study.more:
             values["more"] = json.dumps(change.study.more, ensure_ascii=False)
         values["sorted_at"] = sorted_at(change.study.study_datetime, change.received_at)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import structlog
@@ -71,6 +72,19 @@ async def on_unavailable(_: Request, error: Exception) -> Response:
     return refusal(503, "The index can't reach its studies at present.", {"Retry-After": "5"})
 
 
+if sys.version_info >= (3, 11):
+
+    async def _in_time(work: Coroutine[Any, Any, None], seconds: float) -> None:
+        async with asyncio.timeout(seconds):
+            await work
+
+else:
+
+    async def _in_time(work: Coroutine[Any, Any, None], seconds: float) -> None:
+        # A task of its own for each, which takes a tenth of a request's time.
+        await asyncio.wait_for(work, seconds)
+
+
 async def json_body(request: Request) -> Any:
     """Raises HTTPException for one that is too large, too slow, or no JSON."""
     return _decoded(await _body(request))
@@ -89,7 +103,7 @@ async def _body(request: Request) -> bytes:
             parts.append(part)
 
     try:
-        await asyncio.wait_for(read(), _BODY_SECONDS)
+        await _in_time(read(), _BODY_SECONDS)
     except (TimeoutError, asyncio.TimeoutError):
         raise HTTPException(408, f"The body took longer than {_BODY_SECONDS:g} s.") from None
     except ClientDisconnect:
