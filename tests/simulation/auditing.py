@@ -100,6 +100,7 @@ def _full_audit(p: Process, server: Server) -> Steps:
     first, p.first_audit = p.first_audit, False
     try:
         if first:
+            measure_clock(p, server)
             core.intake.restore(world.disk.unverified(), p.now())
         yield None
         epoch = p.source.epoch

@@ -9,6 +9,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from cdc_indexer.jobs.audit import HOLD_BACK, Audit
+from cdc_indexer.jobs.reading_table import TableReading
 from cdc_indexer.model.position import Position
 from cdc_indexer.model.study import OutboxRow
 
@@ -117,3 +118,14 @@ def test_each_full_audit_knows_which_rows_are_superseded() -> None:
     for _ in range(2):
         audit.full()
     assert told == [[True, False]] * 2
+
+
+def test_the_clock_is_known_before_what_was_sent_before_the_start_is_read() -> None:
+    """A version by this machine's clock, if that is ahead, would be ahead of its reading."""
+    audit, _ = an_audit([NOON])
+    table = TableReading(audit._engine, audit, MagicMock())
+    table.full()
+    called = [
+        name for name, _, _ in audit._engine.mock_calls if name in ("measure_clock", "restore_unverified")
+    ]
+    assert called[:2] == ["measure_clock", "restore_unverified"]
