@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from cdc_indexer.model.moment import moment
+from cdc_indexer.model.moment import EPOCH, moment
 from cdc_indexer.model.position import Identity, Position
 from cdc_indexer.model.study import OutboxRow
 
@@ -177,6 +177,11 @@ class Server:
             if row.visible and row.row.recorded_at is not None
         ]
         return max((time for time in times if time <= not_after), default=None)
+
+    def last_recorded(self) -> datetime:
+        """When the newest visible row of all was recorded."""
+        times = [row.row.recorded_at for row in self.outbox.values() if row.visible and row.row.recorded_at]
+        return max(times, default=EPOCH)
 
     def newest_rows(self, pks: Iterable[int]) -> dict[int, datetime]:
         """The same of some studies."""

@@ -188,8 +188,10 @@ def come_to_rest(world: World) -> None:
         HAPPENINGS["log on"][2](world)
     while world.zombies:
         world.index.take(world.zombies.pop(0))
-    # Some audits long.
+    # Some audits long; and one that begins when nothing is under way any more.
     _until_quiet(world, pauses=10)
+    world.pass_time(61.0)
+    _until_quiet(world)
     needs_initial = not world.scope_complete
     process = world.process
     assert process is not None

@@ -47,12 +47,13 @@ def drawn(seed: int, rng: random.Random) -> Drawn:
     names = [name for name in HAPPENINGS if name not in _OPTIONAL or name in allowed]
     # In each world something else is frequent, or slow.
     often = {name: HAPPENINGS[name][0] * rng.choice((1, 2, 2, 6)) for name in names}
-    for name in allowed:
+    for name in (*allowed, *(("delete",) if "again" in config.features else ())):
         often[name] *= eager
     actors = (*_ACTORS, "report") if config.reports else _ACTORS
     quick = {name: _ACTOR_WEIGHT.get(name, 8) * rng.choice((1, 4, 4, 8)) // 2 for name in actors}
-    if slow in quick:
-        quick[slow] = 2
+    for name in slow.split():
+        if name in quick:
+            quick[name] = 2
     names += quick
     return Drawn(config, count, names, list(accumulate([*often.values(), *quick.values()])))
 
@@ -125,6 +126,7 @@ ALL_FEATURES: dict[str, tuple[str, ...]] = {
     **FEATURES,
     "went back": ("index goes back", "health changes"),
     "stale": (),
+    "again": (),
 }
 _OPTIONAL = {name for names in ALL_FEATURES.values() for name in names}
 
@@ -178,6 +180,11 @@ def _resumed(config: Config, rng: random.Random) -> Config:
     return _alone(config, "jobs", *ends, already_there=3, versions=False)
 
 
+def _again(config: Config, rng: random.Random) -> Config:
+    """What was deleted is stored again."""
+    return _alone(config, "again", deletes=rng.random() < 0.3, stable=False, conflicts=False)
+
+
 _ANY = ("", "", "verify", "write", "send", "feed", "audit", "patients", "report")
 
 #: How many of all worlds, how they are made, how many times as often what belongs to them happens there, who may be slow.
@@ -188,4 +195,5 @@ KINDS: tuple[tuple[float, Callable[[Config, random.Random], Config], int, tuple[
     (0.05, _lag, 2, _ANY),
     (0.08, _servers, 1, ("", "verify", "verify", "verify", "patients")),
     (0.08, _resumed, 4, _ANY),
+    (0.05, _again, 4, ("", "write", "write", "send")),
 )

@@ -29,7 +29,8 @@ def store(world: World) -> None:
     choice = world.draw(4)
     patient = patients[world.draw(len(patients))] if patients and choice else archive.new_patient(transaction)
     uids = world.free_uids()
-    uid = uids[world.draw(len(uids))] if uids and world.draw(2) else None
+    anew = not uids or (world.draw(2) == 0 and "again" not in world.config.features)
+    uid = None if anew else uids[world.draw(len(uids))]
     archive.store(transaction, patient, uid, (2, 0)[world.draw(2)], _late(world))
     if "stale" in world.config.features and world.draw(3) == 2:
         archive.record_stale(transaction)
@@ -208,6 +209,9 @@ def clock_jumps(world: World) -> None:
 
 @happening("prune", 1, lambda world: bool(world.server.outbox))
 def prune(world: World) -> None:
+    if world.process is not None:
+        # It may have been the newer ones.
+        world.process.superseded = frozenset()
     visible = [row_id for row_id, row in world.server.outbox.items() if row.visible]
     for row_id in visible[: 1 + world.draw(3)]:
         del world.server.outbox[row_id]
@@ -218,6 +222,8 @@ def prune(world: World) -> None:
 
 @happening("truncate", 1, lambda world: bool(world.server.outbox) and not world.primary.transactions)
 def truncate(world: World) -> None:
+    if world.process is not None:
+        world.process.superseded = frozenset()
     world.pruned.update(world.server.outbox)
     world.server.outbox.clear()
     world.sweep_needed = True

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process
     from tests.simulation.world import World
 
-__all__ = ["check_bounds", "check_disk", "check_same", "check_transactions", "restless"]
+__all__ = ["check_bounds", "check_disk", "check_jobs", "check_same", "check_transactions", "restless"]
 
 
 def check_disk(world: World, changes: Any) -> None:
@@ -46,6 +46,16 @@ def check_disk(world: World, changes: Any) -> None:
                 forgotten = row.recorded_at is None or row.recorded_at <= until or world.clock_jumped
                 if not known and not forgotten:
                     raise Broken(f"the position {place} is past row {row.id}, which isn't settled")
+
+
+def check_jobs(world: World, process: Process) -> None:
+    """A backfill that is taken up again after a kill begins before each of its studies that are under way."""
+    for name, job in process.core.parts.results._backfills.items():
+        state = world.disk.jobs.get(name)
+        if state is not None and state["run"] == job.run:
+            behind = [pk for pk in job._open if pk <= state["after_pk"]]
+            if behind:
+                raise Broken(f"{name} would go on behind {state['after_pk']}, and {behind} are under way")
 
 
 def check_bounds(world: World, process: Process) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 import cdc_indexer.flow.order as order_module
 from cdc_indexer.flow.decide import DOUBT
 from cdc_indexer.flow.policy import Policy
-from cdc_indexer.model.moment import EPOCH, moment
+from cdc_indexer.model.moment import moment
 from tests.simulation.actors import steps_of
 from tests.simulation.archive import BEGINNING, SHOWN_LATE, Archive, Server, Transaction
 from tests.simulation.disk import Disk
 from tests.simulation.index import Broken, Index
-from tests.simulation.invariants import check_disk, check_transactions
+from tests.simulation.invariants import check_disk, check_jobs, check_transactions
 from tests.simulation.process import Process
 
 __all__ = ["Config", "Step", "World"]
@@ -98,6 +98,8 @@ class World:
         self.back_unseen = False
         self.settings_changed = False
         self.last_version = 0
+        #: The highest that a process was told of: by the index, or by the ledger.
+        self.version_seen = 0
         self.runs = 0
         self.kills = 0
         self.resends = 0
@@ -155,7 +157,7 @@ class World:
             # What isn't committed on the primary nobody sees here: `until` may have passed it, and then the log alone tells.
             # (Not where it only lags: it is behind the newest that is shown.)
             late = moment(self.clock() - SHOWN_LATE)
-            late = min(late, self.replica.newest(moment(self.clock())) or EPOCH)
+            late = min(late, self.replica.last_recorded())
             times = [row.row.recorded_at for row in transaction.rows]
             self.shown_late = self.shown_late or any(time is not None and time < late for time in times)
             self.log_lost = self.log_lost or transaction.opaque
@@ -227,6 +229,7 @@ class World:
         self.durable_generation = generation
         check_disk(self, changes)
         check_transactions(process)
+        check_jobs(self, process)
 
     def row_taken(self, row_id: int) -> None:
         """Somebody takes it: then it wasn't settled.
@@ -237,13 +240,15 @@ class World:
         if row_id in self.settled and not late_rows:
             raise Broken(f"row {row_id} is taken again, though it is durably settled")
 
-    def version_drawn(self, version: int, highest: int) -> None:
-        """``highest``: what the process has given out or seen before."""
+    def version_drawn(self, version: int, given_out: int) -> None:
+        """``given_out``: the last one before, of this process."""
         if version <= self.last_version:
             raise Broken(f"version {version} is given out after {self.last_version}")
         # Else it would win over what another process has read since.
-        if version > max(self.clock(), highest) + 1 and not self.clock_jumped:
+        if version > max(self.clock(), given_out, self.version_seen) + 1 and not self.clock_jumped:
             raise Broken(f"version {version} is ahead of its reading, at {self.clock()}")
+        if version == self.version_seen + 1:
+            self.version_seen = version
         self.last_version = version
 
     def skip_log(self, server: Server) -> None:
@@ -265,14 +270,24 @@ class World:
 
     def decided(self, process: Process) -> None:
         """What the core takes the ledger to say is what was put there last."""
-        results = process.core.parts.results
         for case in process.core.parts.cases:
-            if case.known and case.lease is None and not results.ledger_is_new:
-                entry = process.put.get(case.key) or self.disk.ledger.get(case.key)
-                if case.entry != entry:
-                    raise Broken(
-                        f"the core takes the ledger to say {case.entry} of {case.key}, but it is {entry}"
-                    )
+            if case.known and case.lease is None:
+                self.learned(process, case)
+
+    def asks_the_disk(self, process: Process, key: str) -> None:
+        """What the ledger says of a study is looked up there: then nothing else is on its way to it."""
+        entry = process.put.get(key)
+        if entry is not None and self.disk.ledger.get(key) != entry:
+            raise Broken(f"the ledger is asked about {key}, and what was put there isn't durable yet")
+
+    def learned(self, process: Process, case: Any) -> None:
+        """The same of one study, when it is looked at."""
+        if not process.core.parts.results.ledger_is_new:
+            entry = process.put.get(case.key) or self.disk.ledger.get(case.key)
+            if case.entry != entry:
+                raise Broken(
+                    f"the core takes the ledger to say {case.entry} of {case.key}, but it is {entry}"
+                )
 
     def hidden(self, process: Process, reading: Any) -> set[int]:
         """Rows that a reading of now doesn't show, though it is about them."""
