@@ -24,7 +24,7 @@ def main() -> None:
     found = _MAINTAINER.search((ROOT / "debian/control").read_text(encoding="utf-8"))
     maintainer = found[1] if found else ""
     if "DEBEMAIL" in os.environ:
-        maintainer = f"{os.environ.get('DEBFULLNAME', '')} <{os.environ['DEBEMAIL']}>".strip()
+        maintainer = f"{os.environ.get('DEBFULLNAME') or os.environ['DEBEMAIL']} <{os.environ['DEBEMAIL']}>"
     print(f"cdc-indexer ({sys.argv[1]}) unstable; urgency=medium\n")
     for entry in entries:
         words = " ".join(entry.replace("`", "").split())

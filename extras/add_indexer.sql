@@ -1,6 +1,7 @@
 -- cdc_indexer for DCM4CHEE 2.x: records every study of the archive in one table, study_service.
 --
---   mysql pacsdb < add_indexer.sql        (pacsdb: the archive's database; as root, or see "Rights")
+--   cdc-indexer sql | mysql pacsdb        (pacsdb: the archive's database; as root, or see "Rights")
+--   mysql pacsdb < FILE                   (the same, where the program isn't: FILE is what `cdc-indexer sql` has printed)
 --
 -- What it adds, and nothing else:
 --   view       indexer_study      a study as the central index wants it; the only place that knows the archive's tables
@@ -35,7 +36,7 @@
 -- A dump of the archive carries the triggers, but no accounts: on the server where you restore it the archive stores as soon as
 -- its own account is there with its rights. Run this script there as well; without its other parts nothing is recorded.
 --
--- To undo it: remove_indexer.sql.
+-- To undo it: cdc-indexer sql --remove | mysql pacsdb
 --
 -- Coming from the old client (cron job, one-column study_service, trigger indexer_process): stop its cron job first. Its trigger is
 -- replaced, its table converted; what was still queued is recorded again.
@@ -51,7 +52,7 @@
 --   GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO 'indexer'@'localhost';
 --
 -- For MySQL 5.6 and later and MariaDB 10.0 and later: that is why it does without IF NOT EXISTS and OR REPLACE in places.
--- This file is made of the parts in extras/sql by `python -m extras.sql`: change those.
+-- For who develops it: it is made of the parts in extras/sql by `python -m extras.sql`.
 
 -- any archive, 1 (docs/other-pacs.md takes what lies between these lines)
 SET NAMES utf8mb4;

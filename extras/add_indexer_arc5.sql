@@ -1,7 +1,8 @@
 -- cdc_indexer for dcm4chee-arc 5 (5.23 and later): records every study of the archive in one table, study_service.
--- For DCM4CHEE 2.x there is add_indexer.sql. Both make the same view, table and procedures; the service doesn't know which.
+-- For DCM4CHEE 2.x leave --arc5 out. Both make the same view, table and procedures; the service doesn't know which.
 --
---   mysql pacsdb < add_indexer_arc5.sql   (pacsdb: the archive's database; as root, or see "Rights")
+--   cdc-indexer sql --arc5 | mysql pacsdb     (pacsdb: the archive's database; as root, or see "Rights")
+--   mysql pacsdb < FILE                       (the same, where the program isn't: FILE is what `cdc-indexer sql --arc5` has printed)
 --
 -- What it adds, and nothing else:
 --   view       indexer_study      a study as the central index wants it; the only place that knows the archive's tables
@@ -68,7 +69,7 @@
 -- A dump of the archive carries the triggers, but no accounts: on the server where you restore it the archive stores as soon as
 -- its own account is there with its rights. Run this script there as well; without its other parts nothing is recorded.
 --
--- To undo it: remove_indexer.sql.
+-- To undo it: cdc-indexer sql --remove | mysql pacsdb
 --
 -- Rights: root has them all. Another account needs ALL on the archive's database with GRANT OPTION, CREATE USER, SUPER (from
 -- MySQL 8 on SET_USER_ID or SET_ANY_DEFINER instead; where the binary log is on, also
@@ -81,7 +82,7 @@
 --   GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO 'indexer'@'localhost';
 --
 -- For MySQL 5.6 and later and MariaDB 10.0 and later: that is why it does without IF NOT EXISTS and OR REPLACE in places.
--- This file is made of the parts in extras/sql by `python -m extras.sql`: change those.
+-- For who develops it: it is made of the parts in extras/sql by `python -m extras.sql`.
 
 SET NAMES utf8mb4;
 SET SESSION autocommit = 1;

@@ -1,6 +1,7 @@
 -- cdc_indexer: takes back everything that add_indexer.sql or add_indexer_arc5.sql has added.
 --
---   mysql pacsdb < remove_indexer.sql     (pacsdb: the archive's database; as root, or with the rights of add_indexer.sql)
+--   cdc-indexer sql --remove | mysql pacsdb     (pacsdb: the archive's database; as root, or with the rights that adding it needs)
+--   mysql pacsdb < FILE                         (the same, where the program isn't: FILE is what `cdc-indexer sql --remove` has printed)
 --
 -- Stop the service first. THE ROWS OF study_service GO WITH THEIR TABLE: what the service has not sent yet is not sent any more.
 -- (If the index is to have them, wait until `cdc-indexer status` says that nothing waits.)

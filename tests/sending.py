@@ -19,11 +19,11 @@ from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Webservice
 from cdc_indexer.flow.case import Case, Hints
 from cdc_indexer.flow.gate import Change, Gate, Gatekeeper
+from cdc_indexer.flow.observer import Observer
 from cdc_indexer.flow.order import Delivery, Order, Send
 from cdc_indexer.jobs.sending import Sending
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.moment import Now
-from cdc_indexer.model.observer import Observer
 from cdc_indexer.model.outcome import Kind, Outcome
 from cdc_indexer.model.settings import Settings, load_settings
 from tests.blocking import Disk
@@ -94,17 +94,10 @@ class Core:
             self._order.release(self._waiting.popleft()[1])
 
 
-class Engine:
-    """What Sending asks of an engine."""
+class Shared:
+    """What Sending asks of what the threads share."""
 
-    def __init__(
-        self,
-        core: Core,
-        config: Settings,
-        disk: Disk,
-        on_gate: Callable[[Change], None],
-        before_probe: Callable[[], None],
-    ) -> None:
+    def __init__(self, core: Core, config: Settings, disk: Disk) -> None:
         self._core = core
         self._lock = threading.Lock()
         self.settings = config
@@ -112,8 +105,6 @@ class Engine:
         self.observer = Observer()
         self.stopping = threading.Event()
         self.storage = SimpleNamespace(failing=False)
-        self.way = SimpleNamespace(changed=on_gate)
-        self.reload = before_probe
 
     @contextmanager
     def inside(self) -> Iterator[Core]:
@@ -131,11 +122,17 @@ class _Sending(Sending):
     """With clients of a test's own, perhaps."""
 
     def __init__(
-        self, engine: Engine, known: Known, ask_first: bool, make_client: Callable[[], AnyClient] | None
+        self,
+        shared: Shared,
+        on_gate: Callable[[Change], None],
+        known: Known,
+        before_probe: Callable[[], None],
+        ask_first: bool,
+        make_client: Callable[[], AnyClient] | None,
     ) -> None:
-        self._config = engine.settings
+        self._config = shared.settings
         self._make = make_client
-        super().__init__(engine, known, ask_first)  # type: ignore[arg-type]
+        super().__init__(shared, on_gate, known, before_probe, ask_first=ask_first)  # type: ignore[arg-type]
 
     def _make_client(self) -> AnyClient:
         return Webservice(self._config, self.known) if self._make is None else self._make()
@@ -162,9 +159,11 @@ class Dispatcher:
         self.order = Order(keeper, concurrency)
         self.core = Core(self.order, finished)
         disk = durable or Disk()
-        self._engine = Engine(self.core, config, disk, on_gate, before_probe)
+        self._shared = Shared(self.core, config, disk)
         disk.listen(self._written)
-        self._sending = _Sending(self._engine, known or Known(), ask_first, make_client)
+        self._sending = _Sending(
+            self._shared, on_gate, known or Known(), before_probe, ask_first, make_client
+        )
 
     @property
     def gate(self) -> Gate:
@@ -174,23 +173,23 @@ class Dispatcher:
         self._sending.start()
 
     def stop(self) -> None:
-        self._engine.stopping.set()
+        self._shared.stopping.set()
         self._sending.stop()
 
     def submit(self, *deliveries: Delivery) -> None:
-        with self._engine.inside():
+        with self._shared.inside():
             for delivery in deliveries:
                 self.order.submit(delivery)
         self._sending.wake()
 
     def mended(self) -> None:
         """Somebody corrected the settings."""
-        with self._engine.inside():
+        with self._shared.inside():
             self.order.keeper.mended()
         self._sending.reconfigure(other_address=False)
 
     def _written(self, generation: int) -> None:
-        with self._engine.inside() as core:
+        with self._shared.inside() as core:
             core.durable(generation)
         self._sending.wake()
 

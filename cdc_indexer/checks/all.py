@@ -14,9 +14,11 @@ from urllib.parse import urlsplit
 
 from cdc_indexer.checks.database import is_local, preflight
 from cdc_indexer.checks.retention import Following
+from cdc_indexer.delivery.features import Known
 from cdc_indexer.model._sources import read_json
 from cdc_indexer.model.errors import StateError, StorageError
-from cdc_indexer.model.finding import Finding, failed, failed_by, later, ok, warning
+from cdc_indexer.model.finding import Finding, Status, failed, failed_by, later, ok, warning
+from cdc_indexer.model.moment import for_people
 from cdc_indexer.model.program import command
 from cdc_indexer.state.glance import Glance, glance
 from cdc_indexer.state.lock import held_by
@@ -57,7 +59,7 @@ def check(settings: Settings, administrator: DatabaseSettings | None = None) -> 
         yield failed(
             "state directory",
             f"{settings.state_dir} can't be looked at ({error.strerror}).",
-            "Run `check` as the service's account, such as: sudo -u cdc-indexer ...",
+            "Run `check` as the service's account, such as: runuser -u cdc-indexer -- ...",
         )
     checkpoint = None
     for finding, loaded in _state(settings):
@@ -74,18 +76,42 @@ def check(settings: Settings, administrator: DatabaseSettings | None = None) -> 
         yield later("connection", "database.password")
     else:
         yield from preflight(settings.database, following, administrator)
-    yield from check_index(settings)
+    known = Known()
+    found = list(check_index(settings, known))
+    yield _delivery(settings, known, answered=all(one.status is Status.OK for one in found))
+    yield from found
 
 
-def check_index(settings: Settings) -> Iterator[Finding]:
-    """What is asked of the central index, without leaving a study."""
+def _delivery(settings: Settings, known: Known, *, answered: bool) -> Finding:
+    """Whether what is sent suits the index, which may say so itself."""
+    if "delivery" in settings.model_fields_set:
+        return ok("delivery", "Said in config.json how studies are sent.")
+    if "versions" in known.features or "digests" in known.features:
+        return ok(
+            "delivery",
+            "A study is sent at once, and again when it changes: this index replaces what it holds of a study.",
+        )
+    if not answered:
+        return later("delivery", "web service")
+    return warning(
+        "delivery",
+        "A study is sent at once, and again when it changes; whether it then replaces what it has, this index doesn't say.",
+        "If it does (ask whoever runs it), say so in config.json, and this line goes away:\n"
+        '"delivery": {}\n'
+        "One that only inserts, as the old client's does, would hold each version:\n"
+        '"delivery": {"send": "stable", "updates": false}',
+    )
+
+
+def check_index(settings: Settings, known: Known | None = None) -> Iterator[Finding]:
+    """What is asked of the central index, without leaving a study; what it can is put into ``known``."""
     if _is_example(settings.webservice_url):
         return iter((later("web service", "webservice_url"),))
     if settings.key.get_secret_value() == _LITERAL:
         return iter((later("web service", "key"),))
     from cdc_indexer.delivery.probe import probe  # noqa: PLC0415 - requests takes longer to import than all before
 
-    return probe(settings)
+    return probe(settings, known)
 
 
 # --- files -----------------------------------------------------------------------------------------------
@@ -215,17 +241,6 @@ def _values(settings: Settings) -> Iterator[Finding]:
         )
     elif settings.key.get_secret_value() != _LITERAL:
         yield ok("key", "Not one that is published.")
-    if "delivery" in settings.model_fields_set:
-        yield ok("delivery", "Said in config.json how studies are sent.")
-    else:
-        yield warning(
-            "delivery",
-            "config.json has no delivery section: a study is sent at once, and again when it changes.",
-            "An index that replaces what it holds of a study is served well by that: say so with\n"
-            '"delivery": {}\n'
-            "One that only inserts, as the old client's does, would hold each version:\n"
-            '"delivery": {"send": "stable", "updates": false}',
-        )
     url = urlsplit(settings.webservice_url)
     host = url.hostname or ""
     from requests.utils import get_environ_proxies, select_proxy  # noqa: PLC0415
@@ -356,7 +371,7 @@ def _state(settings: Settings) -> Iterator[tuple[Finding, Glance | None]]:
             state,
         )
     else:
-        written = f" Last written at {state.written:%Y-%m-%d %H:%M} UTC." if state.written else ""
+        written = f" Last written at {for_people(state.written, seconds=False)}." if state.written else ""
         yield ok(name, f"It is whole.{written}"), state
 
 

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdc_indexer.checks import engines, installation, objects
+from cdc_indexer.checks import engines, objects
 from cdc_indexer.checks.account import Account, Seen, look, run_script
-from cdc_indexer.checks.installation import Check
+from cdc_indexer.checks.installation import Check, OutboxChecks
 from cdc_indexer.checks.retention import MY_CNF, Following, Server, expire_lines, period, retention
 from cdc_indexer.model.errors import IndexerError
 from cdc_indexer.model.finding import Finding, Status, failed, failed_by, later, ok, warning
@@ -96,12 +97,27 @@ def _with_administrator(administrator: DatabaseSettings) -> Iterator[Finding]:
 
 
 def _refused(administrator: DatabaseSettings, error: IndexerError) -> Finding:
-    line = command("check", "--admin", administrator.user)
     return failed(
         "administrator",
         failed_by("administrator", error).message,
-        "Give a login that may come from this machine, and its password. A root without one comes by the socket:\n"
-        f"sudo CDC_INDEXER_DATABASE__UNIX_SOCKET=/run/mysqld/mysqld.sock {line}",
+        f"Give a login that may come from this machine, and its password. {administrators_check(administrator)}",
+    )
+
+
+#: Where Debian, RHEL and MySQL's own packages put it.
+_SOCKETS = ("/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock")  # noqa: S108
+
+
+def administrators_check(database: DatabaseSettings, user: str = "") -> str:
+    """How `check` is typed with an administrator's login. On the database's own machine root mostly comes by the socket."""
+    line = command("check", "--admin", user or database.user)
+    here = database.unix_socket is None and is_local(database.host)
+    socket = next((path for path in _SOCKETS if here and Path(path).is_socket()), None)
+    if socket is None:
+        return f"Once, with the login of an administrator, whose password is asked for:\n{line}"
+    return (
+        "As root, who comes by the socket, mostly without a password (then press Enter):\n"
+        f"CDC_INDEXER_DATABASE__UNIX_SOCKET={socket} {line}"
     )
 
 
@@ -136,6 +152,8 @@ class _Preflight:
         self._account = Account(session, database, following, self._server, seen)
         #: What has to be mended before anything of the script's can be judged; empty: nothing.
         self.first = ""
+        #: Whether the triggers were seen to record.
+        self._records = False
 
     @property
     def installed(self) -> bool:
@@ -146,10 +164,16 @@ class _Preflight:
         """Without an administrator's login."""
         if self.first:
             return later("triggers", self.first)
+        if self._records:
+            return ok(
+                "triggers",
+                "They have recorded studies; whether all of them are there, `check --admin root` sees.",
+            )
         return warning(
             "triggers",
-            "Not testable: the service's account may not see triggers, procedures and the event, and shall not.",
-            f"Once, with the login of an administrator, whose password is asked for:\n{command('check', '--admin', 'root')}",
+            "Nobody has looked at them yet: the service's account may not see them, and shall not. This line goes away once "
+            "the archive has stored a study.",
+            administrators_check(self._database, "root"),
         )
 
     def findings(self) -> Iterator[Finding]:
@@ -222,7 +246,8 @@ class _Preflight:
 
     def _installed(self) -> Iterator[Finding]:
         failing = ""
-        for name, check in installation.outbox(self._session, self._database, self._following.columns):
+        outbox = OutboxChecks(self._session, self._database, self._following.columns)
+        for name, check in outbox.all():
             if failing and (failing == "table" or name == "recorded studies"):
                 yield later(name, failing)
                 continue
@@ -230,6 +255,7 @@ class _Preflight:
                 yield finding
                 if finding.status is Status.FAILED and name in ("table", "view"):
                     failing = name
+        self._records = outbox.records
         if failing != "table":
             yield from _asked(engines.outbox(self._session))
 

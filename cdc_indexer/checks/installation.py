@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cdc_indexer.model.settings import DatabaseSettings
     from cdc_indexer.source.session import Session as Connection
 
-__all__ = ["NEWEST", "Check", "Looking", "outbox"]
+__all__ = ["NEWEST", "Check", "Looking", "OutboxChecks"]
 
 #: The name of a check, and what makes its findings.
 Check = tuple[str, Callable[[], Iterable[Finding]]]
@@ -35,17 +35,6 @@ _OR_FIELDS = "\nA column that `fields` names and the script doesn't have: remove
 _VIEW_COLUMNS = tuple(KEYS)[:10]
 _TABLE_COLUMNS = ("id", "operation", *_VIEW_COLUMNS, "recorded_at")
 _INDEXED = ("study_pk", "recorded_at")
-
-
-def outbox(connection: Connection, database: DatabaseSettings, columns: tuple[str, ...]) -> list[Check]:
-    """The checks of table and view; ``columns``: more columns of the view that the settings name."""
-    one = _Outbox(connection, database.name, columns)
-    return [
-        ("table", one.table),
-        ("view", one.view),
-        ("recorded_at", one.clock),
-        ("recorded studies", one.recorded),
-    ]
 
 
 class Looking:
@@ -71,10 +60,23 @@ class Looking:
             ]
 
 
-class _Outbox(Looking):
-    def __init__(self, connection: Connection, name: str, columns: tuple[str, ...]) -> None:
-        super().__init__(connection, name)
+class OutboxChecks(Looking):
+    """The checks of table and view; ``columns``: more columns of the view that the settings name."""
+
+    def __init__(self, connection: Connection, database: DatabaseSettings, columns: tuple[str, ...]) -> None:
+        super().__init__(connection, database.name)
         self._columns = columns
+        #: Whether a study was seen that a trigger has recorded, and none that none has.
+        self.records = False
+
+    def all(self) -> list[Check]:
+        """With the name of each."""
+        return [
+            ("table", self.table),
+            ("view", self.view),
+            ("recorded_at", self.clock),
+            ("recorded studies", self.recorded),
+        ]
 
     def table(self) -> Iterator[Finding]:
         found = {
@@ -163,6 +165,7 @@ class _Outbox(Looking):
         since = now - _RECENT - timedelta(days=1)
         recent = [pk for pk, moment in newest if isinstance(moment, datetime) and moment >= since]
         if first is not None:
+            self.records = True
             recent = [pk for pk in recent if pk > first]
         elif made is not None:
             days = dict(newest)
@@ -178,13 +181,14 @@ class _Outbox(Looking):
             )
         }
         lost = sorted(set(recent) - there)
+        self.records = not lost
         if not lost:
             yield ok("recorded studies", f"All {len(recent)} studies of the last days are in study_service.")
             return
         said = f"{len(lost)} of {len(recent)} studies of the last days aren't in {TABLE} (study_pk {_some(lost)})"
         remedy = (
             f"`check --admin root` shows which part is broken. {self._again}\n"
-            f"Then send what was missed:\n{command('initial', '--since', str(min(since, now).date()))}"
+            f"Then send what was missed, deletions too:\n{command('reconcile')}"
         )
         if first is not None:
             yield failed("recorded studies", f"{said}: the triggers don't record.", remedy)

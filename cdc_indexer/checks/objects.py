@@ -15,6 +15,7 @@ from cdc_indexer.checks.grants import parse
 from cdc_indexer.checks.installation import Check, Looking
 from cdc_indexer.model.errors import SourceError
 from cdc_indexer.model.finding import Finding, failed, ok, warning
+from cdc_indexer.model.program import command
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.outbox import TABLE
 
@@ -75,6 +76,11 @@ class _Objects(Looking):
         return run_script(self._name, self._archive.is_arc5, again=True)
 
     @property
+    def _and_compare(self) -> str:
+        """Where something wasn't recorded: comparing finds what."""
+        return f"{self._again}\nThen send what was missed, deletions too:\n{command('reconcile')}"
+
+    @property
     def _triggers(self) -> tuple[str, ...]:
         return TRIGGERS_ARC5 if self._archive.is_arc5 else TRIGGERS
 
@@ -121,7 +127,9 @@ class _Objects(Looking):
         missing = [name for name in self._triggers if name not in found]
         if missing:
             yield failed(
-                "triggers", f"Missing: {', '.join(missing)}. What they would record isn't sent.", self._again
+                "triggers",
+                f"Missing: {', '.join(missing)}. What they would record isn't sent.",
+                self._and_compare,
             )
         gone = self._without_account(found)
         if gone:

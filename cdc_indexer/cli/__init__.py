@@ -9,19 +9,17 @@ import signal
 import sys
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from cdc_indexer import __version__
+from cdc_indexer.cli.files import Files
 from cdc_indexer.cli.hand import pause, resend, resume, sql
-from cdc_indexer.cli.language import asked, in_language, say
+from cdc_indexer.cli.help import SpokenGroup, misuse
+from cdc_indexer.cli.language import asked, in_language, listen, say
 from cdc_indexer.cli.parked import DONE, FAILED, parked
 from cdc_indexer.cli.reconcile import reconcile
 from cdc_indexer.model.errors import ConfigError, IndexerError
-
-if TYPE_CHECKING:
-    from cdc_indexer.model.settings import Settings
 
 __all__ = ["main"]
 
@@ -38,10 +36,11 @@ def main() -> None:
 def _run() -> int:
     # Where no Runner waits for signals, the polite ones end the command like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    listen(sys.argv[1:])
     try:
         return cli.main(prog_name="cdc-indexer", standalone_mode=False) or DONE
     except click.UsageError as error:
-        click.UsageError(say(error.format_message()), error.ctx).show()
+        click.echo(misuse(error), err=True)
         return MISUSED
     except click.ClickException as error:
         error.show()
@@ -71,42 +70,9 @@ def _tell_frames(error: Exception) -> None:
         structlog.get_logger("cdc_indexer").debug("unexpected error", exc_info=error)
 
 
-class _Stderr:
-    """sys.stderr as it is at the moment of writing: a progress bar puts itself in front of it."""
-
-    encoding = property(lambda self: sys.stderr.encoding)
-
-    def write(self, text: str) -> int:
-        return sys.stderr.write(text)
-
-    def flush(self) -> None:
-        sys.stderr.flush()
-
-    def isatty(self) -> bool:
-        return sys.stderr.isatty()
-
-
-class Files:
-    """The settings as config.json says now, and the log as they want it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._settings: Settings | None = None
-
-    def load(self) -> Settings:
-        """Reads the files; raises ConfigError."""
-        from cdc_indexer.model.settings import load_settings
-        from cdc_indexer.monitor import logs
-
-        settings = load_settings(self._path)
-        old = self._settings
-        if old is None or (old.log, old.secrets) != (settings.log, settings.secrets):
-            logs.configure(settings.log, _Stderr(), secrets=settings.secrets)
-        self._settings = settings
-        return settings
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=SpokenGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -128,6 +94,7 @@ def cli(context: click.Context, config: Path) -> None:
 @click.option(
     "--same-index", is_flag=True, help="webservice_url has changed, but it is the index of before, moved."
 )
+@in_language
 @click.pass_obj
 def run(files: Files, until_caught_up: bool, same_index: bool) -> None:
     """Follow the binary log and send every study at once."""
@@ -166,6 +133,7 @@ _DAY = click.DateTime(["%Y-%m-%d"])
     is_flag=True,
     help="The index has them from the old client: send none. A study that waits in study_service still goes out.",
 )
+@in_language
 @click.pass_obj
 def initial(
     files: Files,

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cdc_indexer.cli.language import say
+from cdc_indexer.cli.help import SpokenCommand
+from cdc_indexer.cli.language import in_language, say
+from cdc_indexer.model.moment import for_people
 
 if TYPE_CHECKING:
-    from cdc_indexer.cli import Files
+    from cdc_indexer.cli.files import Files
 
 DONE, FAILED = 0, 1
 
@@ -26,7 +28,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _ACCOUNT = re.compile(r"[^'\"`\\\s@]+@[^'\"`\\\s@]+")
 
 
-@click.command()
+@click.command(cls=SpokenCommand)
 @click.option(
     "--study-iuid", "study_iuids", multiple=True, metavar="UID", help="This study; may be repeated."
 )
@@ -36,6 +38,7 @@ _ACCOUNT = re.compile(r"[^'\"`\\\s@]+@[^'\"`\\\s@]+")
 @click.option("--since", type=_DAY, metavar="DATE", help="Studies of this day (YYYY-MM-DD) or later.")
 @click.option("--until", type=_DAY, metavar="DATE", help="Studies of this day or earlier.")
 @click.option("--dry-run", is_flag=True, help="Only say which and how many; send nothing.")
+@in_language
 @click.pass_obj
 def resend(
     files: Files,
@@ -58,10 +61,9 @@ def resend(
     if not dry_run:
         hold_signals()
     settings = files.load()
+    from cdc_indexer.jobs.alone import no_run_active
     from cdc_indexer.jobs.resend import ResendOptions, chosen, resend_alone
-    from cdc_indexer.model.errors import AlreadyRunning
     from cdc_indexer.state import requests
-    from cdc_indexer.state.lock import StateLock
 
     options = ResendOptions(
         study_iuids, patient_ids, since.date() if since else None, until.date() if until else None
@@ -79,19 +81,12 @@ def resend(
     if not found:
         click.echo(say("No study is sent: none of that is in the archive."))
         return FAILED
-    lock = StateLock(settings.state_dir, "resend")
-    try:
-        lock.acquire()
-    except AlreadyRunning:
-        if lock.held_by != "run":
-            raise
-        requests.ask(settings.state_dir, options.request(str(uuid.uuid4())))
-        click.echo(say(f"{_studies(len(found))}: the running `run` sends them behind the live ones."))
-        return FAILED if missing else DONE
-    try:
+    with no_run_active(settings.state_dir, "resend") as free:
+        if not free:
+            requests.ask(settings.state_dir, options.request(str(uuid.uuid4())))
+            click.echo(say(f"{_studies(len(found))}: the running `run` sends them behind the live ones."))
+            return FAILED if missing else DONE
         sent, parked = resend_alone(settings, options)
-    finally:
-        lock.release()
     click.echo(say(f"{_studies(sent)} sent again, {parked} parked."))
     return FAILED if missing or parked else DONE
 
@@ -100,8 +95,9 @@ def _studies(count: int) -> str:
     return "1 study" if count == 1 else f"{count:,} studies"
 
 
-@click.command()
+@click.command(cls=SpokenCommand)
 @click.option("--for", "span", metavar="SPAN", help="It ends by itself after 90s, 30m, 2h or 1d.")
+@in_language
 @click.pass_obj
 def pause(files: Files, span: str | None) -> None:
     """Let studies wait; nothing is lost. `resume` ends it."""
@@ -119,7 +115,7 @@ def pause(files: Files, span: str | None) -> None:
 
     make_state_dir(settings.state_dir)
     requests.ask(settings.state_dir, PauseRequest(id=str(uuid.uuid4()), since=now, by=_who(), until=until))
-    ends = f" until {until:%Y-%m-%d %H:%M:%S} UTC" if until else " until `resume`"
+    ends = f" until {for_people(until)}" if until else " until `resume`"
     click.echo(say(f"Studies wait{ends}; nothing is lost meanwhile."))
 
 
@@ -130,7 +126,8 @@ def _who() -> str:
         return "somebody"
 
 
-@click.command()
+@click.command(cls=SpokenCommand)
+@in_language
 @click.pass_obj
 def resume(files: Files) -> None:
     """End a pause."""
@@ -143,10 +140,11 @@ def resume(files: Files) -> None:
     click.echo(say("Studies go out again." if there else "There was no pause."))
 
 
-@click.command()
+@click.command(cls=SpokenCommand)
 @click.option("--arc5", is_flag=True, help="For dcm4chee-arc 5 instead of DCM4CHEE 2.x.")
 @click.option("--remove", is_flag=True, help="The script that takes everything out again.")
 @click.option("--definer", metavar="USER@HOST", help="The account that the archive logs in with.")
+@in_language
 def sql(arc5: bool, remove: bool, definer: str | None) -> None:
     """Print the SQL script for the archive's database, such as: cdc-indexer sql | mysql pacsdb"""
     if remove and (arc5 or definer):

@@ -9,18 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cdc_indexer.cli.help import SpokenGroup
 from cdc_indexer.cli.language import in_language, say
 from cdc_indexer.model.errors import FatalError
+from cdc_indexer.model.moment import for_people
 from cdc_indexer.monitor.terminal import printable
 
 if TYPE_CHECKING:
-    from cdc_indexer.cli import Files
+    from cdc_indexer.cli.files import Files
     from cdc_indexer.state.parked_studies import ParkedStudies, ParkedStudy
 
 DONE, FAILED = 0, 1
 
 
-@click.group()
+@click.group(cls=SpokenGroup)
+@in_language
 def parked() -> None:
     """Studies that the central index rejected."""
 
@@ -78,8 +81,8 @@ def _as_json(entry: ParkedStudy, answer: str | None) -> str:
     return json.dumps(shown)
 
 
-_WIDTHS = (6, 10, 19, 17, 40, 9, 0)
-_HEADER = ("entry", "state", "parked at", "study", "study_iuid", "status", "reason")
+_WIDTHS = (7, 11, 26, 17, 40, 9, 0)
+_HEADER = ("entry", "state", "parked at", "study", "study_iuid", "HTTP", "reason")
 
 
 def _in_columns(cells: Iterable[str]) -> str:
@@ -93,15 +96,20 @@ def _in_columns(cells: Iterable[str]) -> str:
     return "\n".join(printable(one) for one in (line, *(f"        {one}" for one in below)))
 
 
+def _state(entry: ParkedStudy) -> str:
+    """One word; of one study, not of several."""
+    return say(f"state {entry.state.value}").partition(" ")[2]
+
+
 def _as_line(entry: ParkedStudy, answer: str | None) -> str:
     from datetime import datetime
 
     line = _in_columns(
         (
-            f"{entry.id:>6}",
-            entry.state.value,
+            f"{entry.id:>7}",
+            _state(entry),
             # This machine's time, as a clock on the wall shows it; --json has the other.
-            f"{datetime.fromisoformat(entry.parked_at).astimezone():%Y-%m-%d %H:%M:%S}",
+            for_people(datetime.fromisoformat(entry.parked_at)),
             f"study_pk {entry.study_pk}",
             entry.study_iuid,
             say("not sent") if entry.status is None else str(entry.status),
@@ -214,7 +222,7 @@ def _tell_unfit(store: Any, wanted: list[int] | None) -> int:
         if entry is None:
             why = "isn't there"
         elif not entry.open:
-            why = f"is {entry.state.value} already"
+            why = f"is {_state(entry)} already"
         elif not entry.sendable:
             why = "holds no document: mend the study in the PACS, or send it by `initial --study-iuid`"
         else:

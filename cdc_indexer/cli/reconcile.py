@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cdc_indexer.cli.help import SpokenCommand
+from cdc_indexer.cli.language import in_language, say
+
 if TYPE_CHECKING:
-    from cdc_indexer.cli import Files
+    from cdc_indexer.cli.files import Files
 
 DONE, FAILED = 0, 1
 
 _DAY = click.DateTime(["%Y-%m-%d"])
 
 
-@click.command()
+@click.command(cls=SpokenCommand)
 @click.option("--report-only", is_flag=True, help="Only say what differs; send nothing.")
 @click.option("--since", type=_DAY, metavar="DATE", help="Only studies of this day (YYYY-MM-DD) or later.")
 @click.option("--until", type=_DAY, metavar="DATE", help="Only studies of this day or earlier.")
@@ -24,6 +27,7 @@ _DAY = click.DateTime(["%Y-%m-%d"])
     "--accept", is_flag=True, help="Send what a pass has held because it would change or delete so much."
 )
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
+@in_language
 @click.pass_obj
 def reconcile(
     files: Files,
@@ -62,11 +66,11 @@ def reconcile(
     else:
         _show(result)
     if not result["index"]:
-        click.echo(
+        said = (
             "This central index can't be compared (it answers no digests): what was compared is the archive and what the "
-            "index was told.",
-            err=True,
+            "index was told."
         )
+        click.echo(say(said), err=True)
         return FAILED
     differs = result["missing"] + result["stale"] + result["extra"]
     return FAILED if result["held"] or (differs > result["healed"]) else DONE
@@ -79,9 +83,12 @@ def _show(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
+    from cdc_indexer.monitor.language import current
+    from cdc_indexer.monitor.texts import number
+
     table = Table("what", Column("how many", justify="right"), show_header=False)
     for word in _WORDS:
-        table.add_row(word, f"{result[word]:,}")
+        table.add_row(say(word), number(result[word], current(), 1 if word == "seconds" else 0))
     Console().print(table)
     if result["held"]:
-        click.echo(f"Held: {result['held']}.", err=True)
+        click.echo(say(f"Held: {result['held']}."), err=True)

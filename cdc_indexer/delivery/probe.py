@@ -31,12 +31,12 @@ _WORDS = ("reason", "message", "error", "detail")
 _MOST_CHARACTERS = 200
 
 
-def probe(settings: Settings) -> Iterator[Finding]:
-    """Findings about the web service, its certificate, ours, and the key."""
+def probe(settings: Settings, known: Known | None = None) -> Iterator[Finding]:
+    """Findings about the web service, its certificate, ours, and the key; what the index can is put into ``known``."""
+    known = known if known is not None else Known()
     if settings.delivery.client_cert is not None:
         yield from _own_certificate(settings.delivery.client_cert)
     timeout = min(settings.delivery.timeout_seconds, _TIMEOUT_SECONDS)
-    known = Known()
     webservice = Webservice(
         settings.model_copy(
             update={"delivery": settings.delivery.model_copy(update={"timeout_seconds": timeout})}

@@ -9,7 +9,7 @@ from typing import Any
 
 from cdc_indexer.model.settled import IntervalSet
 
-__all__ = ["Backfill", "Ended", "Ticket"]
+__all__ = ["Backfill", "Counted", "Ended", "Ticket"]
 
 
 class Ended(Enum):
@@ -112,3 +112,14 @@ class Backfill:
             "parked": self.parked,
             "skipped": self.skipped,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How far an `initial` came: studies accepted, parked and skipped, and where it is between two study_pks."""
+
+    sent: int
+    parked: int
+    skipped: int
+    at_pk: int
+    last_pk: int

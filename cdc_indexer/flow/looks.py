@@ -44,7 +44,8 @@ _STALE_SAID = 3
 class Looks:
     """What holds always: a study is read, decided about and sent under one lease.
 
-    What was read before something newer was accepted, or in another epoch of the source, decides nothing.
+    So nothing newer can have been accepted since it was read. Of a page of a backfill, which is read before the lease,
+    ``Results.put_since`` says so. What was read in another epoch of the source decides nothing.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -142,10 +143,6 @@ class Looks:
     ) -> None:
         parts = self._parts
         entry = case.entry
-        if entry is not None and entry.version >= reading.version:
-            # Something newer was accepted since these values were read.
-            parts.cases.give_back(case, reading, hints, now, after_seconds=0.0)
-            return
         if values is not None and study_key(*names(values)) != case.key:
             # Its primary key is that of another study now: what was recorded under it is looked at there.
             if hints.rows and not hints.gone:

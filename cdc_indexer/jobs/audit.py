@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cdc_indexer.flow.observer import Condition
 from cdc_indexer.model.moment import EPOCH
-from cdc_indexer.model.observer import Condition
 from cdc_indexer.model.position import Position
 from cdc_indexer.model.settled import minute_of
 from cdc_indexer.model.study import Operation, OutboxRow
@@ -81,10 +81,15 @@ class Audit:
         self.open_transaction: str | None = None
         self._open: Mark | None = None
 
-    def full(self, *, first: bool = False, on_page: Callable[[], None] = lambda: None) -> Audited:
+    def measure_clock(self) -> None:
+        """Before anything is read: until then this machine's clock stands for the database's. Raises SourceError."""
+        engine = self._engine
+        engine.measure_clock(self._outbox.at(engine.source.epoch).now())
+
+    def full(self, *, on_page: Callable[[], None] = lambda: None) -> Audited:
         """Hands over every committed row after ``until`` that nobody has, and proposes a later ``until``.
 
-        ``first``: before the first stream after a start; a row is then superseded by a newer one of its study.
+        A row is superseded by a newer one of its study: it is one that the log didn't bring, or that waited for long.
         ``on_page``: called now and then, to show that it moves.
 
         Raises SourceError, and Stopped when the program ends meanwhile.
@@ -97,7 +102,7 @@ class Audit:
             engine.measure_clock(now)
             went_back = self._watch_clock(now)
             newest = outbox.newest(now) or EPOCH
-            found, oldest_unsettled, oldest_open = self._read_all(outbox, epoch, first, on_page)
+            found, oldest_unsettled, oldest_open = self._read_all(outbox, epoch, on_page)
             self._watch_open(oldest_open, now)
             self.oldest_unsettled = oldest_unsettled
             # Not beyond the newest row: a replica whose applier stopped has yet to get what was recorded after it.
@@ -114,7 +119,7 @@ class Audit:
             return Audited(found, went_back)
 
     def _read_all(
-        self, outbox: Outbox, epoch: int, first: bool, on_page: Callable[[], None]
+        self, outbox: Outbox, epoch: int, on_page: Callable[[], None]
     ) -> tuple[int, datetime | None, Mark | None]:
         """How many rows were new, when the oldest unsettled one was recorded, and the oldest that isn't committed."""
         engine = self._engine
@@ -144,14 +149,14 @@ class Audit:
                     del unknown[row.id]
                 if unknown and oldest_open is None:
                     oldest_open = min((recorded_at, row_id) for row_id, recorded_at in unknown.items())
-                found += self._hand_over(outbox, rows, epoch, first)
+                found += self._hand_over(outbox, rows, epoch)
             if len(page) < PAGE:
                 return found, oldest_unsettled, oldest_open
             mark = page[-1]
 
-    def _hand_over(self, outbox: Outbox, rows: list[OutboxRow], epoch: int, first: bool) -> int:
+    def _hand_over(self, outbox: Outbox, rows: list[OutboxRow], epoch: int, *, recent: bool = False) -> int:
         newest: dict[int, Mark] = {}
-        if first:
+        if not recent:
             # Only a first version is ever sent as it was recorded. Of the others an archive may record one for each image.
             stored = {row.study_pk for row in rows if row.operation == Operation.STORED}
             newest = outbox.newest_of(sorted(stored))
@@ -194,7 +199,7 @@ class Audit:
             found = 0
             while True:
                 rows = outbox.rows_after(mark, PAGE, leave_out)
-                found += self._hand_over(outbox, rows, epoch, first=False)
+                found += self._hand_over(outbox, rows, epoch, recent=True)
                 if rows:
                     mark = (rows[-1].recorded_at, rows[-1].id)
                     self._newest = max(self._newest or mark[0], mark[0])

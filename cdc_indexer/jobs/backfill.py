@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from cdc_indexer.flow.backfill import Backfill
+from cdc_indexer.flow.backfill import Backfill, Counted
 from cdc_indexer.flow.progress import Columns
 from cdc_indexer.flow.readings import Found, Reading
 from cdc_indexer.jobs.engine import Engine
@@ -18,7 +18,7 @@ from cdc_indexer.model.errors import InvalidStudy, NoBinlog, SourceChanged, Stop
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.outbox import Outbox, StudyPage
 
-__all__ = ["ALL", "Counted", "Initial", "InitialOptions", "draw", "plain", "study_pk_of", "take_position"]
+__all__ = ["ALL", "Initial", "InitialOptions", "draw", "plain", "study_pk_of", "take_position"]
 
 PAGE = 500
 
@@ -68,17 +68,6 @@ class InitialOptions:
             return False
         day = moment.date() if isinstance(moment, datetime) else moment
         return (self.since is None or day >= self.since) and (self.until is None or day <= self.until)
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """How far an `initial` came: studies accepted, parked and skipped, and where it is between two study_pks."""
-
-    sent: int
-    parked: int
-    skipped: int
-    at_pk: int
-    last_pk: int
 
 
 class Initial:

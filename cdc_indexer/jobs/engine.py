@@ -7,11 +7,7 @@ written, and says when nothing is left. The threads: whoever brings rows, the se
 from __future__ import annotations
 
 import random
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -20,27 +16,20 @@ from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.index_client import IndexClient
 from cdc_indexer.flow.core import Core
 from cdc_indexer.flow.gate import Gate, Gatekeeper
+from cdc_indexer.flow.observer import Observer
 from cdc_indexer.flow.order import Order
 from cdc_indexer.flow.progress import Progress
-from cdc_indexer.flow.settlement import Result
 from cdc_indexer.jobs.pausing import Pausing
 from cdc_indexer.jobs.policies import policy_of
-from cdc_indexer.jobs.recall import DOCUMENT, MOVED, other_document, recall
+from cdc_indexer.jobs.recall import DOCUMENT, FIRST_PK, MOVED, Recalled, other_document, recall
 from cdc_indexer.jobs.retries import Retries
 from cdc_indexer.jobs.sending import Sending
-from cdc_indexer.jobs.storage import Storage
-from cdc_indexer.jobs.triggers import FIRST_PK
+from cdc_indexer.jobs.shared import Shared
 from cdc_indexer.jobs.verifier import Verifier
 from cdc_indexer.jobs.way import Way
-from cdc_indexer.model.changes import Changes
 from cdc_indexer.model.errors import ConfigError, SourceChanged, Stopped, StorageError
-from cdc_indexer.model.moment import Now, microseconds
-from cdc_indexer.model.observer import Observer
 from cdc_indexer.source.outbox import Outbox
-from cdc_indexer.source.source import Source
-from cdc_indexer.state.checkpoint_copy import CheckpointCopy
 from cdc_indexer.state.store import Store
-from cdc_indexer.state.writer import Writer
 
 if TYPE_CHECKING:
     from cdc_indexer.jobs.runner import Runner
@@ -56,7 +45,24 @@ _TOGETHER = 64
 _RESTORE_PAGE = 500
 
 
-class Engine:
+def _core(settings: Settings, recalled: Recalled) -> Core:
+    """As the state left it."""
+    rng = random.Random()  # noqa: S311 - jitter, not a secret
+    keeper = Gatekeeper(settings.delivery.give_up_seconds, settings.delivery.concurrency, rng)
+    core = Core(
+        policy_of(settings),
+        Progress(recalled.settled, recalled.identity, recalled.position, recalled.columns),
+        recalled.clock,
+        Order(keeper, settings.delivery.concurrency),
+    )
+    core.parts.results.address = settings.webservice_url
+    core.parts.results.taken_at = settings.webservice_url if recalled.taken else None
+    for name, value in recalled.news.items():
+        core.parts.results.set(name, value)
+    return core
+
+
+class Engine(Shared):
     """See the module. ``start`` and ``stop`` once each.
 
     ``reload`` reads the settings again. ``patience_seconds``: a job that somebody waits for fails when the central index
@@ -79,57 +85,24 @@ class Engine:
         ask_first: bool = False,
         observer: Observer | None = None,
     ) -> None:
-        self.settings = settings
-        self.observer = observer or Observer()
-        self._runner = runner
+        store = Store(settings.state_dir)
+        recalled = recall(store, settings, anew=anew, same_index=same_index)
+        core = _core(settings, recalled)
+        super().__init__(settings, runner, observer or Observer(), store, recalled, core, reload=self.reload)
         self._reload = reload
-        self.way = Way(self, patience_seconds)
-        self.stopping = runner.stopping
-        self.store = Store(settings.state_dir)
-        recalled = recall(self.store, settings, anew=anew, same_index=same_index)
-        rng = random.Random()  # noqa: S311 - jitter, not a secret
-        keeper = Gatekeeper(settings.delivery.give_up_seconds, settings.delivery.concurrency, rng)
-        order = Order(keeper, settings.delivery.concurrency)
-        self.core = Core(
-            policy_of(settings),
-            Progress(recalled.settled, recalled.identity, recalled.position, recalled.columns),
-            recalled.clock,
-            order,
-        )
-        self.core.parts.results.address = settings.webservice_url
-        self.core.parts.results.taken_at = settings.webservice_url if recalled.taken else None
-        for name, value in recalled.news.items():
-            self.core.parts.results.set(name, value)
-        self.clock_difference_seconds = 0.0
         if anew:
-            self.core.backfills.begin_ledger(self.now())
+            core.backfills.begin_ledger(self.now())
         self.jobs = dict(recalled.jobs)
-        self.meta = {**recalled.meta, **recalled.news}
-        self._lock = threading.Lock()
-        #: Told when something ended: there may be room, and something may be at rest.
-        self._room = threading.Condition(self._lock)
-        #: Told when something may be due.
-        self.due = threading.Condition(self._lock)
-        self.source = Source(settings.database, known=recalled.identity, read_again=self.reload)
-        self.storage = Storage(self)
-        self.writer = Writer(
-            self.store,
-            self._take_changes,
-            self.storage.trouble,
-            on_fatal=runner.fail,
-            copy=CheckpointCopy(settings.state_dir, recalled.meta),
-        )
-        self.writer.written_at = recalled.written_at
-        self.writer.listen(self._written)
+        self.retries = Retries(self)
+        self.way = Way(self.observer, self.fail, self.retries.unpark, patience_seconds)
         kept = recalled.meta.get("index")
         same = isinstance(kept, dict) and kept.get("url") == settings.webservice_url
-        self.sending = Sending(self, Known.of(kept) if same else Known(), ask_first)
+        self.sending = Sending(
+            self, self.way.changed, Known.of(kept) if same else Known(), self.reload, ask_first=ask_first
+        )
+        self.wake = self.sending.wake
         self.verifier = Verifier(self)
-        self.retries = Retries(self)
         self.pausing = Pausing(self)
-        self._durable = 0
-        self.delivered_count = 0
-        self.parked_count = 0
 
     # --- life --------------------------------------------------------------------------------------------
 
@@ -144,13 +117,13 @@ class Engine:
         """Lets what is in flight finish, writes what is left, ends the threads; ``stopping`` is set."""
         self.way.stop()
         self.writer.give_up()
-        with self._lock:
-            self._room.notify_all()
+        with self.lock:
+            self.room.notify_all()
             self.due.notify_all()
         self.sending.stop()
         with self.source.impatient():
             self.verifier.join()
-        with self._lock:
+        with self.lock:
             self.core.end()
         self.writer.request(self.core.parts.results.generation)
         if not self.writer.close():
@@ -160,23 +133,6 @@ class Engine:
         self.source.close()
 
     # --- the core ----------------------------------------------------------------------------------------
-
-    def now(self) -> Now:
-        """The present; the database's clock is known as well as it was last asked for."""
-        clock = time.time() + self.clock_difference_seconds
-        return Now(time.monotonic(), int(clock * 1_000_000))
-
-    def measure_clock(self, theirs: datetime) -> None:
-        """The database's clock, asked for just now."""
-        self.clock_difference_seconds = microseconds(theirs) / 1_000_000 - time.time()
-
-    @contextmanager
-    def inside(self) -> Iterator[Core]:
-        """The core, for as long as the block takes, which must be microseconds."""
-        with self._lock:
-            yield self.core
-            if self.core.parts.cases.quiet.sooner:
-                self.due.notify_all()
 
     def bring(
         self,
@@ -211,27 +167,27 @@ class Engine:
         """The lock is held. What was brought already must be on its way, or room would never come."""
         while not core.room():
             if core.intake.looking_up:
-                self._lock.release()
+                self.lock.release()
                 try:
                     self.look_up()
                 finally:
-                    self._lock.acquire()
+                    self.lock.acquire()
             self.due.notify_all()
             if self.stopping.is_set():
                 raise Stopped
-            self._room.wait(1.0)
+            self.room.wait(1.0)
 
     def wait_for_room_behind(self) -> None:
         """Until a backfill may bring more; Stopped at the end."""
-        with self._lock:
+        with self.lock:
             while not self.core.backfills.room():
                 if self.stopping.is_set():
                     raise Stopped
-                self._room.wait(1.0)
+                self.room.wait(1.0)
 
     def look_up(self) -> None:
         """Asks the ledger whether it knows studies whose first version has come."""
-        with self._lock:
+        with self.lock:
             epoch, keys = self.core.intake.to_look_up()
         if not keys:
             return
@@ -262,7 +218,7 @@ class Engine:
 
     def at_rest(self) -> bool:
         """Whether nothing is left to do; see Core."""
-        with self._lock:
+        with self.lock:
             return self.core.at_rest(self.now())
 
     @property
@@ -275,51 +231,6 @@ class Engine:
     def progress(self) -> Progress:
         """How far it is; to be read, never changed, from outside."""
         return self.core.parts.progress
-
-    # --- the disk ----------------------------------------------------------------------------------------
-
-    def _take_changes(self) -> tuple[int, Changes]:
-        with self._lock:
-            return self.core.take_changes(self.now())
-
-    def _written(self, generation: int) -> None:
-        """In the writer's thread: turns and slots are free."""
-        self._durable = max(self._durable, generation)
-        with self.inside() as core:
-            results = core.durable(generation, self.now())
-            self._room.notify_all()
-        self.sending.wake()
-        for result in results:
-            self._tell(result)
-
-    def durable_already(self, generation: int) -> None:
-        """A result that changed nothing needn't wait for the disk."""
-        if generation <= self._durable:
-            self._written(self._durable)
-
-    def _tell(self, result: Result) -> None:
-        delivery, outcome = result.delivery, result.outcome
-        if result.accepted:
-            self.delivered_count += 1
-            self.observer.delivered(delivery, outcome)
-            policy = self.core.parts.policy
-            # It was the only version that goes: with `updates` the counts would follow.
-            if policy.stable and not policy.updates and delivery.rows and delivery.entry.instances == 0:
-                log.warning(
-                    "a study goes out as it is",
-                    study_pk=delivery.study_pk,
-                    reason="the archive hasn't counted its images within a day: see whether it has stored them",
-                )
-        else:
-            self.parked_count += 1
-            self.observer.parked(delivery, outcome)
-            log.warning("parked", study_pk=delivery.study_pk, status=outcome.status, reason=outcome.reason)
-
-    def remember(self, name: str, value: object) -> None:
-        """A value of the durable state by name."""
-        with self.inside() as core:
-            core.parts.results.set(name, value)
-            self.meta[name] = value
 
     def begin_scope(self) -> None:
         """The ledger begins with what is stored from now on, until `initial` has gone through the archive."""
@@ -340,10 +251,6 @@ class Engine:
             for key, study_pk, digest in studies:
                 core.backfills.correct(key, study_pk, digest, None)
         self.writer.request(self.core.parts.results.generation)
-
-    def flush(self) -> None:
-        """Waits until everything of this moment is durable; Stopped when it can't be before the end."""
-        self.writer.wait(self.core.parts.results.generation)
 
     # --- settings ----------------------------------------------------------------------------------------
 
@@ -379,10 +286,6 @@ class Engine:
         self.sending.reconfigure(other_address=other_address)
         self.observer.reconfigured(settings)
         log.info("settings read again")
-
-    def fail(self, error: BaseException) -> None:
-        """Ends the program with that error; from any thread."""
-        self._runner.fail(error)
 
     def tick(self) -> None:
         """Now and then, by the main thread: what somebody asks for, and what couldn't be done before."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
-from cdc_indexer.jobs.backfill import Counted, Initial, InitialOptions
+from cdc_indexer.flow.backfill import Counted
+from cdc_indexer.jobs.backfill import Initial, InitialOptions
 from cdc_indexer.jobs.passes import Wanted
 from cdc_indexer.jobs.resend import Resend, ResendOptions
 from cdc_indexer.model.errors import IndexerError, SourceError, Stopped, StorageError

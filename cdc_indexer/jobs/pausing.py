@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cdc_indexer.model.observer import Condition
+from cdc_indexer.flow.observer import Condition
+from cdc_indexer.model.moment import for_people
 from cdc_indexer.state import requests
 from cdc_indexer.state.requests import Inbox, PauseRequest, Refused
 
 if TYPE_CHECKING:
-    from cdc_indexer.jobs.engine import Engine
+    from cdc_indexer.jobs.shared import Shared
 
 __all__ = ["Pausing", "as_sentence", "paused"]
 
@@ -35,33 +36,33 @@ def paused(state_dir: Path) -> PauseRequest | None:
 
 def as_sentence(request: PauseRequest) -> str:
     """Who paused, since when, and until when."""
-    by, since = request.by, f"{request.since:%Y-%m-%d %H:%M}" if request.since is not None else "?"
+    by, since = request.by, for_people(request.since, seconds=False) if request.since is not None else "?"
     if request.until is None:
-        return f"Paused by {by} since {since} UTC: studies wait; `cdc-indexer resume` goes on"
-    until = f"{request.until:%Y-%m-%d %H:%M}"
-    return f"Paused by {by} since {since} UTC, until {until} UTC: studies wait; `cdc-indexer resume` goes on"
+        return f"Paused by {by} since {since}: studies wait; `cdc-indexer resume` goes on"
+    until = for_people(request.until, seconds=False)
+    return f"Paused by {by} since {since}, until {until}: studies wait; `cdc-indexer resume` goes on"
 
 
 class Pausing:
     """``look`` is called every second by the main thread."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
         self._request: PauseRequest | None = None
 
     def look(self) -> None:
         """Begins and ends the pause."""
-        engine = self._engine
-        request = paused(engine.settings.state_dir)
+        shared = self._shared
+        request = paused(shared.settings.state_dir)
         if request == self._request:
             return
         self._request = request
-        with engine.inside() as core:
+        with shared.inside() as core:
             core.parts.order.paused = request is not None
         said = as_sentence(request) if request is not None else None
-        engine.observer.condition(Condition.PAUSED, said)
+        shared.observer.condition(Condition.PAUSED, said)
         if said:
             log.warning("paused", reason=said)
         else:
             log.info("sending goes on after a pause")
-            engine.sending.wake()
+            shared.wake()

@@ -17,22 +17,21 @@ log = structlog.get_logger("cdc_indexer")
 
 
 class TableReading:
-    """The first one since the start knows that rows may be superseded; what wasn't verified before the start is then."""
+    """Before the first one since the start, what wasn't compared with the view then waits for that again."""
 
     def __init__(self, engine: Engine, audit: Audit, sampler: Sampler) -> None:
         self._engine = engine
         self._audit = audit
         self._sampler = sampler
-        self._first = True
         self._restored = False
 
     def full(self) -> int:
         """Reads the table; how many rows nobody had. Raises SourceError, StorageError, Stopped."""
         if not self._restored:
+            self._audit.measure_clock()
             self._engine.restore_unverified()
             self._restored = True
-        audited = self._audit.full(first=self._first, on_page=self._sampler.moved)
-        self._first = False
+        audited = self._audit.full(on_page=self._sampler.moved)
         self._sampler.moved()
         self._engine.observer.audited(audited.found)
         if audited.found:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cdc_indexer.model.settings import Settings
     from cdc_indexer.state.store import Store
 
-__all__ = ["DOCUMENT", "MOVED", "OTHER_INDEX", "Recalled", "other_document", "recall"]
+__all__ = ["DOCUMENT", "FIRST_PK", "MOVED", "OTHER_INDEX", "Recalled", "other_document", "recall"]
 
 log = structlog.get_logger("cdc_indexer")
 
@@ -42,6 +42,8 @@ _TAKEN = "ledger_taken"
 _URL = "webservice_url"
 #: In the state's ``meta``: what documents are made of. Another one makes every study stale.
 DOCUMENT = "document"
+#: The highest study_pk at the first position. What lies below was stored before the service began.
+FIRST_PK = "first_pk"
 
 
 @dataclass(frozen=True, slots=True)

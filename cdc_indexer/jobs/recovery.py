@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from cdc_indexer.flow.observer import Source
 from cdc_indexer.model.errors import (
     FatalError,
     IndexerError,
@@ -19,7 +20,6 @@ from cdc_indexer.model.errors import (
     Stopped,
     StorageError,
 )
-from cdc_indexer.model.observer import Source
 
 __all__ = ["CLASH_PAUSE_SECONDS", "Recovery", "Then", "recovery"]
 

@@ -11,11 +11,11 @@ import structlog
 
 from cdc_indexer import __version__
 from cdc_indexer.delivery.index_client import IndexClient, IndexUnavailable, Range, TooMany
+from cdc_indexer.flow.observer import Condition
 from cdc_indexer.flow.unproven import MANY, Accepted, shows_loss
 from cdc_indexer.jobs.backfill import draw_after
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import Stopped, StorageError
-from cdc_indexer.model.observer import Condition
 
 if TYPE_CHECKING:
     from cdc_indexer.jobs.engine import Engine

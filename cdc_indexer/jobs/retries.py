@@ -10,7 +10,7 @@ from cdc_indexer.model.errors import StorageError
 from cdc_indexer.state.parked_studies import ParkedStudies
 
 if TYPE_CHECKING:
-    from cdc_indexer.jobs.engine import Engine
+    from cdc_indexer.jobs.shared import Shared
 
 __all__ = ["Retries"]
 
@@ -21,9 +21,9 @@ _PAGE = 50
 class Retries:
     """``look`` is called now and then by the main thread."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.studies = ParkedStudies(engine.settings.state_dir)
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self.studies = ParkedStudies(shared.settings.state_dir)
         #: What was rejected since then (seconds since 1970) is to be sent again, once that is durable.
         self._unpark_since: float | None = None
 
@@ -39,23 +39,23 @@ class Retries:
 
     def look(self) -> None:
         """Hints at the studies that are marked."""
-        engine = self._engine
+        shared = self._shared
         try:
-            if self._unpark_since is not None and not engine.core.parts.results.pending:
+            if self._unpark_since is not None and not shared.core.parts.results.pending:
                 self.studies.retry_rejected_since(self._unpark_since)
                 self._unpark_since = None
             marked = self.studies.requested(limit=_PAGE)
         except StorageError as error:
-            engine.storage.trouble(error)
+            shared.storage.trouble(error)
             return
-        with engine.inside() as core:
+        with shared.inside() as core:
             for entry in marked:
                 # One that is on its way already is left to that.
                 if core.backfills.room() and core.parts.cases.get(entry.study_key) is None:
                     core.backfills.hint(
                         entry.study_iuid,
                         entry.study_pk,
-                        engine.now(),
+                        shared.now(),
                         gone=entry.operation == "delete",
                         insist=Insist.RETRY,
                         seed=entry.idempotency_key,

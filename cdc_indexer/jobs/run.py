@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from cdc_indexer.delivery.index_client import IndexUnavailable, TooMany
+from cdc_indexer.flow.observer import Observer, Source
 from cdc_indexer.flow.retry import Backoff
 from cdc_indexer.jobs.audit import Audit
 from cdc_indexer.jobs.auditor import Auditor
@@ -28,7 +29,6 @@ from cdc_indexer.jobs.sweeper import Sweeper
 from cdc_indexer.jobs.way import PATIENCE_SECONDS
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import AlreadyRunning, IndexerError, NoBinlog, SourceError, Stopped
-from cdc_indexer.model.observer import Observer, Source
 from cdc_indexer.model.position import Position
 from cdc_indexer.source import catalogue
 from cdc_indexer.state.lock import StateLock

@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 
 from cdc_indexer.flow.gate import Gate
+from cdc_indexer.flow.observer import Sample
 from cdc_indexer.jobs.audit import Audit
 from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.lag import Lag
@@ -16,7 +17,6 @@ from cdc_indexer.jobs.silence import Silence
 from cdc_indexer.jobs.triggers import TriggersWatch
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import IndexerError
-from cdc_indexer.model.observer import Sample
 from cdc_indexer.model.position import Position
 from cdc_indexer.model.study import OutboxRow
 from cdc_indexer.source import catalogue
@@ -151,7 +151,7 @@ class Sampler:
                 clock_difference_seconds=self._engine.clock_difference_seconds,
                 idle_seconds=self.idle_seconds,
                 blocked=engine.waits_for_others,
-                at_index=engine.store.count,
+                at_index=engine.store.held,
             )
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,7 +16,8 @@ from cdc_indexer.flow.order import Send
 from cdc_indexer.model.outcome import Kind, Outcome
 
 if TYPE_CHECKING:
-    from cdc_indexer.jobs.engine import Engine
+    from cdc_indexer.flow.gate import Change
+    from cdc_indexer.jobs.shared import Shared
 
 __all__ = ["Sending"]
 
@@ -26,22 +27,32 @@ log = structlog.get_logger("cdc_indexer")
 class Sending:
     """Asks the core what is to be sent (``Queue`` of delivery/), and tells it what is durable (``Durable``)."""
 
-    def __init__(self, engine: Engine, known: Known, ask_first: bool) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        shared: Shared,
+        on_gate: Callable[[Change], None],
+        known: Known,
+        reload: Callable[[], None],
+        *,
+        ask_first: bool,
+    ) -> None:
+        self._shared = shared
+        self._on_gate = on_gate
+        self._reload = reload
         #: What the index at this address is known to do.
         self.known = known
         known.on_change = self._keep
-        self._senders = Senders(self, self._make_client, self, engine.observer.answered, ask_first=ask_first)
+        self._senders = Senders(self, self._make_client, self, shared.observer.answered, ask_first=ask_first)
 
     def _make_client(self) -> Client:
-        return Webservice(self._engine.settings, self.known)
+        return Webservice(self._shared.settings, self.known)
 
     def _keep(self, known: Known) -> None:
         """What was learned is kept with the address; the next write will do."""
         if known is self.known:
-            with self._engine.inside() as core:
+            with self._shared.inside() as core:
                 core.parts.results.set(
-                    "index", {"url": self._engine.settings.webservice_url, **known.as_dict()}
+                    "index", {"url": self._shared.settings.webservice_url, **known.as_dict()}
                 )
 
     def start(self) -> None:
@@ -62,7 +73,7 @@ class Sending:
 
     def ask(self) -> None:
         """Asks the index by GET what it can; what it says is in ``known`` then."""
-        webservice = Webservice(self._engine.settings, self.known)
+        webservice = Webservice(self._shared.settings, self.known)
         try:
             webservice.probe()
         finally:
@@ -76,14 +87,14 @@ class Sending:
 
     def take(self) -> tuple[list[Work], float]:
         """What is to be sent now, one for each slot that is free, and the seconds until there may be more."""
-        engine = self._engine
-        auto = engine.settings.delivery.batch_size == "auto"
-        with engine.inside() as core:
-            if engine.stopping.is_set() or engine.storage.failing:
+        shared = self._shared
+        auto = shared.settings.delivery.batch_size == "auto"
+        with shared.inside() as core:
+            if shared.stopping.is_set() or shared.storage.failing:
                 return [], 1.0
             core.parts.order.batch_size = self._largest
             core.parts.order.only_when_crowded = auto
-            sends, seconds = core.take_sends(engine.now())
+            sends, seconds = core.take_sends(shared.now())
         versions = self.known.versions_seen
         for send in sends:
             for delivery in send.deliveries:
@@ -92,12 +103,12 @@ class Sending:
 
     @property
     def _largest(self) -> int:
-        size = self._engine.settings.delivery.batch_size
+        size = self._shared.settings.delivery.batch_size
         return self.known.largest_batch if size == "auto" else size
 
     def job(self, deliveries: Sequence[Delivery]) -> Generator[Request, Outcome, list[Outcome]] | None:
         """How these are sent if not as one object."""
-        auto = self._engine.settings.delivery.batch_size == "auto"
+        auto = self._shared.settings.delivery.batch_size == "auto"
         versioned = not self.known.versions_forgotten
         if len(deliveries) > 1:
             return batch(deliveries, halves=not auto, versioned=versioned)
@@ -107,20 +118,20 @@ class Sending:
 
     def asks(self, outcomes: Sequence[Outcome]) -> bool:
         """Whether the index is to be asked by GET before these can be judged."""
-        with self._engine.inside() as core:
-            return core.asks(outcomes, self._engine.now())
+        with self._shared.inside() as core:
+            return core.asks(outcomes, self._shared.now())
 
     def judge(self, work: Work, outcomes: Sequence[Outcome], asked: Outcome | None = None) -> int | None:
         """What came of it; the generation that has to be durable before its slot is free, None: it is."""
-        engine = self._engine
-        if len(outcomes) > 1 and engine.settings.delivery.batch_size == "auto":
+        shared = self._shared
+        if len(outcomes) > 1 and shared.settings.delivery.batch_size == "auto":
             if refused_as_such(outcomes):
                 self.known.array_refused()
             elif outcomes[0].kind is Kind.ACCEPTED:
                 self.known.array_taken()
         assert isinstance(work.send, Send)
-        with engine.inside() as core:
-            generation, changes = core.judge(work.send, outcomes, engine.now(), began=work.began, asked=asked)
+        with shared.inside() as core:
+            generation, changes = core.judge(work.send, outcomes, shared.now(), began=work.began, asked=asked)
             puzzling, core.looks.puzzling = core.looks.puzzling, []
         for study_pk in puzzling:
             log.warning(
@@ -129,26 +140,26 @@ class Sending:
                 reason="it is read and sent again, at most once a minute: ask whoever runs the index to name it in its 409",
             )
         for change in changes:
-            engine.way.changed(change)
+            self._on_gate(change)
         if generation is not None:
-            engine.durable_already(generation)
+            shared.durable_already(generation)
         return generation
 
     def before_probe(self) -> None:
         """The next one is tried: with corrected files, perhaps. (Nobody answers at a wrong address either.)"""
-        self._engine.reload()
+        self._reload()
 
     # --- the disk ----------------------------------------------------------------------------------------
 
     @property
     def write_seconds(self) -> float:
         """How long the last write took."""
-        return self._engine.writer.write_seconds
+        return self._shared.writer.write_seconds
 
     def request(self, generation: int) -> None:
         """Asks for a generation to be written."""
-        self._engine.writer.request(generation)
+        self._shared.writer.request(generation)
 
     def wait(self, generation: int) -> None:
         """Returns once it is written; Stopped when it can't be before the end."""
-        self._engine.writer.wait(generation)
+        self._shared.writer.wait(generation)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cdc_indexer.flow.observer import Condition
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import IndexerError
-from cdc_indexer.model.observer import Condition
 from cdc_indexer.source.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _EVERY_SECONDS = 60.0
 
 _SAID = (
     "The archive has stored no new study for {hours}, and monitor.quiet_hours says that this is too long: see whether the "
-    "modalities reach it, and whether its triggers are there (`python -m cdc_indexer check --admin root`)"
+    "modalities reach it, and whether its triggers are there (`cdc-indexer check --admin root`)"
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -9,7 +10,8 @@ import structlog
 from cdc_indexer.model.errors import StorageError
 
 if TYPE_CHECKING:
-    from cdc_indexer.jobs.engine import Engine
+    from cdc_indexer.flow.observer import Observer
+    from cdc_indexer.state.store import Store
 
 __all__ = ["Storage"]
 
@@ -19,8 +21,10 @@ log = structlog.get_logger("cdc_indexer")
 class Storage:
     """Whoever writes or reads the state says what it met; ``look`` is called every second by the main thread."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, observer: Observer, store: Store, writer_fails: Callable[[], bool]) -> None:
+        self._observer = observer
+        self._store = store
+        self._writer_fails = writer_fails
         #: Everything waits for that.
         self.failing = False
         #: Whether somebody met it since ``look`` was last called.
@@ -32,7 +36,7 @@ class Storage:
         if (error is not None) == self.failing:
             return
         self.failing = error is not None
-        self._engine.observer.storage(error)
+        self._observer.storage(error)
         if error is None:
             log.info("the state directory can be written again")
         else:
@@ -40,12 +44,11 @@ class Storage:
 
     def look(self) -> None:
         """The writer says what it can write. What only a reader met, nobody takes back: nothing may be left to write."""
-        engine = self._engine
         met, self._met = self._met, False
-        if not self.failing or met or engine.writer.failing:
+        if not self.failing or met or self._writer_fails():
             return
         try:
-            engine.store.lookup(["-"])
+            self._store.lookup(["-"])
         except StorageError:
             return
         self.trouble(None)

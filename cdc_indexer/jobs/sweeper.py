@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from cdc_indexer.delivery.index_client import IndexUnavailable, TooMany
+from cdc_indexer.flow.observer import Condition
 from cdc_indexer.jobs.backfill import InitialOptions
 from cdc_indexer.jobs.passes import LAST_RESULT, Pass, Wanted
 from cdc_indexer.jobs.sweep import Sweep
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import IndexerError, SourceChanged, SourceError, Stopped, StorageError
-from cdc_indexer.model.observer import Condition
 from cdc_indexer.state import requests
 from cdc_indexer.state.requests import Inbox, ReconcileRequest, Refused
 

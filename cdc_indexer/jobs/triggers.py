@@ -13,38 +13,40 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cdc_indexer.flow.observer import Condition
+from cdc_indexer.jobs.recall import FIRST_PK
 from cdc_indexer.jobs.unrecorded import Unrecorded
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import IndexerError
-from cdc_indexer.model.observer import Condition
+from cdc_indexer.model.program import SQL
 from cdc_indexer.model.study import names
 from cdc_indexer.source.outbox import Outbox, came_since
 
 if TYPE_CHECKING:
     from cdc_indexer.jobs.engine import Engine
 
-__all__ = ["FIRST_PK", "TriggersWatch"]
+__all__ = ["TriggersWatch"]
 
 log = structlog.get_logger("cdc_indexer")
-
-#: In the durable state: the highest study_pk at the first position. What lies below was stored before the service began.
-FIRST_PK = "first_pk"
 
 #: It looks this often, at so many of the newest studies.
 _EVERY_SECONDS = 180.0
 _NEWEST = 50
 
+_AGAIN = f"Run {SQL} again, then `cdc-indexer reconcile`"
 _SAID = (
     "{count} of the archive's newest studies aren't in study_service: its triggers don't record (they were dropped, or "
-    "the table was swapped); these studies are sent all the same. Run extras/add_indexer.sql again "
-    "(add_indexer_arc5.sql for dcm4chee-arc 5)"
+    "the table was swapped); these studies are sent all the same. " + _AGAIN
 )
 _CHANGED = (
     "Studies change in the archive, and its triggers don't record all of that (some were dropped, or a table was swapped): "
-    "such changes are sent all the same, later. Run extras/add_indexer.sql again (add_indexer_arc5.sql for dcm4chee-arc 5)"
+    "such changes are sent all the same, later. " + _AGAIN
 )
 #: Only dcm4chee-arc 5 has versions that differ in this.
-_UPGRADED = "The archive was upgraded: run extras/add_indexer_arc5.sql again, then `initial`"
+_UPGRADED = (
+    "The archive was upgraded: run the SQL again (`cdc-indexer sql --arc5 | mysql {name}`), "
+    "then `cdc-indexer initial`"
+)
 
 
 class TriggersWatch:
@@ -99,16 +101,19 @@ class TriggersWatch:
         # The newest of all tells how it is now.
         newest_pk = names(newest[0])[1] if newest else 0
         if newest_pk in twice:
-            self._tell(_SAID.format(count=len(twice)))
+            self._tell(self._named(_SAID, count=len(twice)))
         elif self._said and newest_pk not in recorded:
             return
         elif changed:
-            self._tell(_CHANGED)
+            self._tell(self._named(_CHANGED))
         elif self._said and self._changed_at is None:
             self._tell(None)
 
+    def _named(self, said: str, **values: object) -> str:
+        return said.format(name=self._engine.settings.database.name, **values)
+
     def _tell_version(self, came: str | None) -> None:
-        said = f"{came} {_UPGRADED}" if came else None
+        said = f"{came} {self._named(_UPGRADED)}" if came else None
         if said is not None and not self._version_said:
             log.error("the archive was upgraded", reason=said)
         elif said is None and self._version_said:
@@ -124,7 +129,8 @@ class TriggersWatch:
             log.info("the triggers record again")
         # Once for a while of lost studies, and at its end. Changes may be lost and recorded in turns, where one trigger is
         # missing: the daily pass is enough for what the looks don't find.
-        loses, lost = said not in (None, _CHANGED), before not in (None, _CHANGED)
+        changed = self._named(_CHANGED)
+        loses, lost = said not in (None, changed), before not in (None, changed)
         if loses != lost:
             self._sweep("the triggers don't record" if loses else "the triggers didn't record for a while")
         self._engine.observer.condition(Condition.NOT_RECORDED, said)

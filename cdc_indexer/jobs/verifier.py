@@ -16,7 +16,7 @@ from cdc_indexer.source.outbox import Outbox
 if TYPE_CHECKING:
     from cdc_indexer.flow.patients import PatientPage
     from cdc_indexer.flow.readings import Reading
-    from cdc_indexer.jobs.engine import Engine
+    from cdc_indexer.jobs.shared import Shared
 
 log = structlog.get_logger("cdc_indexer")
 
@@ -33,9 +33,9 @@ _PATIENT_PAGE = 200
 class Verifier:
     """See the module."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._outbox = Outbox(engine.source)
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._outbox = Outbox(shared.source)
         self._thread = threading.Thread(target=self._work, name="verifier", daemon=True)
 
     def start(self) -> None:
@@ -48,72 +48,72 @@ class Verifier:
             self._thread.join()
 
     def _work(self) -> None:
-        engine = self._engine
+        shared = self._shared
         failing = False
         try:
-            while not engine.stopping.is_set():
+            while not shared.stopping.is_set():
                 try:
                     if not (self._read() | self._read_patient()):
                         self._wait()
                     elif not self._more():
                         # Under load one becomes due every millisecond: the view is read for some together.
-                        engine.stopping.wait(_GATHER_SECONDS)
+                        shared.stopping.wait(_GATHER_SECONDS)
                     if failing:
                         failing = False
-                        engine.observer.verification(None)
+                        shared.observer.verification(None)
                 except SourceChanged:
-                    engine.stopping.wait(_GATHER_SECONDS)
+                    shared.stopping.wait(_GATHER_SECONDS)
                 except SourceError as error:
                     failing = True
                     log.warning("studies wait to be read from the view", reason=str(error))
-                    engine.observer.verification(str(error))
-                    engine.stopping.wait(_PAUSE_SECONDS)
+                    shared.observer.verification(str(error))
+                    shared.stopping.wait(_PAUSE_SECONDS)
                 except StorageError as error:
-                    engine.storage.trouble(error)
-                    engine.stopping.wait(_PAUSE_SECONDS)
+                    shared.storage.trouble(error)
+                    shared.stopping.wait(_PAUSE_SECONDS)
         except Stopped:
             pass
         except FatalError as error:
-            engine.fail(error)
+            shared.fail(error)
 
     def _wait(self) -> None:
         """Until something may be due."""
-        engine = self._engine
-        with engine.inside() as core:
-            seconds = min(core.reading_seconds(engine.now()), _PAUSE_SECONDS)
-            if not engine.stopping.is_set():
+        shared = self._shared
+        with shared.inside() as core:
+            seconds = min(core.reading_seconds(shared.now()), _PAUSE_SECONDS)
+            if not shared.stopping.is_set():
                 # Due, but there is no room: a moment.
-                engine.due.wait(max(seconds, _GATHER_SECONDS))
+                shared.due.wait(max(seconds, _GATHER_SECONDS))
 
     def _more(self) -> bool:
-        engine = self._engine
-        with engine.inside() as core:
-            return core.parts.early or core.reading_seconds(engine.now()) <= 0
+        shared = self._shared
+        with shared.inside() as core:
+            return core.parts.early or core.reading_seconds(shared.now()) <= 0
 
     # --- studies -----------------------------------------------------------------------------------------
 
     def _read(self) -> bool:
         """One reading; whether there was one."""
-        engine = self._engine
-        with engine.inside() as core:
-            core.parts.enter(engine.source.epoch)
-            reading = core.looks.begin(engine.now())
+        shared = self._shared
+        with shared.inside() as core:
+            core.parts.enter(shared.source.epoch)
+            reading = core.looks.begin(shared.now())
             wants_bound = reading is None and core.parts.results.pending
             generation = core.parts.results.generation
         if reading is None:
             if wants_bound:
-                engine.writer.wait(generation)
+                shared.writer.wait(generation)
             return False
         try:
             found = self._find(reading)
-            with engine.inside() as core:
-                core.looks.end(reading, found, engine.now())
+            with shared.inside() as core:
+                core.looks.end(reading, found, shared.now())
                 generation = core.parts.results.generation
         finally:
-            with engine.inside() as core:
-                core.looks.give_back(reading, engine.now())
-        engine.writer.request(generation)
-        engine.sending.wake()
+            with shared.inside() as core:
+                core.looks.give_back(reading, shared.now())
+        shared.writer.request(generation)
+        shared.wake()
         return True
 
     def _find(self, reading: Reading) -> Found:
@@ -125,34 +125,34 @@ class Verifier:
         if uids := reading.study_iuids:
             by_uid = {str(study["study_iuid"]): study for study in outbox.view_of(uids)}
         newest = {}
-        policy = self._engine.core.parts.policy
+        policy = self._shared.core.parts.policy
         if policy.stable:
-            since = moment(self._engine.now().clock) - timedelta(seconds=policy.settle_seconds)
+            since = moment(self._shared.now().clock) - timedelta(seconds=policy.settle_seconds)
             newest = outbox.newest_rows(reading.study_pks, since)
-        entries = self._engine.store.lookup(reading.keys)
+        entries = self._shared.store.lookup(reading.keys)
         return Found(reading.epoch, studies, by_uid, unseen, newest, entries)
 
     # --- changed patients --------------------------------------------------------------------------------
 
     def _read_patient(self) -> bool:
         """One page of a changed patient's studies; whether there was one."""
-        engine = self._engine
-        with engine.inside() as core:
-            page = core.backfills.begin_page(engine.now())
+        shared = self._shared
+        with shared.inside() as core:
+            page = core.backfills.begin_page(shared.now())
         if page is None:
             return False
         try:
             self._read_page(page)
         finally:
-            with engine.inside() as core:
-                core.backfills.give_back_page(page, engine.now())
+            with shared.inside() as core:
+                core.backfills.give_back_page(page, shared.now())
         return True
 
     def _read_page(self, page: PatientPage) -> None:
-        engine = self._engine
+        shared = self._shared
         outbox = self._outbox.at(page.epoch)
         if outbox.unseen(page.row_ids):
             return
         studies = outbox.studies_of_patient(page.patient_pk, page.after_pk, _PATIENT_PAGE)
-        with engine.inside() as core:
-            core.backfills.end_page(page, studies, engine.now(), limit=_PATIENT_PAGE, epoch=page.epoch)
+        with shared.inside() as core:
+            core.backfills.end_page(page, studies, shared.now(), limit=_PATIENT_PAGE, epoch=page.epoch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -12,7 +13,7 @@ from cdc_indexer.model.errors import FatalError
 from cdc_indexer.model.outcome import Refusal
 
 if TYPE_CHECKING:
-    from cdc_indexer.jobs.engine import Engine
+    from cdc_indexer.flow.observer import Observer
 
 __all__ = ["PATIENCE_SECONDS", "Way"]
 
@@ -26,19 +27,30 @@ _HELD_PATIENCE_SECONDS = 2.0
 
 
 class Way:
-    """``patience_seconds`` None: it is waited for as long as it takes."""
+    """``patience_seconds`` None: it is waited for as long as it takes.
 
-    def __init__(self, engine: Engine, patience_seconds: float | None) -> None:
-        self._engine = engine
+    ``unpark`` is told that what was rejected in the last so many seconds wasn't those studies' fault.
+    """
+
+    def __init__(
+        self,
+        observer: Observer,
+        fail: Callable[[BaseException], None],
+        unpark: Callable[[float], None],
+        patience_seconds: float | None,
+    ) -> None:
+        self._observer = observer
+        self._fail = fail
+        self._unpark = unpark
         self._patience_seconds = patience_seconds
         self._impatience: threading.Timer | None = None
 
     def changed(self, change: Change) -> None:
         """The central index takes what we send, is away, or refuses us; from the thread that sends."""
-        engine, gate, reason = self._engine, change.gate, change.reason
-        engine.observer.gate(gate, reason, change.refusal)
+        gate, reason = change.gate, change.reason
+        self._observer.gate(gate, reason, change.refusal)
         if change.unpark_seconds:
-            engine.retries.unpark(change.unpark_seconds)
+            self._unpark(change.unpark_seconds)
         if gate is Gate.OPEN:
             log.info("the central index accepts studies again")
         elif gate is Gate.HELD:
@@ -50,7 +62,7 @@ class Way:
             seconds = self._patience_seconds
             if gate is Gate.HELD and change.refusal is not Refusal.REJECTS_ALL:
                 seconds = min(seconds, _HELD_PATIENCE_SECONDS)
-            self._impatience = threading.Timer(seconds, engine.fail, [FatalError(reason)])
+            self._impatience = threading.Timer(seconds, self._fail, [FatalError(reason)])
             self._impatience.daemon = True
             self._impatience.start()
 

@@ -30,12 +30,22 @@ _MAX_FILE_BYTES = 1024 * 1024
 # --- files -----------------------------------------------------------------------------------------------
 
 
-def _read_text(path: Path, what: str) -> str:
+#: What to do about a file of settings that can't be had; extras/cdc-indexer.service and the package have it there.
+WHERE = "go to the directory that has it, such as /etc/cdc-indexer, or name it with `--config FILE`"
+BESIDE = 'put it beside config.json, with the code that the region gave you: {"server": "CODE"}'
+_NOT_ALLOWED = (
+    "type it as root or as the service's account, such as: runuser -u cdc-indexer -- cdc-indexer check"
+)
+
+
+def _read_text(path: Path, what: str, absent: str = "") -> str:
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_FILE_BYTES + 1)
     except FileNotFoundError:
-        raise ConfigError(f"{what} isn't there.") from None
+        raise ConfigError(f"{what} isn't there: {absent}." if absent else f"{what} isn't there.") from None
+    except PermissionError as error:
+        raise ConfigError(f"{what} can't be read ({error.strerror}): {_NOT_ALLOWED}.") from None
     except OSError as error:
         raise ConfigError(f"{what} can't be read ({error.strerror}).") from None
     if len(data) > _MAX_FILE_BYTES:
@@ -46,9 +56,11 @@ def _read_text(path: Path, what: str) -> str:
         raise ConfigError(f"{what} isn't UTF-8.") from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A file's JSON object; raises ConfigError with its name."""
-    text = _read_text(path, f"The file {path}")
+def read_json(path: Path, absent: str = "") -> dict[str, Any]:
+    """A file's JSON object; raises ConfigError with its name. ``absent``: what to do when it isn't there."""
+    text = _read_text(path, f"The file {path}", absent)
+    if not text.strip():
+        raise ConfigError(f"The file {path} is empty: put into it what README.md shows in step 5.")
     try:
         values = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
     except json.JSONDecodeError as error:

@@ -40,7 +40,7 @@ from cdc_indexer.model._kinds import (
     Verify,
     wrong,
 )
-from cdc_indexer.model._sources import override, read_json, sentence
+from cdc_indexer.model._sources import BESIDE, WHERE, override, read_json, sentence
 from cdc_indexer.model.alert_settings import AlertSettings
 from cdc_indexer.model.errors import ConfigError
 
@@ -218,7 +218,7 @@ def load_settings(config_path: Path, environ: Mapping[str, str] | None = None) -
     """
     config_path = config_path.absolute()
     base = config_path.parent
-    values = read_json(config_path)
+    values = read_json(config_path, WHERE)
     for name in _NOT_IN_FILE:
         if name in values:
             hint = ": the centre is read from server.json" if name == "center" else ""
@@ -229,7 +229,7 @@ def load_settings(config_path: Path, environ: Mapping[str, str] | None = None) -
     origins = override(values, os.environ if environ is None else environ, base, Settings, {"config_path"})
     server_path = base / "server.json"
     if "center" not in values:
-        server = read_json(server_path)
+        server = read_json(server_path, BESIDE)
         values["center"] = server.pop("server", None)
         if values["center"] is None:
             raise ConfigError(

@@ -12,21 +12,20 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import StorageError
-from cdc_indexer.monitor.causes import Cause, Level, Problem
-from cdc_indexer.monitor.report import iso
+from cdc_indexer.monitor.alert import Alert
+from cdc_indexer.monitor.causes import Cause, Problem
 from cdc_indexer.state import requests as handover
 
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import Settings
 
-__all__ = ["FILE_NAME", "Alert", "Alerts", "Lasting", "channels"]
+__all__ = ["FILE_NAME", "Alerts", "Lasting", "channels"]
 
 log = structlog.get_logger("cdc_indexer")
 
@@ -46,52 +45,6 @@ _KEPT = 20
 
 #: What somebody has done himself, or what passes by itself, is no news.
 _NOT_TOLD = frozenset({Cause.PAUSED, Cause.STARTING, Cause.POSITION_LOST})
-
-
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """What is told: ``problems`` last, ``over`` have ended. ``id`` is the same however often it is tried."""
-
-    id: str
-    at: float
-    center: str
-    problems: tuple[Problem, ...]
-    over: tuple[Problem, ...]
-
-    @property
-    def kind(self) -> str:
-        """As the webhook's ``type`` ends."""
-        return "problem" if self.problems else "recovered"
-
-    @property
-    def state(self) -> str:
-        """How bad it is now."""
-        levels = {problem.cause.level for problem in self.problems}
-        return next(
-            (level.value for level in (Level.FAILED, Level.WARNING) if level in levels), Level.OK.value
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """For the webhook."""
-        return {
-            "type": f"cdc_indexer.{self.kind}",
-            "timestamp": iso(self.at),
-            "data": {
-                "center": self.center,
-                "state": self.state,
-                "problems": [_shown(problem) for problem in self.problems],
-                "over": [_shown(problem) for problem in self.over],
-            },
-        }
-
-
-def _shown(problem: Problem) -> dict[str, Any]:
-    return {
-        "cause": problem.cause.value,
-        "level": problem.cause.level.value,
-        "since": iso(problem.since),
-        "message": problem.message,
-    }
 
 
 class Lasting:

@@ -113,4 +113,4 @@ def _told_apart(remedy: Sequence[str]) -> Iterator[tuple[str, bool]]:
 
 def _sum(findings: Sequence[Finding]) -> str:
     counts = {status: sum(finding.status is status for finding in findings) for status in Status}
-    return ", ".join(f"{count} {say(status.value)}" for status, count in counts.items())
+    return ", ".join(f"{say(status.value)}: {count}" for status, count in counts.items())

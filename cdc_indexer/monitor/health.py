@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from cdc_indexer.flow.gate import Gate
-from cdc_indexer.model.observer import Condition, Source
+from cdc_indexer.flow.observer import Condition, Source
 from cdc_indexer.model.outcome import Refusal
 from cdc_indexer.monitor.causes import Cause, Level, Problem, as_sentence, parked_problem, worst_first
 
 if TYPE_CHECKING:
+    from cdc_indexer.flow.observer import Sample
     from cdc_indexer.model.errors import StorageError
-    from cdc_indexer.model.observer import Sample
 
 __all__ = ["Health", "held_cause"]
 
@@ -43,6 +43,10 @@ _HELD = {
     Refusal.STRANGER: Cause.NOT_THE_INDEX,
     Refusal.REJECTS_ALL: Cause.REJECTS_ALL,
 }
+
+
+#: What was wanted, or what nobody did wrong.
+_NO_ERRORS = frozenset({Cause.PAUSED, Cause.QUIET})
 
 
 def held_cause(refusal: Refusal | None) -> Cause:
@@ -122,7 +126,8 @@ class Health:
                 now = self._clock()
                 since = before.since if before is not None and before.cause is cause else now
                 self._problems[about] = Problem(cause, since, as_sentence(reason))
-                self.last_error = (now, as_sentence(reason))
+                if cause not in _NO_ERRORS:
+                    self.last_error = (now, as_sentence(reason))
             if (before is None) != (cause is None) or (before is not None and before.cause is not cause):
                 self.changes += 1
 

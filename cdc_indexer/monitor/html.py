@@ -9,6 +9,8 @@ from html import escape
 from typing import Any
 
 from cdc_indexer import __version__
+from cdc_indexer.model.moment import for_people
+from cdc_indexer.model.program import as_called, called
 from cdc_indexer.monitor import language
 from cdc_indexer.monitor.causes import Cause
 from cdc_indexer.monitor.report import Report, moment
@@ -17,7 +19,6 @@ from cdc_indexer.monitor.texts import (
     LANGUAGES,
     TEXTS,
     ago,
-    clock_time,
     number,
     passed,
     size,
@@ -130,11 +131,11 @@ class _Page:
         if self._language == "en" or cause is None or said != message:
             text = _prose(said)
         elif cause is Cause.PARKED:
-            text = _prose(CAUSES[cause])
+            text = _prose(as_called(CAUSES[cause]))
         else:
             detail = f'{self._say("detail")} <span lang="en">{_prose(message)}</span>'
-            text = f"{_prose(CAUSES[cause])} <small>{detail}</small>"
-        since = "" if cause is Cause.PARKED else f" <small>({since})</small>"
+            text = f"{_prose(as_called(CAUSES[cause]))} <small>{detail}</small>"
+        since = "" if cause in (Cause.PARKED, Cause.PAUSED) else f" <small>({since})</small>"
         return f"<p>{text}{since}</p>"
 
     # --- the figures -------------------------------------------------------------------------------------
@@ -155,7 +156,7 @@ class _Page:
                 say("none_yet")
                 if delivered_at is None
                 else escape(ago(delivered_at, self._now, self._language)),
-                "" if delivered_at is None else escape(clock_time(delivered_at)),
+                "" if delivered_at is None else _short_lines(for_people(delivered_at)),
             ),
             (say("behind"), behind, size_behind),
             (
@@ -205,7 +206,7 @@ class _Page:
             for place, height in _heights(counts, most)
         )
         return (
-            f'<p class="most">{self._say("at_most", most=number(most, self._language))}</p>'
+            f'<p class="most">{self._say("peak", most=number(most, self._language))}</p>'
             f'<svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" preserveAspectRatio="none" role="img" '
             f'aria-label="{label}"><title>{label}</title>{bars}</svg>'
             f'<p class="axis" aria-hidden="true"><span>{self._say("hour_ago")}</span>'
@@ -237,7 +238,7 @@ class _Page:
         )
         command = say("parked_command", command="\0list\0", retry="\0retry\0", discard="\0discard\0")
         for name in ("list", "retry", "discard"):
-            command = command.replace(f"\0{name}\0", f"<code>cdc-indexer parked {name}</code>")
+            command = command.replace(f"\0{name}\0", f"<code>{escape(called())} parked {name}</code>")
         head = f"<tr><th scope=col>{say('parked_reason')}</th><th scope=col>{say('studies')}</th></tr>"
         return (
             f'<div class="card"><h2>{say("parked_title")}</h2>'
@@ -269,7 +270,7 @@ class _Page:
     def _passed(self) -> str:
         last = self._report.last_pass
         if not last:
-            return self._say("no_pass")
+            return _prose(self._texts["no_pass"])
         return f"{escape(passed(last, self._language))} <small>({self._time(last.get('at'))})</small>"
 
     # --- small things ------------------------------------------------------------------------------------
@@ -279,14 +280,20 @@ class _Page:
 
     def _clock(self, text: object) -> str:
         found = moment(text if isinstance(text, str) else None)
-        return self._texts["unknown"] if found is None else clock_time(found)
+        return self._texts["unknown"] if found is None else for_people(found)
 
     def _time(self, text: str | None) -> str:
         found = moment(text)
         # `until` is the beginning of time before the first audit.
         if found is None or found < datetime(1971, 1, 1, tzinfo=timezone.utc):
             return self._say("unknown")
-        return f'<time datetime="{escape(text or "")}">{escape(clock_time(found))}</time>'
+        return f'<time datetime="{escape(text or "")}">{escape(for_people(found))}</time>'
+
+
+def _short_lines(text: str) -> str:
+    """A time for a narrow tile, escaped: it may break after the day only."""
+    day, _, rest = text.partition(" ")
+    return f"{escape(day)} {escape(rest).replace(' ', '&nbsp;')}"
 
 
 def _prose(text: str) -> str:

@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from cdc_indexer.model.program import as_called
+
 __all__ = ["LANGUAGES", "by_locale", "catalogue", "choose", "current", "say"]
 
 LANGUAGES = ("en", "es")
@@ -64,9 +66,9 @@ def current() -> str:
 
 def say(text: str, language: str | None = None) -> str:
     """A text of this program, line by line; what isn't known stays as it is: names, SQL, what is pasted."""
-    if (language or current()) == "en":
-        return text
-    return "\n".join(_line(line) for line in text.split("\n"))
+    if (language or current()) != "en":
+        text = "\n".join(_line(line) for line in text.split("\n"))
+    return as_called(text)
 
 
 class _Pattern(NamedTuple):

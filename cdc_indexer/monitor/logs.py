@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from cdc_indexer.model.errors import IndexerError
+from cdc_indexer.model.moment import for_people
 
 # structlog would import rich for tracebacks, which we never print: 3 MB and 50 ms of every start.
 if "rich" not in sys.modules:
@@ -99,7 +101,7 @@ def configure(
     console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
     processors: list[structlog.typing.Processor] = [
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _LocalTime() if console else structlog.processors.TimeStamper(fmt="iso", utc=True),
         _Exceptions(traceback=debug),
         Redact(secrets),
         Repeats(clock),
@@ -264,6 +266,14 @@ class Repeats:
                 raise structlog.DropEvent
         if left_out:
             event["left_out"] = left_out
+        return event
+
+
+class _LocalTime:
+    """As the clock on the wall shows it, beside what `status` says in the same way."""
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        event["timestamp"] = for_people(datetime.now(timezone.utc))
         return event
 
 

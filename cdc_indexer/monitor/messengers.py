@@ -19,15 +19,16 @@ import requests
 
 from cdc_indexer import __version__
 from cdc_indexer.model.alert_settings import webhook_key
+from cdc_indexer.model.moment import for_people
 from cdc_indexer.monitor.language import say
 from cdc_indexer.monitor.terminal import printable
-from cdc_indexer.monitor.texts import clock_time, span
+from cdc_indexer.monitor.texts import span
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from cdc_indexer.model.alert_settings import EmailSettings
-    from cdc_indexer.monitor.alerts import Alert
+    from cdc_indexer.monitor.alert import Alert
     from cdc_indexer.monitor.causes import Problem
 
 __all__ = ["send_email", "send_webhook", "sign"]
@@ -80,7 +81,7 @@ def _listed(title: str, problems: Sequence[Problem], at: float) -> list[str]:
         since = ""
         if problem.since:
             began = datetime.fromtimestamp(problem.since, timezone.utc)
-            since = say(f" (since {clock_time(began)}, {span(at - problem.since)})")
+            since = say(f" (since {for_people(began)}, {span(at - problem.since)})")
         lines.append(f"- {printable(say(problem.message))}{since}")
     return lines
 

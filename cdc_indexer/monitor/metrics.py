@@ -21,8 +21,8 @@ from cdc_indexer.monitor.health import Health
 from cdc_indexer.monitor.report import PASS_COUNTS, moment
 
 if TYPE_CHECKING:
+    from cdc_indexer.flow.observer import Sample
     from cdc_indexer.flow.order import Delivery
-    from cdc_indexer.model.observer import Sample
 
 __all__ = ["Metrics"]
 

@@ -13,7 +13,7 @@ import structlog
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from cdc_indexer.jobs.initial import Counted
+    from cdc_indexer.flow.backfill import Counted
 
 __all__ = ["Progressbar"]
 
@@ -39,7 +39,8 @@ class Progressbar:
         self._clock = clock
         self._terminal = sys.stderr.isatty() if terminal is None else terminal
         self._bar: tuple[Progress, TaskID] | None = None
-        self._next_line = clock() + _LINE_SECONDS
+        self._began = clock()
+        self._next_line = self._began + _LINE_SECONDS
         # (moment, studies sent, study_pk): the rate is that of the last seconds.
         self._marks: deque[tuple[float, int, int]] = deque()
 
@@ -56,7 +57,8 @@ class Progressbar:
         self._marks.append((now, counted.sent, counted.at_pk))
         while now - self._marks[0][0] > _RATE_SECONDS:
             self._marks.popleft()
-        since, sent, at_pk = self._marks[0]
+        # At its end, that of the whole: what came last tells nothing then.
+        since, sent, at_pk = (self._began, 0, 0) if done else self._marks[0]
         seconds = now - since
         rate = (counted.sent - sent) / seconds if seconds else 0.0
         speed = (counted.at_pk - at_pk) / seconds if seconds else 0.0

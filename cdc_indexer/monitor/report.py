@@ -34,7 +34,7 @@ class Report:
     ``running``: a `run` is active; ``service``: it is, or the last one was, one that stays. ``problems`` are {cause, level,
     since, message}, the worst first; ``held`` is the one of them because of which nothing is sent until somebody mends it.
     ``delivered``, ``retried``: since the start of that `run`. ``parked`` are there now; ``parked_reasons`` are {reason,
-    count}. ``at_index``: studies that the ledger knows, over all starts. ``database``: its name and where it is.
+    count}. ``at_index``: studies that the index has accepted, over all starts. ``database``: its name and where it is.
     ``last_hour``: studies delivered in each of the last 60 minutes, the oldest first. ``last_pass``: what the last
     comparison of archive and index came to, as `reconcile --json` says it; None: there was none.
     """

@@ -7,11 +7,12 @@ import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from cdc_indexer.model.moment import for_people
 from cdc_indexer.monitor.causes import Cause, Level
 from cdc_indexer.monitor.language import current, say
 from cdc_indexer.monitor.report import FILE_NAME, Report, moment
 from cdc_indexer.monitor.terminal import printable
-from cdc_indexer.monitor.texts import ago, clock_time, number, passed, size, span
+from cdc_indexer.monitor.texts import ago, number, passed, size, span
 from cdc_indexer.state import requests as handover
 from cdc_indexer.state.lock import held_by
 
@@ -84,7 +85,7 @@ def lines(shown: Report) -> list[tuple[str, str]]:
         found = moment(text)
         if found is None or found.year < 1971:
             return ""
-        return f"{clock_time(found)} ({ago(found, now, current())})"
+        return f"{for_people(found)}, {ago(found, now, current())}"
 
     def count(value: int | None) -> str:
         return "" if value is None else number(value, current())
@@ -92,10 +93,13 @@ def lines(shown: Report) -> list[tuple[str, str]]:
     error = shown.last_error
     reasons = "; ".join(f"{one['count']} × {say(one['reason'])}" for one in shown.parked_reasons or [])
     pairs = [
-        ("held", say(shown.held["message"] if shown.held else "no")),
+        ("held", say(_held(shown))),
         ("position", shown.position or ""),
         ("bytes behind", "" if shown.bytes_behind is None else size(shown.bytes_behind, current())),
-        ("seconds behind", "" if shown.seconds_behind is None else f"{shown.seconds_behind:,.1f}"),
+        (
+            "seconds behind",
+            "" if shown.seconds_behind is None else number(shown.seconds_behind, current(), 1),
+        ),
         (
             "delivered",
             say(f"{count(shown.delivered)} since {when(shown.started_at)}")
@@ -111,7 +115,7 @@ def lines(shown: Report) -> list[tuple[str, str]]:
             if (waiting := count(shown.waiting)) not in ("", "0")
             else waiting,
         ),
-        ("parked", f"{count(shown.parked)}{f' ({reasons})' if reasons else ''}"),
+        ("parked", f"{count(shown.parked)}{f': {reasons}' if reasons else ''}"),
         (
             "last pass",
             f"{when(last.get('at'))}: {passed(last, current())}" if (last := shown.last_pass) else "",
@@ -127,6 +131,16 @@ def lines(shown: Report) -> list[tuple[str, str]]:
         ("version", shown.version),
     ]
     return [(say(name), value) for name, value in pairs if value]
+
+
+#: Why nothing is sent though nobody has to mend anything.
+_WAITS = {Cause.PAUSED.value: "paused", Cause.INDEX_AWAY.value: "no, but the central index is away"}
+
+
+def _held(shown: Report) -> str:
+    if shown.held:
+        return str(shown.held["message"])
+    return next((_WAITS[one["cause"]] for one in shown.problems if one["cause"] in _WAITS), "no")
 
 
 def show(shown: Report) -> None:

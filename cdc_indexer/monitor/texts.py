@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from cdc_indexer.monitor.causes import Cause
@@ -13,7 +13,6 @@ __all__ = [
     "LANGUAGES",
     "TEXTS",
     "ago",
-    "clock_time",
     "number",
     "passed",
     "size",
@@ -48,18 +47,18 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "delivered": "Delivered",
         "since_start": "since {time}",
         "under_way": "Under way",
-        "under_way_more": "{waiting} wait until they are quiet, {queued} queued or being sent",
+        "under_way_more": "until they are quiet: {waiting}; queued or being sent: {queued}",
         "on_purpose": "ten minutes back on purpose: what is younger is known one by one",
         "in_all": "{count} at the index in all",
         "parked": "Parked",
         "parked_none": "nothing was rejected",
         "parked_some": "rejected by the central index",
         "rate": "Studies delivered per minute, last hour",
-        "rate_label": "{total} studies in the last hour, at most {most} in a minute.",
+        "rate_label": "Studies in the last hour: {total}. Peak: {most} in a minute.",
         "rate_none": "No study was delivered in the last hour.",
         "hour_ago": "1 hour ago",
         "now": "now",
-        "at_most": "at most {most} a minute",
+        "peak": "peak: {most} a minute",
         "rate_table": "The numbers",
         "minute": "Minute",
         "studies": "Studies",
@@ -75,11 +74,11 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "last_error": "Last error",
         "started": "Running since",
         "last_pass": "Last comparison",
-        "no_pass": "none yet",
+        "no_pass": "none yet; `reconcile --report-only` leaves none",
         "pass_counts": (
             "{compared} compared in {span}: {equal} equal, {missing} missing, {stale} stale, {extra} extra; {healed} healed"
         ),
-        "pass_kept": "{kept} left on purpose",
+        "pass_kept": "{kept} kept",
         "pass_held": "held",
         "pass_ledger": "the archive with what was sent, since this index can't be compared",
         "version": "Version",
@@ -110,18 +109,18 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "delivered": "Entregados",
         "since_start": "desde {time}",
         "under_way": "En curso",
-        "under_way_more": "{waiting} a la espera de que se estabilicen, {queued} en cola o enviándose",
+        "under_way_more": "a la espera de que se estabilicen: {waiting}; en cola o enviándose: {queued}",
         "on_purpose": "diez minutos atrás a propósito: lo más nuevo se conoce uno por uno",
         "in_all": "{count} en el índice en total",
         "parked": "Apartados",
         "parked_none": "ninguno fue rechazado",
         "parked_some": "rechazados por el índice central",
         "rate": "Estudios entregados por minuto, última hora",
-        "rate_label": "{total} estudios en la última hora, a lo más {most} en un minuto.",
+        "rate_label": "Estudios en la última hora: {total}. Máximo: {most} en un minuto.",
         "rate_none": "No se entregó ningún estudio en la última hora.",
         "hour_ago": "hace 1 hora",
         "now": "ahora",
-        "at_most": "máximo: {most} por minuto",
+        "peak": "máximo: {most} por minuto",
         "rate_table": "Las cifras",
         "minute": "Minuto",
         "studies": "Estudios",
@@ -137,12 +136,12 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "last_error": "Último error",
         "started": "En marcha desde",
         "last_pass": "Última comparación",
-        "no_pass": "ninguna todavía",
+        "no_pass": "ninguna todavía; `reconcile --report-only` no deja ninguna",
         "pass_counts": (
-            "{compared} comparados en {span}: {equal} iguales, {missing} faltantes, {stale} distintos, {extra} sobrantes; "
-            "{healed} corregidos"
+            "comparados: {compared} en {span}; iguales: {equal}, faltantes: {missing}, distintos: {stale}, "
+            "sobrantes: {extra}; corregidos: {healed}"
         ),
-        "pass_kept": "{kept} se dejan así a propósito",
+        "pass_kept": "conservados: {kept}",
         "pass_held": "retenida",
         "pass_ledger": "el archivo con lo enviado, pues este índice no admite comparaciones",
         "version": "Versión",
@@ -211,19 +210,19 @@ CAUSES: Mapping[Cause, str] = {
     ),
     Cause.CHANGES_HELD: (
         "Una comparación cambiaría o borraría demasiados estudios, por lo que no se envía nada de eso: revise si el archivo "
-        "está completo y, si es así, ejecute «cdc-indexer reconcile --accept»."
+        "está completo y, si es así, ejecute `cdc-indexer reconcile --accept`."
     ),
     Cause.OTHER_WRITER: (
         "Otro proceso envía estudios de este centro al índice central: deténgalo o asígnele el suyo."
     ),
     Cause.INDEX_LOST: (
         "El índice central perdió algo de lo que había aceptado. Si responde a comparaciones, se compara con el archivo y "
-        "se completa solo; si no, envíe todo de nuevo con «cdc-indexer initial --restart»."
+        "se completa solo; si no, envíe todo de nuevo con `cdc-indexer initial --restart`."
     ),
-    Cause.PAUSED: "Alguien pidió una pausa: los estudios esperan. «cdc-indexer resume» la termina.",
+    Cause.PAUSED: "Alguien pidió una pausa: los estudios esperan. `cdc-indexer resume` la termina.",
     Cause.QUIET: (
         "El archivo no guarda estudios nuevos desde hace más de `monitor.quiet_hours`: revise si las modalidades llegan "
-        "a él y si sus disparadores siguen ahí («cdc-indexer check --admin root»)."
+        "a él y si sus disparadores siguen ahí (`cdc-indexer check --admin root`)."
     ),
     Cause.OPEN_TRANSACTION: (
         "Una transacción del archivo lleva más de 15 minutos abierta: si nadie la termina, XA RECOVER la "
@@ -234,8 +233,8 @@ CAUSES: Mapping[Cause, str] = {
         "hacer nada."
     ),
     Cause.PARKED: (
-        "Hay estudios apartados porque el índice central los rechazó: revíselos con «cdc-indexer parked "
-        "list»."
+        "Hay estudios apartados porque el índice central los rechazó: revíselos con "
+        "`cdc-indexer parked list`."
     ),
 }
 
@@ -260,10 +259,10 @@ def wanted_language(accept_language: str, asked: str = "") -> str:
     return best
 
 
-def number(value: float, language: str) -> str:
+def number(value: float, language: str, places: int = 0) -> str:
     """With separators of thousands."""
-    text = f"{value:,.0f}"
-    return text.replace(",", ".") if language == "es" else text
+    text = f"{value:,.{places}f}"
+    return text.translate(str.maketrans(",.", ".,")) if language == "es" else text
 
 
 def size(count: int, language: str) -> str:
@@ -308,9 +307,3 @@ def span(seconds: float) -> str:
 def ago(moment: datetime, now: datetime, language: str) -> str:
     """How long ago something was."""
     return TEXTS[language]["ago"].format(span=span((now - moment).total_seconds()))
-
-
-def clock_time(moment: datetime, *, local: bool = True) -> str:
-    """Date and time of this machine's zone."""
-    shown = moment.astimezone() if local else moment.astimezone(timezone.utc)
-    return shown.strftime("%Y-%m-%d %H:%M:%S")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from cdc_indexer import __version__
+from cdc_indexer.flow.observer import Condition, Observer, Source
 from cdc_indexer.model.errors import StorageError
-from cdc_indexer.model.observer import Condition, Observer, Source
 from cdc_indexer.monitor.alerts import Alerts, channels
 from cdc_indexer.monitor.causes import as_sentence
 from cdc_indexer.monitor.health import Health
@@ -24,8 +24,8 @@ from cdc_indexer.state import requests as handover
 
 if TYPE_CHECKING:
     from cdc_indexer.flow.gate import Gate
+    from cdc_indexer.flow.observer import Sample
     from cdc_indexer.flow.order import Delivery
-    from cdc_indexer.model.observer import Sample
     from cdc_indexer.model.outcome import Outcome, Refusal
     from cdc_indexer.model.settings import Settings
     from cdc_indexer.monitor.page import Page

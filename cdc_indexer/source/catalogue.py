@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cdc_indexer.model.errors import NoBinlog, PositionLost, SchemaError
 from cdc_indexer.model.position import Identity, Position
+from cdc_indexer.model.program import SQL
 
 if TYPE_CHECKING:
     from cdc_indexer.source._driver import Connection
@@ -49,7 +50,7 @@ def columns(session: Session, database: str, table: str) -> tuple[Column, ...]:
     if not rows:
         raise SchemaError(
             f"The table {table} isn't in '{database}', or the account may not see it: "
-            f"run extras/add_indexer.sql and GRANT SELECT on it."
+            f"run {SQL.format(name=database)}, and GRANT SELECT on it."
         )
     return tuple(
         Column(_text(name), "unsigned" in _text(column_type).lower(), _text(data_type).lower())

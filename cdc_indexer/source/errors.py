@@ -22,6 +22,7 @@ from cdc_indexer.model.errors import (
     SourceFull,
     SourceRefused,
 )
+from cdc_indexer.model.program import SQL
 
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import DatabaseSettings
@@ -29,10 +30,8 @@ if TYPE_CHECKING:
 #: No query of ours runs longer on the PACS's server, in seconds: a session asks for it, and an error says it.
 STATEMENT_SECONDS = 55
 
-_SCRIPT = "extras/add_indexer.sql (for dcm4chee-arc 5: extras/add_indexer_arc5.sql)"
-
 #: The name of an account ends with a host that only a session knows: `check` has it.
-_PASTE = "to the account (`python -m cdc_indexer check` has it to paste)."
+_PASTE = "to the account (`cdc-indexer check` has it to paste)."
 _GRANT_SELECT = "GRANT SELECT ON `{name}`.study_service, and the same ON `{name}`.indexer_study, " + _PASTE
 _REFUSED = (
     "The database at {where} refuses user '{user}'{seen}: correct database.user and database.password, "
@@ -86,12 +85,12 @@ _MEANING: dict[int, tuple[type[IndexerError], str]] = {
     ),
     1381: (NoBinlog, _NO_LOG),  # SHOW BINARY LOGS
     1049: (SourceRefused, "The server at {where} has no database '{name}': correct database.name."),
-    1146: (SchemaError, f"The outbox or the view is missing in '{{name}}': run {_SCRIPT}."),
-    1054: (SchemaError, f"The outbox or the view in '{{name}}' has other columns: run {_SCRIPT} again."),
+    1146: (SchemaError, f"The outbox or the view is missing in '{{name}}': run {SQL}."),
+    1054: (SchemaError, f"The outbox or the view in '{{name}}' has other columns: run {SQL} again."),
     1176: (SchemaError, "The outbox in '{name}' lacks an index: `check` names it."),
     1356: (
         SchemaError,
-        f"The view indexer_study in '{{name}}' is broken (a column or its definer is gone): run {_SCRIPT}.",
+        f"The view indexer_study in '{{name}}' is broken (a column or its definer is gone): run {SQL}.",
     ),
     1040: (SourceFull, _NO_ROOM),
     1203: (SourceFull, _LIMITED),

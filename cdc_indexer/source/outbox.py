@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from cdc_indexer.model.errors import SourceChanged
+from cdc_indexer.model.moment import for_people
 from cdc_indexer.model.study import OutboxRow
 
 if TYPE_CHECKING:
@@ -353,10 +354,11 @@ def open_for_long(since: datetime, now: datetime) -> str | None:
     """A sentence when a row that was recorded at ``since`` should be committed by ``now``."""
     if now - since <= LONG_OPEN:
         return None
+    began = for_people(since, seconds=False)
     return (
-        f"A transaction of the archive's has been open since {since:%Y-%m-%d %H:%M} UTC: its studies wait for its end, and "
-        "what was recorded since then is read in every audit. Where the archive knows nothing of it any more it is a "
-        "prepared one: XA RECOVER shows it, XA COMMIT or XA ROLLBACK ends it."
+        f"A transaction of the archive's has been open since {began}: its studies wait for its end, and what was recorded "
+        "since then is read in every audit. Where the archive knows nothing of it any more it is a prepared one: XA RECOVER "
+        "shows it, XA COMMIT or XA ROLLBACK ends it."
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from cdc_indexer.model.ledger import Entry
-from cdc_indexer.state._packing import pack, short_hash, unpack
+from cdc_indexer.state._packing import FLAGS_AT, pack, short_hash, unpack
 
 SCHEMA = """
 CREATE TABLE ledger (study_pk INTEGER PRIMARY KEY, entry BLOB NOT NULL);
@@ -38,14 +38,15 @@ class _Found(NamedTuple):
     displaced: bool
 
 
-def put(db: sqlite3.Connection, entries: Sequence[Entry]) -> int:
-    """Writes the new entry of each study; by how many there are more."""
+def put(db: sqlite3.Connection, entries: Sequence[Entry]) -> tuple[int, int]:
+    """Writes the new entry of each study; by how many there are more, and more of those that the index holds."""
     found = _find(db, [entry.study_iuid for entry in entries])
     changed: list[tuple[bytes, int]] = []
     moved: list[Entry] = []
-    added = 0
+    added = held = 0
     for entry in entries:
         before = found.get(entry.study_iuid)
+        held += (entry.digest is not None) - (before is not None and before.entry.digest is not None)
         if before is None:
             added += 1
             moved.append(entry)
@@ -61,7 +62,20 @@ def put(db: sqlite3.Connection, entries: Sequence[Entry]) -> int:
     if moved:
         _place_all(db, moved)
     _mark(db, entries, found)
-    return added
+    return added, held
+
+
+def count_held(db: sqlite3.Connection) -> int:
+    """How many entries say that the index holds a document: reads all of them, without their UIDs."""
+    return sum(
+        int(
+            db.execute(
+                f"SELECT COUNT(*) FROM {table} WHERE substr(hex(substr(entry, {FLAGS_AT + 1}, 1)), 2) "  # noqa: S608
+                "IN ('1', '3', '5', '7', '9', 'B', 'D', 'F')"
+            ).fetchone()[0]
+        )
+        for table in ("ledger", "displaced")
+    )
 
 
 def _place_all(db: sqlite3.Connection, entries: Sequence[Entry]) -> None:

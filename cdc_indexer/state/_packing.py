@@ -12,10 +12,13 @@ from zlib import crc32
 
 from cdc_indexer.model.ledger import Entry
 
-__all__ = ["Unreadable", "pack", "short_hash", "unpack"]
+__all__ = ["FLAGS_AT", "Unreadable", "pack", "short_hash", "unpack"]
 
 _HEAD = struct.Struct(">HBQ")
 _DIGEST_BYTES = 16
+
+#: Where the flags stand; the lowest bit of theirs says whether there is a digest.
+FLAGS_AT = 2
 
 _HAS_DIGEST, _DELETED, _HAS_REJECTED, _UNVERIFIED, _HAS_SERIES, _HAS_INSTANCES, _AS_TEXT = (
     1 << bit for bit in range(7)

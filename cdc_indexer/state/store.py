@@ -47,6 +47,9 @@ LEDGER_DAMAGED = "ledger_damaged"
 #: How many entries the ledger has; kept here because counting a million takes a while.
 _COUNT = "ledger_count"
 
+#: [how many of them say that the index holds a document, of how many]; counted anew where the second isn't ``_COUNT``.
+_HELD = "ledger_held"
+
 _WRITER_KILOBYTES, _READER_KILOBYTES, _UPKEEP_KILOBYTES = 1000, 500, 500
 
 #: How long the write-ahead log may grow before a commit is made to wait for the end of a checkpoint, in pages.
@@ -129,7 +132,7 @@ class Store:
             if torn or not whole_ledger(self._db, self.path):
                 self.rebuilt = True
                 self._disconnect()
-                content["meta"] |= {LEDGER_DAMAGED: "true", _COUNT: "0"}
+                content["meta"] |= {LEDGER_DAMAGED: "true", _COUNT: "0", _HELD: "[0, 0]"}
                 rebuild(self._directory, content)
                 self._db = self._connect(_WRITER_KILOBYTES)
             # Who uses it with another tool may have left it otherwise.
@@ -137,11 +140,21 @@ class Store:
             # After a transaction that was larger than usual the log takes its usual size again.
             self._db.execute(f"PRAGMA journal_size_limit = {_LOG_PAGES * PAGE_BYTES * 2}").fetchall()
             self._count = int(content["meta"].get(_COUNT, "0"))
+            self._held = self._read_held(content["meta"].get(_HELD))
             self._reader = self._connect(_READER_KILOBYTES)
             self._upkeep = self._connect(_UPKEEP_KILOBYTES)
             self._upkeep.execute("PRAGMA busy_timeout = 100").fetchall()
             self._inode = self._now_there()
             self._opened = True
+
+    def _read_held(self, known: str | None) -> int:
+        held, of = json.loads(known) if known else (0, 0)
+        if of == self._count:
+            return int(held)
+        # An earlier version wrote it last: it is counted once.
+        with suppress(sqlite3.DatabaseError):  # damage in it is found, and dealt with, by who reads that page
+            return _ledger.count_held(self._db)
+        return self._count
 
     def _move_all(self) -> None:
         """So that what a process left in the log, in the kernel's memory perhaps, is on the disk."""
@@ -168,7 +181,9 @@ class Store:
         with self._writing, self._meaning():
             content = read_all(self._db, self.path)
             parked = value_of(self._db, "SELECT COUNT(*) FROM parked WHERE closed_at IS NULL")
-        meta = {name: json.loads(value) for name, value in content["meta"].items() if name != _COUNT}
+        meta = {
+            name: json.loads(value) for name, value in content["meta"].items() if name not in (_COUNT, _HELD)
+        }
         jobs = {name: json.loads(value) for name, value in content["jobs"].items()}
         return Loaded(meta, content["settled"], jobs, int(parked), self._count)
 
@@ -188,7 +203,7 @@ class Store:
                 )
             try:
                 db.execute("BEGIN IMMEDIATE")
-                count, erased = self._write(db, changes)
+                (count, held), erased = self._write(db, changes)
                 failpoints.hit("before_commit")
                 db.execute("COMMIT")
             except BaseException:
@@ -197,7 +212,7 @@ class Store:
                         db.execute("ROLLBACK")
                 raise
             failpoints.hit("after_commit")
-            self._count = count
+            self._count, self._held = count, held
             self._erased = self._erased or erased
 
     def _now_there(self) -> tuple[int, int] | None:
@@ -208,21 +223,24 @@ class Store:
             return None
         return status.st_dev, status.st_ino
 
-    def _write(self, db: sqlite3.Connection, changes: Changes) -> tuple[int, bool]:
-        count = self._count
+    def _write(self, db: sqlite3.Connection, changes: Changes) -> tuple[tuple[int, int], bool]:
+        count, held = self._count, self._held
         if changes.new_ledger:
             # There is nothing of a patient in it: to overwrite all of it would take as long as to write it.
             db.execute("PRAGMA secure_delete = FAST").fetchall()
             _ledger.clear(db)
             db.execute("PRAGMA secure_delete = ON").fetchall()
-            count = 0
+            count = held = 0
         if changes.ledger:
-            count += _ledger.put(db, list(changes.ledger.values()))
+            more, more_held = _ledger.put(db, list(changes.ledger.values()))
+            count, held = count + more, held + more_held
         if changes.verified:
             _ledger.verified(db, changes.verified.values())
         meta = [(name, _json(value)) for name, value in changes.meta.items()]
         if count != self._count:
             meta.append((_COUNT, str(count)))
+        if (count, held) != (self._count, self._held):
+            meta.append((_HELD, _json([held, count])))
         write(db, "meta", meta)
         write(db, "settled", changes.settled.items())
         jobs = changes.jobs.items()
@@ -230,7 +248,7 @@ class Store:
         erased = bool(changes.parking) and _parking.put(db, changes.parking.values())
         if changes.ledger:
             erased |= _parking.close_unnamed(db, changes.ledger.values())
-        return count, erased
+        return (count, held), erased
 
     def tidy(self) -> None:
         """Moves what was written from the log into the file; to be called now and then, by a thread of its own.
@@ -283,6 +301,11 @@ class Store:
     def count(self) -> int:
         """How many entries the ledger has."""
         return self._count
+
+    @property
+    def held(self) -> int:
+        """How many studies the index holds, as far as the ledger knows: neither rejected, nor deleted, nor on their way."""
+        return self._held
 
     def lookup(self, study_iuids: Sequence[str]) -> dict[str, Entry]:
         """The entries of those studies that have one."""

@@ -5,7 +5,9 @@ It takes minutes, most of them lintian's and the compressor's, so it is behind t
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -28,18 +30,33 @@ def packages(
 ) -> Iterator[tuple[str, Path]]:
     """The folder's name, and a directory with dist/*.deb as `make deb` made them on that Debian."""
     folder = str(request.param)
-    kept = tmp_path_factory.mktemp(folder)
+    # Once for all processes of this run: each of them building its own would be most of what `make test-all` does.
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    shared = tmp_path_factory.getbasetemp().parent if run else tmp_path_factory.mktemp(folder)
+    kept = shared / f"packages-{run}-{folder}"
+    with kept.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.is_dir():
+            _build(folder, kept)
+    yield folder, kept
+
+
+def _build(folder: str, kept: Path) -> None:
     (block,) = [one.text for one in blocks((ROOT / "README.md").read_text()) if "make deb" in one.text]
     assert block.splitlines() == ["make deb", "apt install ./dist/cdc-indexer_*.deb"]
+    made = kept.with_suffix(".unfinished")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir()
     with Bare.of(folder) as bare:
         bare.check_out()
         # What apt says of a mirror is this machine's; the folder has none that it could reach from here.
         bare.online("apt-get update -qq && apt-get install -qq -y make > /dev/null", cwd=CHECKOUT)
         said = bare.online("make deb", cwd=CHECKOUT)
         for deb in (bare.root / CHECKOUT.lstrip("/") / "dist").glob("*.deb"):
-            shutil.copy(deb, kept)
+            shutil.copy(deb, made)
+        assert not (bare.root / CHECKOUT.lstrip("/") / "build").exists(), "what it was built in is left over"
     assert not re.search(r"^[EW]: ", said, re.MULTILINE), said
-    yield folder, kept
+    made.rename(kept)
 
 
 @pytest.fixture
@@ -106,6 +123,9 @@ def _what_is_there(bare: Bare) -> None:
     assert completed.strip() == "initial"
     assert "#compdef cdc-indexer" in (bare.root / "usr/share/zsh/vendor-completions/_cdc-indexer").read_text()
     bare.run("systemd-analyze verify --man=no cdc-indexer.service")
+    unit = bare.run("cat $(find /usr/lib/systemd /lib/systemd -name cdc-indexer.service | head -1)")
+    (named,) = re.findall(r"^Documentation=.*file://(\S+)", unit, re.MULTILINE)
+    assert (bare.root / named.lstrip("/") / "README.md").exists()
     # Not before somebody has put in a key; and no byte code is left out, for the service's account may write none.
     assert "cdc-indexer" not in bare.run("ls /etc/systemd/system/multi-user.target.wants 2>/dev/null || true")
     assert not (bare.root / "run/cdc-indexer.pid").exists()
@@ -119,6 +139,8 @@ def _what_it_does(bare: Bare) -> None:
     """With what it brings alone; the database is away, which is said, and the page answers."""
     with pytest.raises(Failed, match="connection"):
         bare.run("cd /etc/cdc-indexer && runuser -u cdc-indexer -- cdc-indexer check")
+    with pytest.raises(Failed, match="name it with `--config FILE`"):
+        bare.run("cdc-indexer status")
     path = bare.root / "etc/cdc-indexer/config.json"
     settings = json.loads(path.read_text())
     settings.update(key="a-key-of-our-own-0123456789", webservice_url="http://127.0.0.1:1/")

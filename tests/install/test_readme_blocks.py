@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
 FOLDER = "debian-12"
 PASSWORD = "a-password-of-our-own"
+#: The README has 000 in its place.
+CENTRE = "101"
 READERS_PASSWORD = "a-readers-password"
 ADDRESS = "http://127.0.0.1:8080/api/v1/register"
 MY_CNF = "etc/mysql/mariadb.conf.d/99-cdc-indexer.cnf"
@@ -193,9 +195,11 @@ def test_who_types_every_block_gets_a_service_that_works(name: str, archive: str
 
 
 def _region(machine: Machine, page: Page) -> str:
-    """The central index runs; the key of centre 000."""
+    """The central index runs; the key of our centre."""
     machine.type(page.next("sh", "central-index/bin/pip install"))
-    said = machine.type(page.next("sh", "centre add"), answers=f"{READERS_PASSWORD}\n" * 2)
+    said = machine.type(
+        page.next("sh", "centre add").replace("000", CENTRE), answers=f"{READERS_PASSWORD}\n" * 2
+    )
     assert machine.mode("/etc/central-index/keys.json") == "640 root:central-index"
     assert page.left == []
     (key,) = re.findall(r"^\S{40,}$", said, re.MULTILINE)
@@ -204,6 +208,7 @@ def _region(machine: Machine, page: Page) -> str:
 
 def _install(machine: Machine, page: Page, archive: str, key: str) -> None:
     machine.cwd = CHECKOUT
+    assert page.next("sh", "git clone").splitlines()[-1] == "cd cdc_indexer"  # bare.check_out() has done that
     page.next("sh", "make deb")  # the other way, for tests/install/test_deb.py
     by_hand = page.next("sh", "python3 -m venv")
     machine.type(by_hand)
@@ -230,11 +235,12 @@ def _install(machine: Machine, page: Page, archive: str, key: str) -> None:
     settings.update(key=key, webservice_url=ADDRESS)
     etc = machine.bare.root / "etc/cdc-indexer"
     (etc / "config.json").write_text(json.dumps(settings))
-    (etc / "server.json").write_text(page.next("json", '"server"'))
+    (etc / "server.json").write_text(page.next("json", '"server"').replace("000", CENTRE))
     assert machine.mode("/etc/cdc-indexer/config.json") == "640 root:cdc-indexer"
-    for block in (page.next("sh", "cdc-indexer check"), page.next("sh", "--admin root")):
+    for warnings, block in ((1, page.next("sh", "cdc-indexer check")), (0, page.next("sh", "--admin root"))):
         said = machine.type(block, answers="\n")
-        assert " 0 failed" in said or "failed" not in said, said
+        # What is perfect looks perfect.
+        assert len(re.findall(r"^(?:warning|failed) ", said, re.MULTILINE)) == warnings, said
     assert machine.bare.run("systemd-analyze verify --man=no cdc-indexer.service central-index.service") == ""
     machine.type(page.next("sh", "systemctl enable --now"))
     machine.await_arrival()
@@ -285,7 +291,7 @@ def _keep(machine: Machine, page: Page, by_hand: str) -> None:
 
 def _document(machine: Machine, page: Page, key: str) -> None:
     """The JSON is one that an index takes."""
-    document = page.next("json", "patient_pk")
+    document = page.next("json", "patient_pk").replace('"000"', f'"{CENTRE}"')
     code = (
         "import sys, urllib.request as u; print(u.urlopen(u.Request(sys.argv[1], sys.stdin.buffer.read(),"
         " {'X-Api-Key': sys.argv[2], 'Content-Type': 'application/json'})).status)"
@@ -305,9 +311,10 @@ def _away(machine: Machine, page: Page) -> None:
     machine.type(page.next("sh", "sql --remove"))
     machine.mysql(page.next("sql", "DROP USER"))
     machine.store()  # the archive goes on
+    machine.type(page.next("sh", "99-cdc-indexer.cnf"))
     left = machine.bare.run(
         "find / -xdev -name '*cdc?indexer*' -not -path '/root/*' -not -path '/mnt/*' -not -path '/opt/central-index/*'"
     )
-    # What was set in the database stays, and the log is systemctl.py's.
-    assert sorted(left.split()) == [f"/{MY_CNF}", "/var/log/cdc-indexer.log"]
+    # The log is systemctl.py's.
+    assert left.split() == ["/var/log/cdc-indexer.log"]
     assert "indexer" not in machine.mysql("SHOW TABLES; SHOW TRIGGERS; SHOW EVENTS", "pacsdb")

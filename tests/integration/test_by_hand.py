@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,6 +67,13 @@ def test_a_pause_holds_studies_until_it_is_over(pacs: Pacs, receiver: Receiver, 
         status = json.loads(indexer.run("status", "--json").stdout)
         assert [problem["cause"] for problem in status["problems"]] == ["paused"]
         assert status["healthy"]
+        assert status["last_error"] is None
+        shown = indexer.run("status").stdout
+        assert re.search(r"^held +paused$", shown, re.MULTILINE), shown
+        # One kind of time for people; the other is JSON's.
+        assert "UTC" not in shown and re.search(
+            r"Paused by \w+ since [-0-9]+ [:0-9]+ [+-]\d\d:\d\d:", shown
+        ), shown
         assert not receiver.accepted()
         assert indexer.run("resume").returncode == 0
         receiver.wait_for(1)

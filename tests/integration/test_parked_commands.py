@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,19 +43,20 @@ def test_the_list_tells_all_but_patients(parked: Indexer) -> None:
     assert done.returncode == 0
     lines = done.stdout.splitlines()
     header, *lines = lines
-    assert header.split() == ["ENTRY", "STATE", "PARKED", "AT", "STUDY", "STUDY_IUID", "STATUS", "REASON"]
+    assert header.split() == ["ENTRY", "STATE", "PARKED", "AT", "STUDY", "STUDY_IUID", "HTTP", "REASON"]
     assert len(lines) == 2
     # Local time, as a clock on the wall shows it.
-    assert all(re.search(r"  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  ", line) for line in lines)
+    assert all(re.search(r"  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d\d:\d\d  ", line) for line in lines)
     # Which of the two was rejected first is chance.
     for uid in ("1.1", "1.2"):
-        assert sum([uid, "422"] == line.split()[6:8] and "study_pk " in line for line in lines) == 1
+        assert sum([uid, "422"] == line.split()[7:9] and "study_pk " in line for line in lines) == 1
     assert "NUNEZ" not in done.stdout
     spanish = parked.run("parked", "list", "--lang", "es").stdout
-    assert (
-        "El índice central rechazó este estudio (estado 422): `cdc-indexer parked list --show-answer` muestra por qué."
-        in spanish
+    said = (
+        "El índice central rechazó este estudio (estado 422): "
+        "`{} -m cdc_indexer parked list --show-answer` muestra por qué."
     )
+    assert said.format(sys.executable) in spanish
     assert sorted(entry["study_iuid"] for entry in entries(parked)) == ["1.1", "1.2"]
     assert "NUNEZ^MARIA is unknown here" in parked.run("parked", "list", "--show-answer").stdout
     answers = [entry["answer"] for entry in entries(parked, "--show-answer")]

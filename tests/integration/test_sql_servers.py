@@ -157,7 +157,9 @@ def test_check_names_sysdate_is_now(new_server: Callable[..., Server]) -> None:
     settings = following.settings(server, "archive")
     with following.reading(settings) as connection:
         (check,) = [
-            make for name, make in installation.outbox(connection, settings, ()) if name == "recorded_at"
+            make
+            for name, make in installation.OutboxChecks(connection, settings, ()).all()
+            if name == "recorded_at"
         ]
         (finding,) = check()
     assert finding.status is Status.WARNING

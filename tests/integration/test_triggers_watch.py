@@ -72,7 +72,8 @@ def test_triggers_that_are_gone_are_said_and_what_they_missed_is_sent(
         wait_until(lambda: set(missed) <= set(receiver.study_iuids()), 60, "all are sent all the same")
         status = indexer.run("status")
         assert status.returncode == 1
-        assert "extras/add_indexer.sql" in status.stdout
+        assert f"cdc_indexer sql | mysql {pacs.name}`" in status.stdout
+        assert "cdc_indexer reconcile`." in status.stdout
         pacs.server.run_script((ROOT / "extras/add_indexer.sql").read_text(), pacs.name)
         pacs.store_study("1.4")
         wait_until(lambda: "1.4" in receiver.study_iuids(), 60, "the next")
@@ -152,7 +153,7 @@ def test_an_archive_that_was_upgraded_is_said(
             wait_until(lambda: "other_version" in causes(indexer), 60, "said")
             said = indexer.run("status")
             assert said.returncode == 1
-            assert "extras/add_indexer_arc5.sql" in said.stdout
+            assert f"sql --arc5 | mysql {pacs.name}`), then" in said.stdout
             checked = indexer.run("check")
             assert f"sql --arc5 | mysql {pacs.name}" in checked.stdout
             pacs.store_study("1.2")

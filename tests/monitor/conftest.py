@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import requests
 
-from cdc_indexer.model.observer import Sample
+from cdc_indexer.flow.observer import Sample
 from cdc_indexer.model.settings import Settings, load_settings
 from cdc_indexer.monitor.watch import Watch
 from tests.ports import free_port

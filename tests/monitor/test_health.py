@@ -8,9 +8,9 @@ import pytest
 
 from cdc_indexer.delivery._meaning import classify
 from cdc_indexer.flow.gate import Gate
+from cdc_indexer.flow.observer import Condition, Source
 from cdc_indexer.jobs.lag import Lag
 from cdc_indexer.model.errors import StorageError
-from cdc_indexer.model.observer import Source
 from cdc_indexer.model.outcome import Kind, Refusal
 from cdc_indexer.model.position import Position
 from cdc_indexer.monitor.causes import Cause
@@ -83,6 +83,15 @@ def test_the_worst_comes_first_and_what_is_mended_goes() -> None:
     assert [one.cause for one in health.problems()] == [Cause.PARKED]
     assert health.healthy, "parked studies alone are no fault of the service"
     assert health.last_error == (1060.0, "The view is gone.")
+
+
+def test_a_pause_is_no_error() -> None:
+    health = Health()
+    health.source(Source.UP, "")
+    health.condition(Condition.PAUSED, "Paused by root")
+    health.condition(Condition.QUIET, "No new study for 9 hours")
+    assert [one.cause for one in health.problems()] == [Cause.PAUSED, Cause.QUIET]
+    assert health.last_error is None
 
 
 def test_a_database_that_is_away_is_said_once() -> None:

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from cdc_indexer.flow.gate import Gate
+from cdc_indexer.flow.observer import Source
 from cdc_indexer.model.errors import StorageError
-from cdc_indexer.model.observer import Source
 from cdc_indexer.model.outcome import Refusal
+from cdc_indexer.model.program import called
 from cdc_indexer.monitor import page
 from cdc_indexer.monitor.causes import Cause
 from cdc_indexer.monitor.texts import CAUSES, TEXTS, size, span, wanted_language
@@ -81,7 +82,7 @@ def test_parked_studies_are_shown_with_their_reasons(site: Site) -> None:
     text = site.get().text
     assert "Healthy, but somebody should look" in text
     assert "Rejected (status 422)." in text
-    assert "<code>cdc-indexer parked list</code>" in text
+    assert f"<code>{called()} parked list</code>" in text
     assert site.get("/readyz").status_code == 200
 
 
@@ -100,11 +101,12 @@ def test_the_last_comparison_is_shown(site: Site) -> None:
     for language, words in (
         (
             "en",
-            "1,000 compared in 1 min: 997 equal, 2 missing, 1 stale, 4 extra; 6 healed; 5 left on purpose; held; ",
+            "1,000 compared in 1 min: 997 equal, 2 missing, 1 stale, 4 extra; 6 healed; 5 kept; held; ",
         ),
         (
             "es",
-            "1.000 comparados en 1 min: 997 iguales, 2 faltantes, 1 distintos, 4 sobrantes; 6 corregidos; 5 se ",
+            "comparados: 1.000 en 1 min; iguales: 997, faltantes: 2, distintos: 1, sobrantes: 4; corregidos: 6; "
+            "conservados: 5",
         ),
     ):
         assert words in site.get(f"/?lang={language}").text
@@ -189,7 +191,7 @@ def test_the_rate_of_the_last_hour(site: Site) -> None:
             site.watch._hour.add(now - 60 * minutes)
     assert sum(site.watch._hour.counts(now)) == 8
     text = site.get().text
-    assert "8 studies in the last hour, at most 5 in a minute." in text
+    assert "Studies in the last hour: 8. Peak: 5 in a minute." in text
     assert text.count("<rect ") == 3
 
 

@@ -20,8 +20,8 @@ from pydantic import SecretStr
 from standardwebhooks import Webhook
 
 from cdc_indexer.flow.gate import Gate
+from cdc_indexer.flow.observer import Condition, Source
 from cdc_indexer.model.alert_settings import webhook_key
-from cdc_indexer.model.observer import Condition, Source
 from cdc_indexer.model.outcome import Refusal
 from cdc_indexer.monitor.alerts import Lasting
 from cdc_indexer.monitor.causes import Cause, Problem

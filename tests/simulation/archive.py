@@ -7,12 +7,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from cdc_indexer.model.moment import moment
+from cdc_indexer.model.moment import EPOCH, moment
 from cdc_indexer.model.position import Identity, Position
 from cdc_indexer.model.study import OutboxRow
 
 #: What the archive's clock shows when a world begins (microseconds since 1970).
 BEGINNING = 1_767_225_600_000_000
+
+#: So long after a row was recorded an audit doesn't look for it any more, in microseconds.
+SHOWN_LATE = 590_000_000
 
 #: Instead of how late: the row has no time at all.
 ZERO = -1
@@ -175,6 +178,11 @@ class Server:
         ]
         return max((time for time in times if time <= not_after), default=None)
 
+    def last_recorded(self) -> datetime:
+        """When the newest visible row of all was recorded."""
+        times = [row.row.recorded_at for row in self.outbox.values() if row.visible and row.row.recorded_at]
+        return max(times, default=EPOCH)
+
     def newest_rows(self, pks: Iterable[int]) -> dict[int, datetime]:
         """The same of some studies."""
         newest: dict[int, datetime] = {}
@@ -184,6 +192,16 @@ class Server:
                 pk = row.row.study_pk
                 newest[pk] = max(newest.get(pk, row.row.recorded_at), row.row.recorded_at)
         return newest
+
+    def superseded(self) -> frozenset[int]:
+        """Visible rows that have a newer one of their study."""
+        marks: dict[int, list[tuple[datetime, int]]] = {}
+        for row in self.outbox.values():
+            if row.visible and row.row.recorded_at is not None:
+                marks.setdefault(row.row.study_pk, []).append((row.row.recorded_at, row.row.id))
+        return frozenset(
+            row_id for of_one in marks.values() for at, row_id in of_one if (at, row_id) < max(of_one)
+        )
 
     # --- the binary log ----------------------------------------------------------------------------------
 
@@ -341,6 +359,12 @@ class Archive:
         row = Row(OutboxRow(server.next_id, operation, recorded_at, values))  # type: ignore[arg-type]
         server.outbox[row.row.id] = row
         transaction.rows.append(row)
+
+    def record_stale(self, transaction: Transaction) -> None:
+        """A trigger reads without locks: the last row has the patient's name as it was a moment before."""
+        if self.triggers_on:
+            last = transaction.rows[-1]
+            last.row = replace(last.row, values={**last.row.values, "patient_name": "n0"})
 
     # --- what it does, inside a transaction --------------------------------------------------------------
 

@@ -100,6 +100,7 @@ def _full_audit(p: Process, server: Server) -> Steps:
     first, p.first_audit = p.first_audit, False
     try:
         if first:
+            measure_clock(p, server)
             core.intake.restore(world.disk.unverified(), p.now())
         yield None
         epoch = p.source.epoch
@@ -122,7 +123,7 @@ def _full_audit(p: Process, server: Server) -> Steps:
                 if not progress.known(row_id):
                     unknown.append(row_id)
             if unknown:
-                yield from _hand_over(p, epoch, unknown, first)
+                yield from _hand_over(p, epoch, unknown)
             if len(page) < PAGE:
                 break
             mark = page[-1]
@@ -147,21 +148,10 @@ def measure_clock(p: Process, server: Server) -> datetime:
     return moment(p.world.archive.now + server.clock_ahead)
 
 
-def _hand_over(p: Process, epoch: int, ids: list[int], first: bool) -> Steps:
+def _hand_over(p: Process, epoch: int, ids: list[int]) -> Steps:
     rows = p.source.at(epoch).rows(ids)
-    superseded: frozenset[int] = frozenset()
-    if first:
-        yield None
-        marks: dict[int, list[tuple[datetime, int]]] = {}
-        for row in p.source.at(epoch).outbox.values():
-            if row.visible and row.row.recorded_at is not None:
-                marks.setdefault(row.row.study_pk, []).append((row.row.recorded_at, row.row.id))
-        superseded = frozenset(
-            row.id
-            for row in rows
-            if row.recorded_at is not None
-            and max(marks.get(row.study_pk, [(row.recorded_at, row.id)])) > (row.recorded_at, row.id)
-        )
+    yield None
+    superseded = p.source.at(epoch).superseded()
     yield None
     yield from take_rows(p, rows, epoch, superseded=superseded)
 

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
-from dataclasses import dataclass, fields, replace
-from itertools import accumulate
+from dataclasses import dataclass, fields
 from typing import Any
 
 from tests.simulation import happenings, happenings_around, invariants  # noqa: F401 - they register
 from tests.simulation.disk import Disk
+from tests.simulation.drawing import drawn
 from tests.simulation.happening import HAPPENINGS
 from tests.simulation.index import Broken
 from tests.simulation.world import Config, Step, World
 
 __all__ = ["Course", "Failure", "play", "play_seed"]
 
-#: How often each actor goes on, against the happenings' weights.
-_ACTOR_WEIGHT = {"stream": 20, "write": 18, "send": 20, "verify": 14, "audit": 10}
-_ACTORS = ("write", "send", "verify", "patients", "stream", "audit", "once", "feed", "sweep", "retry")
 _REST_STEPS = 6000
 
 
@@ -62,106 +59,13 @@ class Failure:
         return "".join(" " if char.isdigit() else char for char in self.what.split(":")[0])[:60]
 
 
-def config_of(rng: random.Random) -> tuple[Config, int]:
-    """A world's settings, and how many steps it has. Each world has some kinds of trouble, not all."""
-    many = rng.choice((0.0, 0.1, 0.15, 0.25, 0.4))
-    features = [name for name in FEATURES if rng.random() < many]
-    if not features and rng.random() < 0.8:
-        # Where a sweep is needed it hides much: most kinds of trouble are tried alone, or in pairs.
-        features = rng.sample(list(FEATURES), rng.choice((1, 2)))
-    features += [
-        name for name in ("opaque", "odd answers", "kills") if name not in features and rng.random() < 0.25
-    ]
-    versions = rng.random() < 0.4
-    updates = rng.random() < 0.85
-    replica = "servers" in features or "failover" in features
-    config = Config(
-        stable=rng.random() < 0.15,
-        updates=updates,
-        deletes=rng.random() < 0.5,
-        versions=versions,
-        knows_keys=not versions and rng.random() < 0.3,
-        conflicts=not versions and not updates and rng.random() < 0.3,
-        concurrency=rng.choice((1, 2, 2, 4)),
-        batch_size=rng.choice((1, 1, 1, 3)),
-        max_studies=rng.choice((3, 6, 50, 50)),
-        max_hints=rng.choice((5, 200, 200)),
-        queue_limit=rng.choice((1, 3, 256, 256)),
-        reading_limit=rng.choice((1, 3, 200)),
-        page=rng.choice((1, 2, 5)),
-        restarts="jobs" in features and rng.random() < 0.5,
-        already_there=rng.choice((0, 0, 3)) if "jobs" in features else 0,
-        replica=replica,
-        follow_replica=replica and rng.random() < 0.4,
-        chunk=rng.choice((1, 3, 50)),
-        thorough=rng.random() < 0.4,
-        features=tuple(features),
-    )
-    return config, rng.choice((150, 250, 400) if replica else (30, 80, 150, 250))
-
-
-#: Kinds of trouble, and the happenings that belong to them.
-FEATURES: dict[str, tuple[str, ...]] = {
-    "kills": ("kill",),
-    "stops": ("term",),
-    "modes": (),
-    "odd answers": (),
-    "moods": ("mood", "odd study", "even study", "parked retry"),
-    "patients": ("rename", "move", "lose patient"),
-    "uids": ("other uid",),
-    "late": (),
-    "opaque": (),
-    "log": ("rotate", "purge", "reset log", "log off"),
-    "away": ("database away", "disk full"),
-    "reloads": ("reload",),
-    "failover": ("fail over",),
-    "servers": ("switch",),
-    "clock": ("clock jumps",),
-    "outbox": ("prune", "truncate", "triggers off"),
-    "jobs": ("ask for initial", "ask for sweep", "resend", "pause", "odd study"),
-    "other writers": ("another writer",),
-    "settings": ("other settings",),
-}
-#: Of worlds that are drawn apart, so that each seed stays the course that it was.
-APART: dict[str, tuple[str, ...]] = {
-    # Where the index takes reports.
-    "went back": ("index goes back", "health changes"),
-}
-_KINDS = {**FEATURES, **APART}
-_OPTIONAL = {name for names in _KINDS.values() for name in names}
-
-
-def draw_apart(config: Config, rng: random.Random) -> Config:
-    """What came later."""
-    config = replace(config, max_patients=rng.choice((1, 2, 100, 100)))
-    if rng.random() < 0.1:
-        others = [name for name in config.features if name != "settings"]
-        config = replace(
-            config,
-            reports=True,
-            versions=True,
-            updates=True,
-            knows_keys=False,
-            conflicts=False,
-            features=("went back", *rng.sample(others, min(len(others), 2))),
-        )
-    return config
-
-
 def play_seed(
     seed: int, trace: list[str] | None = None, *, keep: bool = False, disk: Disk | None = None
 ) -> Failure | None:
     """A world from a seed. ``keep``: gives its course even when nothing is broken."""
     rng = random.Random(seed)
-    config, count = config_of(rng)
-    config = draw_apart(config, random.Random(-1 - seed))
-    allowed = {name for feature in config.features for name in _KINDS[feature]}
-    names = [name for name in HAPPENINGS if name not in _OPTIONAL or name in allowed]
-    # In each world something else is frequent, or slow.
-    often = {name: HAPPENINGS[name][0] * rng.choice((1, 2, 2, 6)) for name in names}
-    quick = {name: _ACTOR_WEIGHT.get(name, 8) * rng.choice((1, 4, 4, 8)) // 2 for name in _ACTORS}
-    names += quick
-    weights = list(accumulate([*often.values(), *quick.values()]))
+    world_of = drawn(seed, rng)
+    config, names, weights = world_of.config, world_of.names, world_of.weights
     total = weights[-1]
 
     def choose() -> str:
@@ -169,26 +73,26 @@ def play_seed(
 
     world = World(config, trace, disk)
     steps: list[Step] = []
-    drawn: list[int] = []
+    draws: list[int] = []
 
     def draw(n: int) -> int:
         value = int(rng.random() * n)
-        drawn.append(value)
+        draws.append(value)
         return value
 
     world.next_draws = draw
     what = ""
     try:
-        for _ in range(count):
+        for _ in range(world_of.count):
             # Drawn until one can happen: cheaper than to ask all of them.
             chosen = choose()
             while not _can(world, chosen):
                 chosen = choose()
-            drawn.clear()
+            draws.clear()
             try:
                 _step(world, chosen)
             finally:
-                steps.append((chosen, tuple(drawn)))
+                steps.append((chosen, tuple(draws)))
         world.next_draws = lambda n: 0
         come_to_rest(world)
     except Broken as broken:
@@ -284,8 +188,10 @@ def come_to_rest(world: World) -> None:
         HAPPENINGS["log on"][2](world)
     while world.zombies:
         world.index.take(world.zombies.pop(0))
-    # Some audits long.
+    # Some audits long; and one that begins when nothing is under way any more.
     _until_quiet(world, pauses=10)
+    world.pass_time(61.0)
+    _until_quiet(world)
     needs_initial = not world.scope_complete
     process = world.process
     assert process is not None

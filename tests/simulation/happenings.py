@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tests.simulation.archive import ZERO
+from cdc_indexer.model.moment import moment
+from tests.simulation.archive import SHOWN_LATE, ZERO
 from tests.simulation.happening import HAPPENINGS, happening
 
 if TYPE_CHECKING:
@@ -28,8 +29,11 @@ def store(world: World) -> None:
     choice = world.draw(4)
     patient = patients[world.draw(len(patients))] if patients and choice else archive.new_patient(transaction)
     uids = world.free_uids()
-    uid = uids[world.draw(len(uids))] if uids and world.draw(2) else None
+    anew = not uids or (world.draw(2) == 0 and "again" not in world.config.features)
+    uid = None if anew else uids[world.draw(len(uids))]
     archive.store(transaction, patient, uid, (2, 0)[world.draw(2)], _late(world))
+    if "stale" in world.config.features and world.draw(3) == 2:
+        archive.record_stale(transaction)
     transaction.opaque = transaction.opaque or ("opaque" in world.config.features and world.draw(4) == 3)
     world.finish(transaction, at_once)
 
@@ -122,7 +126,7 @@ def replicate(world: World) -> None:
 
 @happening("time", 14)
 def time(world: World) -> None:
-    world.pass_time(PASSES[world.draw(len(PASSES))])
+    world.pass_time(PASSES[world.draw(5 if world.config.short else len(PASSES))])
 
 
 @happening("rotate", 1)
@@ -182,8 +186,11 @@ def switch(world: World) -> None:
     # What it doesn't have yet may be older than what was sent; and what the log doesn't show isn't found by its time.
     world.index.marks_count = False
     # Nor does a replica show what isn't committed on the primary, so that nothing holds `until` back there.
-    hidden = {"opaque", "log"}.intersection(world.config.features) or world.primary.transactions
-    world.sweep_needed = world.sweep_needed or bool(hidden)
+    old = moment(world.clock() - SHOWN_LATE)
+    waiting = [*world.primary.transactions, *(world.primary.relay or ())]
+    times = [row.row.recorded_at for transaction in waiting for row in transaction.rows]
+    hidden = bool({"opaque", "log"}.intersection(world.config.features))
+    world.sweep_needed = world.sweep_needed or hidden or any(time is None or time < old for time in times)
 
 
 @happening("clock jumps", 2)
@@ -202,15 +209,22 @@ def clock_jumps(world: World) -> None:
 
 @happening("prune", 1, lambda world: bool(world.server.outbox))
 def prune(world: World) -> None:
+    if world.process is not None:
+        # It may have been the newer ones.
+        world.process.superseded = frozenset()
     visible = [row_id for row_id, row in world.server.outbox.items() if row.visible]
     for row_id in visible[: 1 + world.draw(3)]:
         del world.server.outbox[row_id]
+        world.pruned.add(row_id)
     world.sweep_needed = True
     world.index.keys_count = False
 
 
 @happening("truncate", 1, lambda world: bool(world.server.outbox) and not world.primary.transactions)
 def truncate(world: World) -> None:
+    if world.process is not None:
+        world.process.superseded = frozenset()
+    world.pruned.update(world.server.outbox)
     world.server.outbox.clear()
     world.sweep_needed = True
     world.index.keys_count = False

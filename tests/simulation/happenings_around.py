@@ -126,7 +126,7 @@ def initial(world: World) -> None:
 @happening(
     "ask for sweep",
     1,
-    lambda world: world.process is not None and not world.process.stopping and world.scope_complete,
+    lambda world: _runs(world) and world.scope_complete and world.process.sweep_wanted < 2,  # type: ignore[union-attr]
 )
 def sweep(world: World) -> None:
     assert world.process is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from tests.simulation.process import Process
     from tests.simulation.world import World
 
-__all__ = ["check_bounds", "check_disk", "check_same", "restless"]
+__all__ = ["check_bounds", "check_disk", "check_jobs", "check_same", "check_transactions", "restless"]
 
 
 def check_disk(world: World, changes: Any) -> None:
@@ -47,6 +48,16 @@ def check_disk(world: World, changes: Any) -> None:
                     raise Broken(f"the position {place} is past row {row.id}, which isn't settled")
 
 
+def check_jobs(world: World, process: Process) -> None:
+    """A backfill that is taken up again after a kill begins before each of its studies that are under way."""
+    for name, job in process.core.parts.results._backfills.items():
+        state = world.disk.jobs.get(name)
+        if state is not None and state["run"] == job.run:
+            behind = [pk for pk in job._open if pk <= state["after_pk"]]
+            if behind:
+                raise Broken(f"{name} would go on behind {state['after_pk']}, and {behind} are under way")
+
+
 def check_bounds(world: World, process: Process) -> None:
     """Memory stays within what was promised, whatever comes."""
     parts, config = process.core.parts, world.config
@@ -60,6 +71,17 @@ def check_bounds(world: World, process: Process) -> None:
             if delivery.key in flying:
                 raise Broken(f"two versions of {delivery.key} are in flight together")
             flying.add(delivery.key)
+
+
+def check_transactions(process: Process) -> None:
+    """Each transaction of the stream waits for the rows of it that are under way; for one more it would wait for ever."""
+    parts, progress = process.core.parts, process.core.parts.progress
+    if parts.stream_epoch < parts.rows_epoch:
+        return  # that stream is over
+    under_way = Counter(id(one) for one in progress._claimed.values() if one is not None)
+    for one in (*progress._transactions, progress._reading):
+        if one.open_rows != under_way[id(one)]:
+            raise Broken(f"a transaction waits for {one.open_rows} rows: {under_way[id(one)]} are under way")
 
 
 def restless(world: World, process: Process) -> str:

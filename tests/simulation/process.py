@@ -6,11 +6,12 @@ once that is answered with yes. What jobs/ does with threads, this does with act
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from cdc_indexer.flow.case import Case
 from cdc_indexer.flow.cases import Cases
 from cdc_indexer.flow.core import Core
 from cdc_indexer.flow.gate import Change, Gatekeeper
@@ -97,18 +98,17 @@ class _Clock(VersionClock):
     def __init__(self, bound: int, world: World) -> None:
         super().__init__(bound)
         self._world = world
-        #: The highest that this process has given out or seen.
-        self._highest = 0
+        self._given_out = 0
 
     def saw(self, version: int) -> None:
         super().saw(version)
-        self._highest = max(self._highest, version)
+        self._world.version_seen = max(self._world.version_seen, version)
 
     def draw(self, now: int) -> int | None:
         version = super().draw(now)
         if version is not None:
-            self._world.version_drawn(version, self._highest)
-            self._highest = max(self._highest, version)
+            self._world.version_drawn(version, self._given_out)
+            self._given_out = version
         return version
 
 
@@ -165,6 +165,8 @@ class Process:
         #: What is durable by name, and what is to be.
         self.meta = dict(meta)
         self.report_at = 0.0
+        #: Rows that had a newer one of their study when it began.
+        self.superseded = world.server.superseded() if not world.database_away else frozenset()
         #: Why the ledger isn't believed: grows with each doubt; None: it is.
         self.doubted: int | None = self.meta.get("pass_wanted")
         if self.doubted is not None:
@@ -183,12 +185,28 @@ class Process:
             self.put[key] = entry
             verified(key, entry)
 
-        def begun(clock: int) -> None:
+        def begun_anew(clock: int) -> None:
             self.put.clear()
             begin(clock)
 
         results.put, results.verified = watched, seen  # type: ignore[method-assign]
-        results.begin_ledger = begun  # type: ignore[method-assign]
+        results.begin_ledger = begun_anew  # type: ignore[method-assign]
+        looks = self.core.looks
+        learn = looks.learn
+
+        def learned(case: Case, entries: Mapping[str, Entry]) -> None:
+            learn(case, entries)
+            self.world.learned(self, case)
+
+        case_of = looks.case_of
+
+        def begun(key: str, study_pk: int, study_iuid: str) -> Case:
+            case = case_of(key, study_pk, study_iuid)
+            if not case.known:
+                self.world.asks_the_disk(self, key)
+            return case
+
+        looks.learn, looks.case_of = learned, begun  # type: ignore[method-assign]
 
     # --- what actors use ---------------------------------------------------------------------------------
 

@@ -76,17 +76,6 @@ def _(put: Any) -> None:
     put(Results, "entry", nothing)
 
 
-@mutant("what was read before something newer was accepted decides nothing")
-def _(put: Any) -> None:
-    look = Looks._look
-
-    def late(self: Looks, case: Case, reading: Any, *given: Any) -> None:
-        reading.version = max(reading.version, (case.entry.version if case.entry else 0) + 1)
-        look(self, case, reading, *given)
-
-    put(Looks, "_look", late)
-
-
 @mutant("a page doesn't go out after what was read later")
 def _(put: Any) -> None:
     put(Results, "put_since", lambda self, key, version: False)

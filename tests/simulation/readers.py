@@ -186,6 +186,7 @@ def verify(p: Process) -> Steps:
             yield None
             server = p.source.at(reading.epoch)
             visible = server.visible(reading.row_ids)
+            hidden = world.hidden(p, reading)
             yield None
             missing = set(reading.row_ids) - visible
             unseen = p.source.at(reading.epoch).uncommitted(missing)
@@ -209,6 +210,8 @@ def verify(p: Process) -> Steps:
             looks.end(reading, found, p.now())
             if late and (core.parts.order.pending > pending or any(map(progress.is_settled, open_rows))):
                 raise Broken("what was read in another epoch decides something")
+            if reading.epoch == core.parts.epoch:
+                world.decided_without(p, hidden)
             world.decided(p)
         except Away:
             pause = world.seconds + 1.0

@@ -45,6 +45,7 @@ def report(p: Process) -> Steps:
             for entry in entries
             if entry.digest is not None
         )
+    known = False
     while True:
         yield lambda: unproven.changed or world.seconds >= p.report_at
         if unproven.changed:
@@ -54,16 +55,23 @@ def report(p: Process) -> Steps:
         if world.seconds < p.report_at:
             continue
         p.report_at = world.seconds + REPORT_SECONDS
+        caught_up = p.auditing
         try:
-            yield from _report(p)
+            yield from _report(p, known)
+            known = caught_up
         except Unavailable:
             p.report_at = world.seconds + 4.0
 
 
-def _report(p: Process) -> Steps:
+def _report(p: Process, all_known: bool) -> Steps:
+    """``all_known``: the highest version at the index is one of ours, or another process sends."""
     core, world = p.core, p.world
     settlement, index = core.parts.settlement, world.index
-    while (at := core.looks.draw(p.now())) is None:
+    while True:
+        last = core.parts.clock.last
+        at = core.looks.draw(p.now())
+        if at is not None:
+            break
         again = world.seconds + core.looks.wait_seconds(p.now())
         yield lambda again=again: world.seconds >= again and not core.parts.results.pending  # type: ignore[misc]
     newest, taken = settlement.highest, settlement.unproven.take()
@@ -73,7 +81,8 @@ def _report(p: Process) -> Steps:
         _reach(p)
         previous, highest = index.report(at)
         yield None
-        before, given_out = p.meta.get("reported_at"), core.parts.clock.last
+        before, clock = p.meta.get("reported_at"), core.parts.clock
+        given_out, ours = clock.last, max(last, clock.recorded, settlement.highest, accepted)
         if before is not None and (previous is None or previous < before):
             lost = "the last report"
         elif accepted and (highest is None or highest < accepted):
@@ -91,7 +100,7 @@ def _report(p: Process) -> Steps:
         if settlement.highest == newest:
             settlement.highest = highest or 0
         accepted = highest or 0
-    elif highest is not None and highest > max(given_out, accepted):
+    elif highest is not None and (highest > max(given_out, accepted) or (all_known and ours < highest < at)):
         core.parts.clock.saw(highest)
         p.doubt()
     p.remember("reported_at", at)

@@ -12,19 +12,16 @@ from cdc_indexer.flow.decide import DOUBT
 from cdc_indexer.flow.policy import Policy
 from cdc_indexer.model.moment import moment
 from tests.simulation.actors import steps_of
-from tests.simulation.archive import BEGINNING, Archive, Server, Transaction
+from tests.simulation.archive import BEGINNING, SHOWN_LATE, Archive, Server, Transaction
 from tests.simulation.disk import Disk
 from tests.simulation.index import Broken, Index
-from tests.simulation.invariants import check_disk
+from tests.simulation.invariants import check_disk, check_jobs, check_transactions
 from tests.simulation.process import Process
 
 __all__ = ["Config", "Step", "World"]
 
 #: What happened, by name, and what was drawn for it.
 Step = tuple[str, tuple[int, ...]]
-
-#: So long after a row was recorded an audit doesn't look for it any more, in microseconds.
-SHOWN_LATE = 590_000_000
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,8 @@ class Config:
     already_there: int = 0
     #: The index takes reports and says what it holds.
     reports: bool = False
+    #: No more than half a minute passes at a time: what until would pass isn't hidden from who follows another server.
+    short: bool = False
     replica: bool = False
     follow_replica: bool = False
     features: tuple[str, ...] = ()
@@ -92,11 +91,15 @@ class World:
         #: A replica that is followed showed rows long after they were recorded; some of the log was never read.
         self.shown_late = self.log_lost = False
         self.scope_complete = not config.already_there
+        #: Rows that were taken out of the table.
+        self.pruned: set[int] = set()
         self.clock_jumped = False
         #: The clock went back, and no audit has looked at it since.
         self.back_unseen = False
         self.settings_changed = False
         self.last_version = 0
+        #: The highest that a process was told of: by the index, or by the ledger.
+        self.version_seen = 0
         self.runs = 0
         self.kills = 0
         self.resends = 0
@@ -152,7 +155,9 @@ class World:
         transaction = self.primary.relay.pop(0)
         if self.server is self.replica:
             # What isn't committed on the primary nobody sees here: `until` may have passed it, and then the log alone tells.
+            # (Not where it only lags: it is behind the newest that is shown.)
             late = moment(self.clock() - SHOWN_LATE)
+            late = min(late, self.replica.last_recorded())
             times = [row.row.recorded_at for row in transaction.rows]
             self.shown_late = self.shown_late or any(time is not None and time < late for time in times)
             self.log_lost = self.log_lost or transaction.opaque
@@ -223,6 +228,8 @@ class World:
         process.committed(generation)
         self.durable_generation = generation
         check_disk(self, changes)
+        check_transactions(process)
+        check_jobs(self, process)
 
     def row_taken(self, row_id: int) -> None:
         """Somebody takes it: then it wasn't settled.
@@ -233,13 +240,15 @@ class World:
         if row_id in self.settled and not late_rows:
             raise Broken(f"row {row_id} is taken again, though it is durably settled")
 
-    def version_drawn(self, version: int, highest: int) -> None:
-        """``highest``: what the process has given out or seen before."""
+    def version_drawn(self, version: int, given_out: int) -> None:
+        """``given_out``: the last one before, of this process."""
         if version <= self.last_version:
             raise Broken(f"version {version} is given out after {self.last_version}")
         # Else it would win over what another process has read since.
-        if version > max(self.clock(), highest) + 1 and not self.clock_jumped:
+        if version > max(self.clock(), given_out, self.version_seen) + 1 and not self.clock_jumped:
             raise Broken(f"version {version} is ahead of its reading, at {self.clock()}")
+        if version == self.version_seen + 1:
+            self.version_seen = version
         self.last_version = version
 
     def skip_log(self, server: Server) -> None:
@@ -253,17 +262,51 @@ class World:
         for delivery in send.deliveries:
             if delivery.epoch < process.core.parts.rows_epoch:
                 raise Broken(f"what was read of {delivery.key} from another server is sent")
+            if delivery.before is not None and delivery.before.version >= delivery.version:
+                raise Broken(f"{delivery.key} is sent though the ledger has something newer")
+            here = process.source.epoch == process.began_in
+            if delivery.recorded and here and delivery.rows[0][0] in process.superseded:
+                raise Broken(f"{delivery.key} is sent as recorded, though there was a newer row at the start")
 
     def decided(self, process: Process) -> None:
         """What the core takes the ledger to say is what was put there last."""
-        results = process.core.parts.results
         for case in process.core.parts.cases:
-            if case.known and case.lease is None and not results.ledger_is_new:
-                entry = process.put.get(case.key) or self.disk.ledger.get(case.key)
-                if case.entry != entry:
-                    raise Broken(
-                        f"the core takes the ledger to say {case.entry} of {case.key}, but it is {entry}"
-                    )
+            if case.known and case.lease is None:
+                self.learned(process, case)
+
+    def asks_the_disk(self, process: Process, key: str) -> None:
+        """What the ledger says of a study is looked up there: then nothing else is on its way to it."""
+        entry = process.put.get(key)
+        if entry is not None and self.disk.ledger.get(key) != entry:
+            raise Broken(f"the ledger is asked about {key}, and what was put there isn't durable yet")
+
+    def learned(self, process: Process, case: Any) -> None:
+        """The same of one study, when it is looked at."""
+        if not process.core.parts.results.ledger_is_new:
+            entry = process.put.get(case.key) or self.disk.ledger.get(case.key)
+            if case.entry != entry:
+                raise Broken(
+                    f"the core takes the ledger to say {case.entry} of {case.key}, but it is {entry}"
+                )
+
+    def hidden(self, process: Process, reading: Any) -> set[int]:
+        """Rows that a reading of now doesn't show, though it is about them."""
+        settled = process.core.parts.progress.is_settled
+        rows = {row_id for _, hints in reading.leases for row_id, _ in hints.rows if not settled(row_id)}
+        rows.update(row_id for case, _ in reading.leases for row_id in case.verify_ids)
+        return rows - self.server.visible(rows)
+
+    def decided_without(self, process: Process, rows: set[int]) -> None:
+        """That reading has ended: they wait still, or nobody holds them any more."""
+        hidden = rows - self.pruned
+        if hidden:
+            cases = list(process.core.parts.cases)
+            waits = {row_id for case in cases for row_id, _ in case.hints.rows}
+            waits.update(row_id for case in cases if case.lease is None for row_id in case.verify_ids)
+            servers = [self.primary] if self.replica is None else [self.primary, self.replica]
+            for row_id in hidden - waits:
+                if process.core.parts.progress.known(row_id) and any(row_id in one.outbox for one in servers):
+                    raise Broken(f"row {row_id} is decided about by a reading that didn't show it")
 
     def initial_began(self) -> None:
         """Its beginning is durable."""
@@ -300,7 +343,7 @@ class World:
                 return
             self.primary.log_transaction(transaction)
             # Now and then the log has it a while before the table shows it.
-            if self.draw(6) < 5:
+            if self.draw(6) < (3 if "stale" in self.config.features else 5):
                 self.primary.show(transaction)
 
     def free_uids(self) -> list[str]:

@@ -23,7 +23,7 @@ from cdc_indexer.checks.all import _state_directory, check
 from cdc_indexer.delivery.probe import probe
 from cdc_indexer.model.changes import Changes
 from cdc_indexer.model.finding import Finding, Status, failed, ok, warning, worst_first
-from cdc_indexer.model.program import command
+from cdc_indexer.model.program import as_called, command
 from cdc_indexer.model.settings import Settings, load_settings
 from cdc_indexer.monitor.findings import as_json, show
 from cdc_indexer.state.store import Store
@@ -158,8 +158,7 @@ def test_values_that_are_an_examples(make: Make) -> None:
         finding = only(make(key=published), "key")
         assert finding.status is WARNING
         assert published not in finding.message + finding.remedy
-    assert only(make(delivery=None), "delivery").status is WARNING
-    assert '"updates": false' in only(make(delivery=None), "delivery").remedy
+    assert only(make(delivery=None), "delivery").message == "Not judged yet: `web service` comes first."
     assert only(make(delivery={}), "delivery").status is OK
 
 
@@ -296,6 +295,10 @@ def test_the_state(make: Make) -> None:
 # --- the web service -------------------------------------------------------------------------------------
 
 
+def delivery(settings: Settings) -> Finding:
+    return next(finding for finding in check(settings) if finding.name == "delivery")
+
+
 def probed(settings: Settings) -> dict[str, Finding]:
     return {finding.name: finding for finding in probe(settings)}
 
@@ -343,6 +346,9 @@ def test_a_proxy_that_wants_a_login_is_no_index(make: Make, monkeypatch: pytest.
 def test_the_key_of_the_index_in_use_and_a_wrong_one(make: Make) -> None:
     with Receiver(KEY) as receiver:
         assert probed(make(webservice_url=receiver.url))["key accepted"].status is OK
+        told = delivery(make(webservice_url=receiver.url, delivery=None))
+        assert told.status is WARNING
+        assert '"updates": false' in told.remedy
         finding = probed(make(webservice_url=receiver.url, key="wrong"))["key accepted"]
         assert finding.status is FAILED
         assert "config.json" in finding.remedy
@@ -364,6 +370,8 @@ def test_the_key_at_the_reference_index(make: Make, tmp_path: Path) -> None:
         # Whose key it is, the index says itself (Index-Center); what it refuses, it says in its own words.
         mine = probed(make("000", webservice_url=url, key=WRITER))
         assert "as that of centre 000" in mine["key accepted"].message
+        # And that it replaces what it holds of a study, so that there is nothing to choose.
+        assert delivery(make("000", webservice_url=url, key=WRITER, delivery=None)).status is OK
         assert "centre" not in mine
         finding = probed(make("104", webservice_url=url, key=WRITER))["centre"]
         assert finding.status is FAILED
@@ -463,7 +471,7 @@ def test_plain_lines() -> None:
         "         In my.cnf:",
         "         [mysqld]",
         "         log_bin = mysql-bin",
-        "1 ok, 1 warning, 1 failed",
+        "ok: 1, warning: 1, failed: 1",
     ]
 
 
@@ -476,7 +484,7 @@ def test_a_table_on_a_terminal() -> None:
     statement = f"GRANT SELECT ON `pacsdb`.study_service TO 'indexer'@'{'x' * 200}';"
     show([*SHOWN[1:], failed("grants", "One is missing.", statement), SHOWN[0]], stream)
     assert statement in stream.getvalue().splitlines()
-    for text in ("[bold]is[/bold]", "[mysqld]", "log_bin = mysql-bin", "1 ok, 1 warning, 2 failed"):
+    for text in ("[bold]is[/bold]", "[mysqld]", "log_bin = mysql-bin", "ok: 1, warning: 1, failed: 2"):
         assert text in stream.getvalue()
     assert "\x1b[2J" not in stream.getvalue()
 
@@ -516,7 +524,7 @@ def test_failures_first_and_one_remedy_once() -> None:
         "warning  event              None.",
         "         As for triggers.",
         "ok       server             1.",
-        "1 ok, 1 warning, 2 failed",
+        "ok: 1, warning: 1, failed: 2",
     ]
 
 
@@ -534,6 +542,12 @@ def test_the_program_is_called_as_it_can_be_from_anywhere(
     assert command("sql") == f"{called} sql"
     monkeypatch.setenv("PATH", str(called.parent))
     assert command("sql") == "cdc-indexer sql"
+    # The package's command, and a venv's, start Python with -m; what they are called by is on the PATH all the same.
+    monkeypatch.setattr(sys, "argv", ["/somewhere/cdc_indexer/__main__.py"])
+    assert as_called("see `cdc-indexer status`") == f"see `{sys.executable} -m cdc_indexer status`"
+    called.write_text(f'#!/bin/sh\nexec {Path(sys.executable).parent}/python -I -m cdc_indexer "$@"\n')
+    assert command("sql") == "cdc-indexer sql"
+    assert as_called("see `cdc-indexer status`") == "see `cdc-indexer status`"
     elsewhere = tmp_path / "a directory" / "config.json"
     assert command("run", config=elsewhere) == f"cdc-indexer --config '{elsewhere}' run"
     monkeypatch.chdir(tmp_path)

@@ -311,7 +311,8 @@ def test_a_mistake_is_one_sentence_that_names_the_key(
         ('{"delivery": {"timeout_seconds": NaN}}', "NaN isn't a number"),
         ('{"a": ' + "9" * 5000 + "}", "too long"),
         ("[" * 100_000, "nests too deeply"),
-        ("", "isn't valid JSON"),
+        ("", "is empty: put into it"),
+        (" \n", "is empty: put into it"),
         ("x" * (1024 * 1024 + 1), "larger than 1 MiB"),
     ],
 )
@@ -336,11 +337,13 @@ def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
 
 
 def test_missing_files_are_named(load: Load, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"config\.json isn't there"):
+    with pytest.raises(
+        ConfigError, match=r"config\.json isn't there: .* /etc/cdc-indexer, or name it with `--config"
+    ):
         load_settings(tmp_path / "config.json", {})
     load()
     (tmp_path / "server.json").unlink()
-    with pytest.raises(ConfigError, match=r"server\.json isn't there"):
+    with pytest.raises(ConfigError, match=r"server\.json isn't there: put it beside config\.json"):
         load_settings(tmp_path / "config.json", {})
 
 

@@ -44,6 +44,19 @@ def test_the_units_differ_from_those_by_hand_in_where_the_program_is(
     )
 
 
+@pytest.mark.parametrize("unit", ["cdc-indexer.service", "central/central-index.service"])
+def test_what_a_unit_names_as_its_documentation_is_there(unit: str) -> None:
+    found = re.search(
+        r"^Documentation=file:///opt/[a-z-]+/(share/doc/[a-z-]+)/(\S+)$",
+        (ROOT / "extras" / unit).read_text(),
+        re.M,
+    )
+    assert found is not None
+    installed = re.search(rf'^"{found[1]}" = \[(.*)\]$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert installed is not None
+    assert found[2] in [Path(name).name for name in re.findall(r'"([^"]+)"', installed[1])]
+
+
 @pytest.mark.skipif(shutil.which("dpkg-parsechangelog") is None, reason="no dpkg-dev here")
 def test_the_changelog_is_the_newest_section_of_ours(tmp_path: Path) -> None:
     made = subprocess.run(

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from cdc_indexer.flow.gate import Gate
+from cdc_indexer.flow.observer import Observer
 from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.reporter import Reporter
 from cdc_indexer.jobs.storage import Storage
 from cdc_indexer.model.errors import StorageError
-from cdc_indexer.model.observer import Observer
 
 
 @pytest.mark.parametrize(
@@ -47,20 +47,19 @@ def test_a_state_that_could_not_be_read_for_a_moment_stops_nobody_for_ever() -> 
         if (answer := answers.pop(0)) is not None:
             raise answer
 
-    engine: Any = SimpleNamespace(
-        observer=Observer(), writer=SimpleNamespace(failing=False), store=SimpleNamespace(lookup=lookup)
-    )
-    storage = Storage(engine)
+    store: Any = SimpleNamespace(lookup=lookup)
+    writer = SimpleNamespace(failing=False)
+    storage = Storage(Observer(), store, lambda: writer.failing)
     storage.look()
     storage.trouble(error)
     storage.look()
     assert storage.failing, "somebody met it since"
     storage.look()
     assert storage.failing, "it still can't be read"
-    engine.writer.failing = True
+    writer.failing = True
     storage.look()
     assert storage.failing, "the writer says so itself"
-    engine.writer.failing = False
+    writer.failing = False
     storage.look()
     assert not storage.failing
     assert not answers

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
+from cdc_indexer.cli import cli
 from cdc_indexer.model.finding import Finding, Status
 from cdc_indexer.monitor.causes import Cause, parked_problem
 from cdc_indexer.monitor.findings import as_json
@@ -26,7 +28,9 @@ SHOWN = (
         for name in (
             "cli/__init__.py",
             "cli/hand.py",
+            "cli/help.py",
             "cli/parked.py",
+            "cli/reconcile.py",
             "delivery/_meaning.py",
             "delivery/probe.py",
             "delivery/webservice.py",
@@ -150,8 +154,8 @@ def test_the_catalogue_is_whole() -> None:
             "delivery.concurrency (variable de entorno X) debe ser al menos 1.",
         ),
         (
-            "It is whole. Last written at 2026-01-01 10:00 UTC.",
-            "Está completo. Escrito por última vez el 2026-01-01 10:00 UTC.",
+            "It is whole. Last written at 2026-01-01 10:00 +00:00.",
+            "Está completo. Escrito por última vez el 2026-01-01 10:00 +00:00.",
         ),
         ("An unknown sentence. Free some space.", "An unknown sentence. Libere espacio."),
     ],
@@ -169,6 +173,13 @@ def test_problems_that_are_put_together() -> None:
     assert {cause.value for cause in Cause}  # each has its own text on the page: tests/monitor/test_page.py
 
 
+def test_the_regions_page_has_words_for_each_cause() -> None:
+    texts = (PACKAGE.parent / "extras/central/central_index/static/texts.js").read_text()
+    for words in re.findall(r"^    causes: \{\n(.*?)\n    \},$", texts, re.MULTILINE | re.DOTALL):
+        assert sorted(re.findall(r'(\w+): "', words)) == sorted(cause.value for cause in Cause)
+    assert texts.count("    causes: {") == 2
+
+
 def test_the_locale() -> None:
     assert by_locale({}) == "en"
     assert by_locale({"LANG": "es_CL.UTF-8"}) == "es"
@@ -182,13 +193,63 @@ def test_json_is_for_programs() -> None:
     assert (shown["name"], shown["status"], shown["message"]) == ("key", "failed", "Libere espacio.")
 
 
+def test_every_help_text_has_a_spanish_one() -> None:
+    missing = set()
+    commands: list[click.Command] = [cli]
+    while commands:
+        command = commands.pop()
+        texts = [option.help or "" for option in command.params if isinstance(option, click.Option)]
+        texts += [" ".join(part.split()) for part in (command.help or "").split("\n\n")]
+        missing |= {text for text in texts if text and text not in catalogue()}
+        assert any("--lang" in option.opts for option in command.params), command.name
+        if isinstance(command, click.Group):
+            commands += command.commands.values()
+    assert missing == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "status"),
+    [
+        ([], "Uso: cdc-indexer", 2),
+        (["--help"], "Muestra este mensaje y termina.", 0),
+        (["initial", "-h"], "Opciones:\n  --since DATE      Solo estudios de este día", 0),
+        (["--help", "--lang", "en"], "Show this message and exit.", 0),
+        (["parked"], "Uso: cdc-indexer parked [OPTIONS] COMMAND", 2),
+        (["initial", "--rate", "x"], "Valor no válido para '--rate': 'x' no es un número.", 2),
+    ],
+)
+def test_help_and_what_is_said_of_a_misuse(arguments: list[str], said: str, status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "cdc_indexer", *arguments],
+        env={"LANG": "es_CL.UTF-8", "PYTHONUTF8": "1"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode in (
+        status,
+        0 if not arguments[1:] else status,
+    )  # click 8.1 takes a bare group for --help
+    assert said in done.stdout + done.stderr
+    assert (done.stdout + done.stderr).count("Usage: " if "en" in arguments else "Uso: ") == 1
+
+
+MISSING = {
+    "en": "The file {}/config.json isn't there: go to the directory that has it, such as /etc/cdc-indexer, or name it with "
+    "`--config FILE`.",
+    "es": "El archivo {}/config.json no existe: vaya al directorio que lo tiene, por ejemplo /etc/cdc-indexer, o "
+    "indíquelo con `--config FILE`.",
+}
+
+
 @pytest.mark.parametrize(
     ("arguments", "locale", "said"),
     [
-        (["status"], "es_CL.UTF-8", "El archivo {}/config.json no existe."),
-        (["--lang", "es", "status"], "C", "El archivo {}/config.json no existe."),
-        (["check", "--lang", "es"], "C", "El archivo {}/config.json no existe."),
-        (["parked", "list", "--lang", "en"], "es_CL.UTF-8", "The file {}/config.json isn't there."),
+        (["status"], "es_CL.UTF-8", MISSING["es"]),
+        (["--lang", "es", "status"], "C", MISSING["es"]),
+        (["check", "--lang", "es"], "C", MISSING["es"]),
+        (["parked", "list", "--lang", "en"], "es_CL.UTF-8", MISSING["en"]),
     ],
 )
 def test_the_commands(arguments: list[str], locale: str, said: str, tmp_path: Path) -> None:

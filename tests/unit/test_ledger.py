@@ -6,13 +6,14 @@ import random
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdc_indexer.flow.decide import DELETION, INVALID
+from cdc_indexer.flow.decide import DELETION, DOUBT, INVALID
 from cdc_indexer.model.changes import Changes
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.state import _ledger
@@ -225,5 +226,51 @@ def test_the_count_survives_a_restart(store: Store, tmp_path: Path) -> None:
         assert again.count == 1
         assert again.lookup(["1.2.3", "1.9"]) == {"1.9": entry("1.9", 4)}
         assert [one.study_iuid for one in again.by_pk(-1, None, 10)] == ["1.9"]
+    finally:
+        again.close()
+
+
+def test_only_what_was_accepted_is_at_the_index(store: Store, tmp_path: Path) -> None:
+    on_its_way = replace(entry("1.2.1", 1, 0), digest=None, rejected=DOUBT)
+    rejected = replace(entry("1.2.2", 2, 0), digest=None, rejected=bytes(16))
+    put(store, on_its_way, rejected, entry("1.2.3", 3), entry("1.2.4", 3))
+    assert (store.count, store.held) == (4, 2)
+    put(store, entry("1.2.1", 1), replace(entry("1.2.4", 3), digest=None, deleted=True))
+    assert (store.count, store.held) == (4, 2)
+    put(store, entry("1.2.2", 2), entry("1.2.4", 3))
+    assert (store.count, store.held) == (4, 4)
+    put(store, replace(entry("1.2.3", 3), digest=None, deleted=True))
+    store.close()
+    state = tmp_path / "state"
+    for sql in ("SELECT 1", "DELETE FROM meta WHERE name = 'ledger_held'"):  # as an earlier version leaves it
+        with sqlite3.connect(state / "state.sqlite") as db:
+            db.execute(sql).fetchall()
+        db.close()
+        again = Store(state)
+        try:
+            assert (again.count, again.held) == (4, 3)
+        finally:
+            again.close()
+    again = Store(state)
+    try:
+        again.apply(Changes(new_ledger=True, ledger={"1.9": entry("1.9", 4)}))
+        assert (again.count, again.held) == (1, 1)
+    finally:
+        again.close()
+
+
+def test_entries_of_every_kind_are_counted_anew_where_no_count_is_kept(store: Store, tmp_path: Path) -> None:
+    digest, flag, count = (None, bytes(16)), (False, True), (None, 1)
+    kinds = list(product(digest, flag, digest, flag, count, count, ("1.", "x")))
+    for pk, (held, deleted, rejected, unverified, series, instances, uid) in enumerate(kinds):
+        put(store, Entry(f"{uid}{pk}", pk, 1, held, deleted, rejected, unverified, series, instances))
+    assert store.held == len(kinds) // 2
+    store.close()
+    with sqlite3.connect(tmp_path / "state/state.sqlite") as db:
+        db.execute("DELETE FROM meta WHERE name = 'ledger_held'")
+    db.close()
+    again = Store(tmp_path / "state")
+    try:
+        assert again.held == len(kinds) // 2
     finally:
         again.close()

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from cdc_indexer.flow.observer import Condition
 from cdc_indexer.jobs import reporter as module
 from cdc_indexer.jobs.reporter import Reporter
-from cdc_indexer.model.observer import Condition
 from cdc_indexer.model.version import VersionClock
 
 SUMMARY = {

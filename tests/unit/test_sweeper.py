@@ -14,13 +14,13 @@ import pytest
 
 from cdc_indexer.flow.core import Core
 from cdc_indexer.flow.gate import Gatekeeper
+from cdc_indexer.flow.observer import Condition, Observer
 from cdc_indexer.flow.order import Order
 from cdc_indexer.flow.policy import Policy
 from cdc_indexer.flow.progress import Progress
 from cdc_indexer.jobs.passes import Pass, Wanted
 from cdc_indexer.jobs.sweeper import Sweeper, next_pass
 from cdc_indexer.model.moment import Now
-from cdc_indexer.model.observer import Condition, Observer
 from cdc_indexer.model.settled import Settled
 from cdc_indexer.model.version import VersionClock
 

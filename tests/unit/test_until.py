@@ -9,7 +9,9 @@ from unittest.mock import MagicMock
 import pytest
 
 from cdc_indexer.jobs.audit import HOLD_BACK, Audit
+from cdc_indexer.jobs.reading_table import TableReading
 from cdc_indexer.model.position import Position
+from cdc_indexer.model.study import OutboxRow
 
 NOON = datetime(2026, 5, 4, 12)
 END = Position("bin.000007", 4)
@@ -92,3 +94,38 @@ def test_a_clock_that_went_back_is_noticed() -> None:
     audit._outbox.clock = NOON - timedelta(hours=1)
     assert audit.full().clock_went_back
     assert told == ["a pass"]
+
+
+def test_each_full_audit_knows_which_rows_are_superseded() -> None:
+    """After a log that was reset, or another server, the rows that waited are brought once more."""
+    audit, _ = an_audit([NOON, NOON + timedelta(seconds=1)], unsettled={0, 1})
+    core = audit._engine.inside.return_value.__enter__.return_value
+    core.parts.progress.known.return_value = False
+    values = {"study_pk": 5, "study_iuid": "1.2"}
+    rows = [
+        OutboxRow(number, "stored", moment, values) for number, moment in enumerate(audit._outbox.recorded)
+    ]
+    audit._outbox.rows = lambda ids: list(rows)
+    audit._outbox.rows_after = lambda mark, limit, leave_out: []
+    audit._outbox.newest_of = lambda pks: {5: (rows[1].recorded_at, 1)}
+    told: list[list[bool]] = []
+
+    def bring(rows: list[OutboxRow], epoch: int, superseded: Any) -> int:
+        told.append([superseded(row) for row in rows])
+        return len(rows)
+
+    audit._engine.bring.side_effect = bring
+    for _ in range(2):
+        audit.full()
+    assert told == [[True, False]] * 2
+
+
+def test_the_clock_is_known_before_what_was_sent_before_the_start_is_read() -> None:
+    """A version by this machine's clock, if that is ahead, would be ahead of its reading."""
+    audit, _ = an_audit([NOON])
+    table = TableReading(audit._engine, audit, MagicMock())
+    table.full()
+    called = [
+        name for name, _, _ in audit._engine.mock_calls if name in ("measure_clock", "restore_unverified")
+    ]
+    assert called[:2] == ["measure_clock", "restore_unverified"]

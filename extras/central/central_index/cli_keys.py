@@ -56,7 +56,7 @@ def user_command() -> None:
 @click.option("--initials", is_flag=True, help="Initials and pseudonyms instead of names and ids.")
 @click.option("--until", metavar="YYYY-MM-DD", help="The last day.")
 @click.option("--exports", is_flag=True, help="May take a search as CSV.")
-@click.password_option()
+@click.password_option(prompt=f"Password (at least {_SHORTEST_PASSWORD} characters)")
 @click.pass_obj
 def add_user(
     given: Any,
@@ -104,6 +104,7 @@ def add_centre(given: Any, name: str, viewer: str | None) -> None:
             entry["viewer"] = viewer
         content["centers"][name] = entry
     click.echo(key)
+    click.echo(f"The key of centre {name}, for the hospital's config.json. It is shown this once.", err=True)
 
 
 def _list(section: str) -> click.Command:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -16,6 +17,10 @@ LARGEST_VERSION = 2**63 - 1
 REMEMBERED_SECONDS = 90 * 86_400
 #: Hits are counted so far.
 MOST_COUNTED = 1_000
+
+
+#: Called after each change, in any thread.
+OnChange: TypeAlias = Callable[[], None]
 
 
 class StoreUnavailable(Exception):

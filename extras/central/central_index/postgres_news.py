@@ -7,7 +7,7 @@ import contextlib
 
 import psycopg
 
-from central_index.store import OnChange
+from central_index.model import OnChange
 
 _CHANNEL = "central_index_changed"
 #: NOTIFY takes a lock that all of a database share when it commits: now and then, and never with the studies.

@@ -25,6 +25,7 @@ from central_index.model import (
     Change,
     Filters,
     Found,
+    OnChange,
     Outcome,
     Range,
     RangeDigest,
@@ -36,7 +37,6 @@ from central_index.postgres_apply import apply_all, ordered_by_version
 from central_index.postgres_news import Listener
 from central_index.postgres_pool import Connection, Pool
 from central_index.postgres_schema import prepare
-from central_index.store import OnChange
 
 #: So many changes share one commit, at most; what comes meanwhile goes with the next.
 _GROUP = 500

@@ -27,6 +27,7 @@ from central_index.model import (
     Change,
     Filters,
     Found,
+    OnChange,
     Outcome,
     Range,
     RangeDigest,
@@ -37,7 +38,6 @@ from central_index.model import (
     key_digest,
 )
 from central_index.sqlite_schema import open_file, snapshot, transaction
-from central_index.store import OnChange
 from central_index.versions import Held, after, judge
 
 _T = TypeVar("_T")

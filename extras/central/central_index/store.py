@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from central_index.model import (
     Change,
     Filters,
     Found,
+    OnChange,
     Outcome,
     Range,
     RangeDigest,
@@ -75,10 +76,6 @@ class Store(Protocol):
 
     async def add_records(self, records: Sequence[Row], patients: Sequence[tuple[str, str]]) -> None:
         """Of the audit, as `audit.Runs` says."""
-
-
-#: Called after each change, in any thread.
-OnChange = Callable[[], None]
 
 
 def make_store(database: str, read_database: str | None, on_change: OnChange) -> Store:

@@ -19,7 +19,7 @@ function row(center, labels) {
   const heard = center.reported_at ?? center.changed_at;
   const ago = heard ? said.ago(Math.max(0, Math.round((Date.now() - new Date(heard)) / 1000))) : "";
   const values = [
-    [center.center], [said.states[center.state], `state ${center.state}`], [center.problems.join("; "), "words"], [ago],
+    [center.center], [said.states[center.state], `state ${center.state}`], [center.problems.map((one) => said.causes[one] ?? one).join("; "), "words"], [ago],
     [center.behind_seconds === null ? "" : `${numbers.format(center.behind_seconds)} s`, "number"],
     [number(center.waiting), "number"], [number(center.parked), "number"], [number(center.studies), "number"],
     [number(center.today), "number"], [number(center.week_before), "number"],

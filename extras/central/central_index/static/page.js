@@ -86,10 +86,10 @@ async function read() {
       byId("rows").replaceChildren(...sorted(studies, sort).map((study) => row(study, newest, known, labels, { person })));
       markSorted(byId("found"), sort);
       known = new Map(studies.map((study) => [study.id, study.versions]));
-      byId("total").textContent = answer.total === null ? "" : said.total(numbers.format(answer.total));
+      byId("total").textContent = answer.total === null ? "" : said.total(numbers.format(answer.total), answer.total);
       const asked = Object.keys(filters).length > 0 && first.hits !== null && studies.length > 0;
       const hits = numbers.format(first.hits ?? 0);
-      const line = [!asked ? "" : first.more_hits ? said.moreHits(hits) : said.hits(hits)];
+      const line = [!asked ? "" : first.more_hits ? said.moreHits(hits) : said.hits(hits, first.hits)];
       if (sort !== null && after !== null) line.push(said.sorted(numbers.format(studies.length)));
       byId("hits").textContent = line.filter((one) => one !== "").join("; ");
       byId("person").textContent = first.names_differ ? said.differ : first.one_person ? said.person : "";

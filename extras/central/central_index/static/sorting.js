@@ -29,6 +29,8 @@ export function sorted(studies, sort) {
 }
 
 export function markSorted(table, sort) {
+  // Without a column: newest first, as the index says.
+  sort ??= "-arrived";
   for (const button of table.querySelectorAll("[data-sort]")) {
     const head = button.closest("th");
     if (button.dataset.sort === sort) head.setAttribute("aria-sort", "ascending");

@@ -64,8 +64,8 @@ class Sample:
     ``waiting`` those that wait for quiet or are being sent. ``parked_reasons``: the most frequent ones of what is parked,
     with their number. ``idle_seconds``: since when the loop hasn't moved. ``blocked``: it waits for the index, for quiet or
     for the disk, which is no fault of its own. ``rows_read`` and ``bytes_read`` count from the start.
-    ``clock_difference_seconds``: the database's clock minus ours. ``at_index``: how many studies the ledger knows, over all
-    starts.
+    ``clock_difference_seconds``: the database's clock minus ours. ``at_index``: how many studies the index has accepted,
+    over all starts.
     """
 
     position: str | None
