@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from cdc_indexer.flow.case import Case
+from cdc_indexer.flow.case import Case, Hints
 from cdc_indexer.flow.cases import Cases
 from cdc_indexer.flow.core import Core
 from cdc_indexer.flow.gate import Change, Gatekeeper
@@ -207,6 +207,15 @@ class Process:
             return case
 
         looks.learn, looks.case_of = learned, begun  # type: ignore[method-assign]
+        settlement = self.core.parts.settlement
+        nothing = settlement.nothing
+
+        def settled(case: Case, owner: object, hints: Hints, entry: Entry | None, now: Now) -> None:
+            if hints.rows or (case.entry is not None and case.entry.unverified):
+                self.world.settled_by_ledger(self, entry)
+            nothing(case, owner, hints, entry, now)
+
+        settlement.nothing = settled  # type: ignore[method-assign]
 
     # --- what actors use ---------------------------------------------------------------------------------
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import cdc_indexer.flow.order as order_module
+from cdc_indexer.flow.compare import digest_of
 from cdc_indexer.flow.decide import DOUBT
 from cdc_indexer.flow.policy import Policy
+from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.moment import moment
 from tests.simulation.actors import steps_of
 from tests.simulation.archive import BEGINNING, SHOWN_LATE, Archive, Server, Transaction
@@ -273,6 +275,16 @@ class World:
         for case in process.core.parts.cases:
             if case.known and case.lease is None:
                 self.learned(process, case)
+
+    def settled_by_ledger(self, process: Process, entry: Entry | None) -> None:
+        """What was recorded is settled since the ledger says that the index has it: not while that is in doubt."""
+        if process.doubted is None or entry is None or entry.digest is None or entry.rejected is not None:
+            return
+        values = self.server.by_uid([entry.study_iuid]).get(entry.study_iuid)
+        same = values is not None and digest_of(values, entry, self.policy) == entry.digest
+        held = self.index.digests().get(entry.study_iuid)
+        if same and (held is None or held[1] != entry.digest):
+            raise Broken(f"{entry.study_iuid} is settled by a ledger that is in doubt: the index hasn't that")
 
     def asks_the_disk(self, process: Process, key: str) -> None:
         """What the ledger says of a study is looked up there: then nothing else is on its way to it."""
