@@ -242,13 +242,15 @@ class Process:
         self.doubted = self.world.doubts
         self.remember("pass_wanted", self.doubted)
 
-    def believe(self) -> None:
-        """It was compared."""
+    def believe(self, went_back: int | None = None) -> None:
+        """It was compared, when it had gone back so often."""
         self.world.say("the ledger is believed again")
         self.core.believe(self.now())
         self.world.index.doubtful.update(case.key for case in self.core.parts.cases)
         self.doubted = None
         self.remember("pass_wanted", None)
+        if went_back == self.world.index.went_back:
+            self.world.believed(self)
 
     def committed(self, generation: int) -> None:
         """That generation is on the disk: from now on nothing of it may be sent again."""
