@@ -54,6 +54,7 @@ CASES = (
     "state",
     "sweep",
     "index",
+    "features",
     "sizes",
 )
 
@@ -272,6 +273,37 @@ class Bench:
                     Ours.name,
                     figures,
                 )
+
+    def features(self) -> None:
+        """The same work for an index with versions and reports and for one without, in alternating pairs."""
+        pairs = [(Ours.name, "/versions"), ("without features", "/near")]
+
+        def measure(case: str, of: Callable[[Callable[[str], Subject], Pacs, str], Figures]) -> None:
+            for run in range(self._sizes.runs):
+                for name, path in pairs if run % 2 == 0 else reversed(pairs):
+                    self._number += 1
+                    pacs = Pacs.create(self._server)
+                    try:
+                        makers = measurements.makers(
+                            self._directory / str(self._number), pacs, self._receiver.url
+                        )
+                        figures = of(makers[Ours.name], pacs, path)
+                    finally:
+                        pacs.destroy()
+                    self._report.add(f"{self._server.flavour}: {case}", name, figures)
+
+        measure(
+            "features: a study each 20 ms",
+            lambda make, pacs, path: measurements.delay(
+                make, pacs, self._receiver, self._sizes.delay, path=path
+            )[0],
+        )
+        measure(
+            f"features: {self._sizes.one_row:,} one-row transactions",
+            lambda make, pacs, path: measurements.backlog(
+                make, pacs, self._receiver, self._sizes.one_row, one_transaction=False, path=path
+            ),
+        )
 
     def updates(self) -> None:
         # 20,000 patients where 500 studies are stored to measure a trigger.

@@ -48,10 +48,10 @@ def store(pacs: Pacs, count: int, *, one_transaction: bool) -> list[str]:
 
 
 def delay(
-    make: Callable[[str], Subject], pacs: Pacs, receiver: AnyReceiver, count: int
+    make: Callable[[str], Subject], pacs: Pacs, receiver: AnyReceiver, count: int, *, path: str = "/near"
 ) -> tuple[Figures, list[float]]:
     """From just before COMMIT to the arrival, a study each 20 ms; also all the delays, in ms."""
-    subject = make("/near")
+    subject = make(path)
     subject.prepare()
     subject.start()
     patient_pk = pacs.add_patient("26267267-K", "PEÑA^JOSÉ")

@@ -40,8 +40,32 @@ http {{
     scgi_temp_path {directory}/scgi;
     keepalive_requests 100000000;
     keepalive_timeout 600;
+    lua_shared_dict kept 1m;
     server {{
         listen 127.0.0.1:{port};
+        location = /versions {{ content_by_lua_block {{
+            ngx.req.read_body()
+            local version = tonumber(ngx.req.get_headers()["Study-Version"])
+            if version and version > (ngx.shared.kept:get("highest") or 0) then
+                ngx.shared.kept:set("highest", version)
+            end
+            ngx.status = 201
+            ngx.header["Index-Features"] = "versions, reports"
+            ngx.header["Content-Type"] = "application/json"
+            ngx.header["Content-Length"] = 16
+            ngx.print('{{"status": "Ok"}}')
+        }} }}
+        location = /versions/report {{ access_log off; content_by_lua_block {{
+            ngx.req.read_body()
+            local at = string.match(ngx.req.get_body_data() or "", '"at": ?([0-9]+)')
+            local before = ngx.shared.kept:get("at") or "null"
+            ngx.shared.kept:set("at", at)
+            local highest = ngx.shared.kept:get("highest")
+            ngx.header["Index-Features"] = "versions, reports"
+            ngx.header["Content-Type"] = "application/json"
+            ngx.print('{{"status": "Ok", "previous": ' .. before .. ', "highest": '
+                .. (highest and string.format("%.0f", highest) or "null") .. '}}')
+        }} }}
         location /near {{ content_by_lua_block {{
             ngx.req.read_body()
             ngx.status = 201
@@ -74,7 +98,7 @@ class Arrival(NamedTuple):
 
 
 class Receiver:
-    """A private nginx below ``directory``. /near answers at once, /far/20 after 20 ms."""
+    """A private nginx below ``directory``. /near answers at once, /far/20 after 20 ms, /versions says that it has them."""
 
     def __init__(self, directory: Path) -> None:
         nginx = shutil.which("nginx", path=_PATH)

@@ -61,10 +61,9 @@ def resend(
     if not dry_run:
         hold_signals()
     settings = files.load()
+    from cdc_indexer.jobs.alone import no_run_active
     from cdc_indexer.jobs.resend import ResendOptions, chosen, resend_alone
-    from cdc_indexer.model.errors import AlreadyRunning
     from cdc_indexer.state import requests
-    from cdc_indexer.state.lock import StateLock
 
     options = ResendOptions(
         study_iuids, patient_ids, since.date() if since else None, until.date() if until else None
@@ -82,19 +81,12 @@ def resend(
     if not found:
         click.echo(say("No study is sent: none of that is in the archive."))
         return FAILED
-    lock = StateLock(settings.state_dir, "resend")
-    try:
-        lock.acquire()
-    except AlreadyRunning:
-        if lock.held_by != "run":
-            raise
-        requests.ask(settings.state_dir, options.request(str(uuid.uuid4())))
-        click.echo(say(f"{_studies(len(found))}: the running `run` sends them behind the live ones."))
-        return FAILED if missing else DONE
-    try:
+    with no_run_active(settings.state_dir, "resend") as free:
+        if not free:
+            requests.ask(settings.state_dir, options.request(str(uuid.uuid4())))
+            click.echo(say(f"{_studies(len(found))}: the running `run` sends them behind the live ones."))
+            return FAILED if missing else DONE
         sent, parked = resend_alone(settings, options)
-    finally:
-        lock.release()
     click.echo(say(f"{_studies(sent)} sent again, {parked} parked."))
     return FAILED if missing or parked else DONE
 

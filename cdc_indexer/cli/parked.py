@@ -81,7 +81,7 @@ def _as_json(entry: ParkedStudy, answer: str | None) -> str:
     return json.dumps(shown)
 
 
-_WIDTHS = (6, 10, 26, 17, 40, 9, 0)
+_WIDTHS = (7, 11, 26, 17, 40, 9, 0)
 _HEADER = ("entry", "state", "parked at", "study", "study_iuid", "HTTP", "reason")
 
 
@@ -96,13 +96,18 @@ def _in_columns(cells: Iterable[str]) -> str:
     return "\n".join(printable(one) for one in (line, *(f"        {one}" for one in below)))
 
 
+def _state(entry: ParkedStudy) -> str:
+    """One word; of one study, not of several."""
+    return say(f"state {entry.state.value}").partition(" ")[2]
+
+
 def _as_line(entry: ParkedStudy, answer: str | None) -> str:
     from datetime import datetime
 
     line = _in_columns(
         (
-            f"{entry.id:>6}",
-            entry.state.value,
+            f"{entry.id:>7}",
+            _state(entry),
             # This machine's time, as a clock on the wall shows it; --json has the other.
             for_people(datetime.fromisoformat(entry.parked_at)),
             f"study_pk {entry.study_pk}",
@@ -217,7 +222,7 @@ def _tell_unfit(store: Any, wanted: list[int] | None) -> int:
         if entry is None:
             why = "isn't there"
         elif not entry.open:
-            why = f"is {entry.state.value} already"
+            why = f"is {_state(entry)} already"
         elif not entry.sendable:
             why = "holds no document: mend the study in the PACS, or send it by `initial --study-iuid`"
         else:

@@ -18,13 +18,12 @@ import structlog
 from cdc_indexer.delivery.index_client import IndexUnavailable, TooMany
 from cdc_indexer.flow.backfill import Counted
 from cdc_indexer.jobs import backfill
+from cdc_indexer.jobs.alone import Alone, no_run_active
 from cdc_indexer.jobs.backfill import PAGE, InitialOptions, study_pk_of, take_position
-from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.feeder import request_of
 from cdc_indexer.jobs.passes import Wanted
 from cdc_indexer.jobs.runner import Runner
 from cdc_indexer.jobs.sweep import Sweep
-from cdc_indexer.jobs.way import PATIENCE_SECONDS
 from cdc_indexer.model.errors import AlreadyRunning, FatalError
 from cdc_indexer.model.study import names, study_json
 from cdc_indexer.source.outbox import Outbox
@@ -73,20 +72,14 @@ def absent(settings: Settings, study_iuids: Sequence[str]) -> list[str]:
     return [uid for uid in study_iuids if uid not in found]
 
 
-class Alone:
-    """The command alone: its own engine, in this process."""
+class _ByItself:
+    """The command with an engine of its own, in this process."""
 
     def __init__(
         self, settings: Settings, options: InitialOptions, show: Callable[[Counted, bool], None]
     ) -> None:
-        self._runner = Runner()
-        self._engine = Engine(
-            settings,
-            self._runner,
-            reload=lambda: None,
-            patience_seconds=PATIENCE_SECONDS,
-            anew=options.restart,
-        )
+        self._alone = Alone(settings, anew=options.restart)
+        self._engine = self._alone.engine
         self._initial = backfill.Initial(self._engine, options)
         self._options = options
         self._show = show
@@ -96,15 +89,7 @@ class Alone:
         """Sends everything; False when a signal ended it before."""
         if self._initial.resumed:
             log.info("going on where the last initial stopped", after_study_pk=self._initial.counted.at_pk)
-        self._engine.start()
-        self._runner.run(
-            self._work,
-            tick=self._tick,
-            tick_seconds=0.25,
-            hang_up=lambda: None,
-            clean_up=self._engine.stop,
-            impatient=self._engine.source.impatient,
-        )
+        self._alone.run(self._work, lambda: self._show(self._initial.counted, self._done))
         return self._done
 
     def _learn_from_index(self) -> None:
@@ -117,11 +102,6 @@ class Alone:
         with suppress(IndexUnavailable, TooMany):
             Sweep(engine, studies_per_second=_PER_SECOND, rest=0.0, client=client, learning=True).feed()
 
-    def _tick(self) -> None:
-        if not self._runner.stopping.is_set():
-            self._engine.tick()
-        self._show(self._initial.counted, self._done)
-
     def _work(self) -> None:
         take_position(self._engine)
         if self._options.restart:
@@ -132,7 +112,7 @@ class Alone:
         self._done = True
 
 
-class Beside:
+class _Beside:
     """The command beside a running `run`, which does the work; this process shows how far it is."""
 
     def __init__(
@@ -203,14 +183,5 @@ def initial(settings: Settings, options: InitialOptions, show: Callable[[Counted
     if options.dry_run:
         dry_run(settings, options)
         return True
-    lock = StateLock(settings.state_dir, "initial")
-    try:
-        lock.acquire()
-    except AlreadyRunning:
-        if lock.held_by != "run":
-            raise
-        return Beside(settings, options, show).run()
-    try:
-        return Alone(settings, options, show).run()
-    finally:
-        lock.release()
+    with no_run_active(settings.state_dir, "initial") as free:
+        return (_ByItself if free else _Beside)(settings, options, show).run()

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from cdc_indexer.flow.backfill import Counted
+from cdc_indexer.jobs.alone import Alone, no_run_active
 from cdc_indexer.jobs.backfill import InitialOptions, take_position
-from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.passes import Wanted
 from cdc_indexer.jobs.runner import Runner
 from cdc_indexer.jobs.sweep import Sweep
-from cdc_indexer.jobs.way import PATIENCE_SECONDS
 from cdc_indexer.model.errors import AlreadyRunning, FatalError
 from cdc_indexer.state import requests
 from cdc_indexer.state.lock import StateLock
@@ -47,23 +46,14 @@ def reconcile(settings: Settings, options: ReconcileOptions, show: Show) -> dict
 
     Raises SourceError or FatalError with what happened.
     """
-    lock = StateLock(settings.state_dir, "reconcile")
-    try:
-        lock.acquire()
-    except AlreadyRunning:
-        if lock.held_by != "run":
-            raise
-        return _Beside(settings, options, show).run()
-    try:
-        return _Alone(settings, options, show).run()
-    finally:
-        lock.release()
+    with no_run_active(settings.state_dir, "reconcile") as free:
+        return (_ByItself if free else _Beside)(settings, options, show).run()
 
 
-class _Alone:
+class _ByItself:
     def __init__(self, settings: Settings, options: ReconcileOptions, show: Show) -> None:
-        self._runner = Runner()
-        self._engine = Engine(settings, self._runner, reload=lambda: None, patience_seconds=PATIENCE_SECONDS)
+        self._alone = Alone(settings)
+        self._engine = self._alone.engine
         self._engine.sending.ask()
         chosen = InitialOptions(since=options.since, until=options.until)
         self._sweep = Sweep(
@@ -79,15 +69,7 @@ class _Alone:
         self._result: dict[str, Any] | None = None
 
     def run(self) -> dict[str, Any] | None:
-        self._engine.start()
-        self._runner.run(
-            self._work,
-            tick=self._tick,
-            tick_seconds=0.25,
-            hang_up=lambda: None,
-            clean_up=self._engine.stop,
-            impatient=self._engine.source.impatient,
-        )
+        self._alone.run(self._work, self._tell)
         return self._result
 
     def _work(self) -> None:
@@ -104,9 +86,7 @@ class _Alone:
             engine.flush()
         self._result = result.to_json()
 
-    def _tick(self) -> None:
-        if not self._runner.stopping.is_set():
-            self._engine.tick()
+    def _tell(self) -> None:
         self._show(
             _counted(self._sweep.result.to_json(), self._sweep.after_pk, self._sweep.last_pk),
             self._result is not None,

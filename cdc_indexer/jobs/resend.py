@@ -12,10 +12,9 @@ import structlog
 
 from cdc_indexer.flow.backfill import Backfill
 from cdc_indexer.flow.case import Insist
+from cdc_indexer.jobs.alone import Alone
 from cdc_indexer.jobs.backfill import InitialOptions, take_position
 from cdc_indexer.jobs.engine import Engine
-from cdc_indexer.jobs.runner import Runner
-from cdc_indexer.jobs.way import PATIENCE_SECONDS
 from cdc_indexer.model.errors import Stopped
 from cdc_indexer.model.study import names
 from cdc_indexer.source.outbox import Outbox
@@ -120,21 +119,12 @@ def chosen(settings: Settings, options: ResendOptions) -> list[Chosen]:
 
 def resend_alone(settings: Settings, options: ResendOptions) -> tuple[int, int]:
     """Where no `run` is active: how many were sent, and parked. Raises FatalError, SourceError."""
-    runner = Runner()
-    engine = Engine(settings, runner, reload=lambda: None, patience_seconds=PATIENCE_SECONDS)
-    job = Resend(engine, options, str(uuid.uuid4()))
+    alone = Alone(settings)
+    job = Resend(alone.engine, options, str(uuid.uuid4()))
 
     def work() -> None:
-        take_position(engine)
+        take_position(alone.engine)
         job.feed()
 
-    engine.start()
-    runner.run(
-        work,
-        tick=engine.tick,
-        tick_seconds=0.5,
-        hang_up=lambda: None,
-        clean_up=engine.stop,
-        impatient=engine.source.impatient,
-    )
+    alone.run(work)
     return job.backfill.sent, job.backfill.parked

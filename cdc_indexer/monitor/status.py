@@ -115,7 +115,7 @@ def lines(shown: Report) -> list[tuple[str, str]]:
             if (waiting := count(shown.waiting)) not in ("", "0")
             else waiting,
         ),
-        ("parked", f"{count(shown.parked)}{f' ({reasons})' if reasons else ''}"),
+        ("parked", f"{count(shown.parked)}{f': {reasons}' if reasons else ''}"),
         (
             "last pass",
             f"{when(last.get('at'))}: {passed(last, current())}" if (last := shown.last_pass) else "",

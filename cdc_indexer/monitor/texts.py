@@ -47,7 +47,7 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "delivered": "Delivered",
         "since_start": "since {time}",
         "under_way": "Under way",
-        "under_way_more": "{waiting} wait until they are quiet, {queued} queued or being sent",
+        "under_way_more": "until they are quiet: {waiting}; queued or being sent: {queued}",
         "on_purpose": "ten minutes back on purpose: what is younger is known one by one",
         "in_all": "{count} at the index in all",
         "parked": "Parked",
@@ -109,7 +109,7 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "delivered": "Entregados",
         "since_start": "desde {time}",
         "under_way": "En curso",
-        "under_way_more": "{waiting} a la espera de que se estabilicen, {queued} en cola o enviándose",
+        "under_way_more": "a la espera de que se estabilicen: {waiting}; en cola o enviándose: {queued}",
         "on_purpose": "diez minutos atrás a propósito: lo más nuevo se conoce uno por uno",
         "in_all": "{count} en el índice en total",
         "parked": "Apartados",
@@ -138,10 +138,10 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "last_pass": "Última comparación",
         "no_pass": "ninguna todavía; `reconcile --report-only` no deja ninguna",
         "pass_counts": (
-            "{compared} comparados en {span}: {equal} iguales, {missing} faltantes, {stale} distintos, {extra} sobrantes; "
-            "{healed} corregidos"
+            "comparados: {compared} en {span}; iguales: {equal}, faltantes: {missing}, distintos: {stale}, "
+            "sobrantes: {extra}; corregidos: {healed}"
         ),
-        "pass_kept": "{kept} conservados",
+        "pass_kept": "conservados: {kept}",
         "pass_held": "retenida",
         "pass_ledger": "el archivo con lo enviado, pues este índice no admite comparaciones",
         "version": "Versión",

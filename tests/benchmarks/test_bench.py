@@ -45,6 +45,23 @@ def test_a_small_benchmark_runs(server: Server, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "results/figures.json").read_text())["runs"] == report.runs
 
 
+@pytest.mark.one_server
+def test_an_index_with_features_is_measured_beside_one_without(server: Server, tmp_path: Path) -> None:
+    report = Report("a machine", tmp_path / "results")
+    receiver = some_receiver(tmp_path)
+    try:
+        Bench(server, receiver, tmp_path, report, TINY).run("features")
+    finally:
+        receiver.close()
+    for by_subject in report.runs.values():
+        assert set(by_subject) == {Ours.name, "without features"}
+    logs = [path.read_text() for path in tmp_path.glob("*/ours*/log.txt")]
+    assert len(logs) == 4
+    for said in logs:
+        assert "lost something" not in said
+        assert "another process" not in said
+
+
 def test_what_the_state_costs_is_measured(tmp_path: Path) -> None:
     """A hundredth of the ledger that `make bench CASES=state` fills; the size grows with it, and nothing else does."""
     figures = state.measure(tmp_path / "state", 10_000)

@@ -85,6 +85,8 @@ def test_a_study_tells_all_by_the_keyboard_alone(page: Keyboard) -> None:
 def test_columns_sort_what_is_shown(page: Keyboard) -> None:
     names = "[...document.querySelectorAll('#rows td:nth-child(3)')].map(e => e.textContent.slice(0, 4))"
     assert page.value(names) == ["PEÑA", "<b>S", "PEÑA"]
+    arrived = "document.querySelector('[data-sort=arrived]').closest('th').getAttribute('aria-sort')"
+    assert page.value(arrived) == "descending", "as they come from the index"
     button = "document.querySelector('[data-sort=name]')"
 
     def is_sorted(said: str | None) -> bool:

@@ -105,7 +105,8 @@ def test_the_last_comparison_is_shown(site: Site) -> None:
         ),
         (
             "es",
-            "1.000 comparados en 1 min: 997 iguales, 2 faltantes, 1 distintos, 4 sobrantes; 6 corregidos; 5 conservados",
+            "comparados: 1.000 en 1 min; iguales: 997, faltantes: 2, distintos: 1, sobrantes: 4; corregidos: 6; "
+            "conservados: 5",
         ),
     ):
         assert words in site.get(f"/?lang={language}").text

@@ -173,6 +173,13 @@ def test_problems_that_are_put_together() -> None:
     assert {cause.value for cause in Cause}  # each has its own text on the page: tests/monitor/test_page.py
 
 
+def test_the_regions_page_has_words_for_each_cause() -> None:
+    texts = (PACKAGE.parent / "extras/central/central_index/static/texts.js").read_text()
+    for words in re.findall(r"^    causes: \{\n(.*?)\n    \},$", texts, re.MULTILINE | re.DOTALL):
+        assert sorted(re.findall(r'(\w+): "', words)) == sorted(cause.value for cause in Cause)
+    assert texts.count("    causes: {") == 2
+
+
 def test_the_locale() -> None:
     assert by_locale({}) == "en"
     assert by_locale({"LANG": "es_CL.UTF-8"}) == "es"
@@ -206,6 +213,7 @@ def test_every_help_text_has_a_spanish_one() -> None:
         ([], "Uso: cdc-indexer", 2),
         (["--help"], "Muestra este mensaje y termina.", 0),
         (["initial", "-h"], "Opciones:\n  --since DATE      Solo estudios de este día", 0),
+        (["--help", "--lang", "en"], "Show this message and exit.", 0),
         (["parked"], "Uso: cdc-indexer parked [OPTIONS] COMMAND", 2),
         (["initial", "--rate", "x"], "Valor no válido para '--rate': 'x' no es un número.", 2),
     ],
@@ -224,7 +232,7 @@ def test_help_and_what_is_said_of_a_misuse(arguments: list[str], said: str, stat
         0 if not arguments[1:] else status,
     )  # click 8.1 takes a bare group for --help
     assert said in done.stdout + done.stderr
-    assert (done.stdout + done.stderr).count("Uso: ") == 1
+    assert (done.stdout + done.stderr).count("Usage: " if "en" in arguments else "Uso: ") == 1
 
 
 MISSING = {

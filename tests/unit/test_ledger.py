@@ -6,6 +6,7 @@ import random
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -254,5 +255,22 @@ def test_only_what_was_accepted_is_at_the_index(store: Store, tmp_path: Path) ->
     try:
         again.apply(Changes(new_ledger=True, ledger={"1.9": entry("1.9", 4)}))
         assert (again.count, again.held) == (1, 1)
+    finally:
+        again.close()
+
+
+def test_entries_of_every_kind_are_counted_anew_where_no_count_is_kept(store: Store, tmp_path: Path) -> None:
+    digest, flag, count = (None, bytes(16)), (False, True), (None, 1)
+    kinds = list(product(digest, flag, digest, flag, count, count, ("1.", "x")))
+    for pk, (held, deleted, rejected, unverified, series, instances, uid) in enumerate(kinds):
+        put(store, Entry(f"{uid}{pk}", pk, 1, held, deleted, rejected, unverified, series, instances))
+    assert store.held == len(kinds) // 2
+    store.close()
+    with sqlite3.connect(tmp_path / "state/state.sqlite") as db:
+        db.execute("DELETE FROM meta WHERE name = 'ledger_held'")
+    db.close()
+    again = Store(tmp_path / "state")
+    try:
+        assert again.held == len(kinds) // 2
     finally:
         again.close()

@@ -84,24 +84,35 @@ async def _with_words(connection: Connection, filters: Filters, question: _Quest
         newest = await _newest(connection, filters, question)
         if newest.following is not None and (newest.more_hits or filters.after is not None):
             return newest
-    found = await _sorted(connection, filters, question, MOST_COUNTED)
-    if found is not None:
-        return found
-    if newest is None:
-        newest = await _newest(connection, filters, question)
-    if newest.following is not None:
-        return _with_hits(newest, None if filters.after else MOST_COUNTED + 1)
-    found = await _sorted(connection, filters, question, _FEW)
-    if found is not None:
-        return found
+    if newest is None or _fill_a_page_soon(newest, filters):
+        found = await _sorted(connection, filters, question, MOST_COUNTED)
+        if found is not None:
+            return found
+        if newest is None:
+            newest = await _newest(connection, filters, question)
+        if newest.following is not None:
+            return _with_hits(newest, None if filters.after else MOST_COUNTED + 1)
+    if not _fill_a_page_soon(newest, filters):
+        found = await _sorted(connection, filters, question, _FEW)
+        if found is not None:
+            return found
     try:
         async with connection.transaction():
-            await connection.execute(f"SET LOCAL statement_timeout = {_ORDERED_MILLISECONDS}")
+            # It takes words for rarer than they are, and would rather fetch all that lies in the window and sort it.
+            await connection.execute(
+                "SELECT set_config('statement_timeout', %s, true), set_config('enable_bitmapscan', 'off', true)",
+                [str(_ORDERED_MILLISECONDS)],
+            )
             return await _in_order(connection, filters, question, MOST_COUNTED + 1)
     except errors.QueryCanceled:
         every = await _sorted(connection, filters, question, None)
         assert every is not None
         return every
+
+
+def _fill_a_page_soon(newest: Found, filters: Filters) -> bool:
+    """Whether so many of the newest match that to go on in order is quicker than to fetch all that match."""
+    return len(newest.studies) * _FEW >= (filters.limit + 1) * _NEWEST
 
 
 async def _sorted(

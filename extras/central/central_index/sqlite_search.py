@@ -22,20 +22,49 @@ from central_index.model import (
 from central_index.shown import COLUMNS, as_json
 from central_index.sqlite_schema import HASHED, digest_of_row
 
+#: A window of so few studies is gone through; in a larger one the words are asked first.
+_NARROW = 5_000
+_BY_WORDS = "study_words WHERE study_words MATCH ?"
+_IN_ORDER = "studies INDEXED BY studies_in_order"
+
 
 def search(connection: sqlite3.Connection, filters: Filters) -> Found:
-    conditions, values = _conditions(connection, filters)
-    hits: int | None = None
-    if filters.after is None:
+    conditions, values = _conditions(filters)
+    words = _words(filters)
+    source = "studies"
+    if words is not None and not _is_narrow(connection, filters):
+        # No more than are counted, in the order of their ids: the words of many aren't all fetched.
+        rows = connection.execute(
+            f"SELECT id FROM (SELECT rowid AS found FROM {_BY_WORDS}) CROSS JOIN studies ON id = found "
+            f"WHERE {conditions} LIMIT ?",
+            [words, *values, MOST_COUNTED + 1],
+        ).fetchall()
+        hits = len(rows)
+        if hits <= MOST_COUNTED:
+            conditions, values = (
+                "id IN (SELECT value FROM json_each(?))",
+                [json.dumps([one for (one,) in rows])],
+            )
+        else:
+            # What many have is found sooner by going through all in order.
+            source = _IN_ORDER
+    else:
+        hits = None
+    if words is not None and filters.patient is not None and (hits is None or hits > MOST_COUNTED):
+        # (With + it isn't what is gone through.)
+        conditions += f" AND +id IN (SELECT rowid FROM {_BY_WORDS})"
+        values.append(words)
+    if hits is None and filters.after is None:
         (hits,) = connection.execute(
-            f"SELECT count(*) FROM (SELECT 1 FROM studies WHERE {conditions} LIMIT ?)",
+            f"SELECT count(*) FROM (SELECT 1 FROM {source} WHERE {conditions} LIMIT ?)",
             [*values, MOST_COUNTED + 1],
         ).fetchone()
-    else:
+    if filters.after is not None:
+        hits = None
         conditions += " AND (sorted_at, id) < (?, ?)"
         values += filters.after
     rows = connection.execute(
-        f"SELECT {', '.join(COLUMNS)} FROM studies WHERE {conditions} ORDER BY sorted_at DESC, id DESC LIMIT ?",
+        f"SELECT {', '.join(COLUMNS)} FROM {source} WHERE {conditions} ORDER BY sorted_at DESC, id DESC LIMIT ?",
         [*values, filters.limit + 1],
     ).fetchall()
     # One more than asked for says whether there is another page.
@@ -114,7 +143,7 @@ def reports(connection: sqlite3.Connection) -> list[CenterReport]:
     return [CenterReport(center, moment, json.loads(content)) for center, moment, content in rows]
 
 
-def _conditions(connection: sqlite3.Connection, filters: Filters) -> tuple[str, list[Any]]:
+def _conditions(filters: Filters) -> tuple[str, list[Any]]:
     found: list[tuple[str, object]] = []
     for column in ("patient_id", "patient_key", "accession_number", "study_iuid", "center"):
         value = getattr(filters, column)
@@ -133,9 +162,6 @@ def _conditions(connection: sqlite3.Connection, filters: Filters) -> tuple[str, 
         found.append(("sorted_at <= ?", f"{filters.to_date} 23:59:59"))
     if filters.only is not None:
         found.append(("center IN (SELECT value FROM json_each(?))", json.dumps(filters.only)))
-    words = _words(filters)
-    if words is not None and (filters.patient is not None or _is_rare(connection, words)):
-        found.append(("id IN (SELECT rowid FROM study_words WHERE study_words MATCH ?)", words))
     conditions = ["NOT deleted", *(condition for condition, _ in found)]
     return " AND ".join(conditions), [value for _, value in found]
 
@@ -158,10 +184,14 @@ def _quoted(word: str) -> str:
     return '"{}"'.format(word.replace('"', '""'))
 
 
-def _is_rare(connection: sqlite3.Connection, words: str) -> bool:
-    """What many studies have is found sooner by going through them in their order."""
+def _is_narrow(connection: sqlite3.Connection, filters: Filters) -> bool:
+    """Whether an index of another filter leaves few to look at."""
+    if filters.study_iuid or filters.patient_id or filters.patient_key or filters.accession_number:
+        return True
+    if filters.from_date is None and filters.to_date is None:
+        return False
     (number,) = connection.execute(
-        "SELECT count(*) FROM (SELECT 1 FROM study_words WHERE study_words MATCH ? LIMIT ?)",
-        (words, MOST_COUNTED),
+        f"SELECT count(*) FROM (SELECT 1 FROM {_IN_ORDER} WHERE NOT deleted AND sorted_at BETWEEN ? AND ? LIMIT ?)",
+        (f"{filters.from_date or '0000'} 00:00:00", f"{filters.to_date or '9999'} 23:59:59", _NARROW),
     ).fetchone()
-    return bool(number < MOST_COUNTED)
+    return bool(number < _NARROW)
