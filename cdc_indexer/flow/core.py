@@ -179,7 +179,12 @@ class Core:
         for delivery, outcome in send.final:
             if outcome.kind is Kind.STALE:
                 self.looks.stale(delivery, outcome, now)
-        return parts.settlement.judged(send, updates=parts.policy.updates), changes
+        generation = parts.settlement.judged(send, updates=parts.policy.updates)
+        for delivery, _ in send.final:
+            if delivery.epoch < parts.rows_epoch:
+                # Its rows are another server's: that this one doesn't show them doesn't say that the study is gone.
+                delivery.case.verify_ids = ()
+        return generation, changes
 
     # --- the disk ----------------------------------------------------------------------------------------
 

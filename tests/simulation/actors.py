@@ -229,7 +229,7 @@ def sweep(p: Process) -> Steps:
         # Once audit and stream have caught up.
         yield lambda: (p.sweep_wanted > 0 or p.doubted is not None) and (p.auditing or p.mode != "run")
         p.sweep_wanted = max(p.sweep_wanted - 1, 0)
-        doubted = p.doubted
+        doubted, went_back = p.doubted, world.index.went_back
         try:
             epoch = p.source.epoch
             view = p.source.at(epoch).view()
@@ -267,7 +267,7 @@ def sweep(p: Process) -> Steps:
                 yield lambda keys_sent=keys_sent: not any(map(core.busy, keys_sent))  # type: ignore[misc]
                 yield from compare_with_index(p, epoch)
                 if doubted is not None and p.doubted == doubted:
-                    p.believe()
+                    p.believe(went_back)
             world.say("swept")
         except (Away, Unavailable):
             pause = world.seconds + 1.0

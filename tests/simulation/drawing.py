@@ -171,7 +171,8 @@ def _lag(config: Config, rng: random.Random) -> Config:
 def _servers(config: Config, rng: random.Random) -> Config:
     """One server or the other answers."""
     follow = rng.random() < 0.5
-    return _alone(config, "servers", replica=True, follow_replica=follow, short=True)
+    odd = rng.choice(((), ("odd answers",)))
+    return _alone(config, "servers", *odd, replica=True, follow_replica=follow, short=True)
 
 
 def _resumed(config: Config, rng: random.Random) -> Config:

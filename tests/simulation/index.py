@@ -89,6 +89,8 @@ class Index:
         self.reported_at: int | None = None
         #: What it held before each change, the last one at the end; None as a UID: a report.
         self._before: list[tuple[str | None, Any]] = []
+        #: How often.
+        self.went_back = 0
         #: Studies that may come once more, since it may have lost them.
         self.doubtful: set[str] = set()
         #: Whether the program doesn't believe its ledger just now.
@@ -122,6 +124,7 @@ class Index:
 
     def go_back(self, changes: int) -> None:
         """A backup is restored: the last so many changes are lost."""
+        self.went_back += 1
         for _ in range(changes):
             uid, before = self._before.pop()
             if uid is None:

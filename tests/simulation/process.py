@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from cdc_indexer.flow.case import Case
+from cdc_indexer.flow.case import Case, Hints
 from cdc_indexer.flow.cases import Cases
 from cdc_indexer.flow.core import Core
 from cdc_indexer.flow.gate import Change, Gatekeeper
@@ -207,6 +207,15 @@ class Process:
             return case
 
         looks.learn, looks.case_of = learned, begun  # type: ignore[method-assign]
+        settlement = self.core.parts.settlement
+        nothing = settlement.nothing
+
+        def settled(case: Case, owner: object, hints: Hints, entry: Entry | None, now: Now) -> None:
+            if hints.rows or (case.entry is not None and case.entry.unverified):
+                self.world.settled_by_ledger(self, entry)
+            nothing(case, owner, hints, entry, now)
+
+        settlement.nothing = settled  # type: ignore[method-assign]
 
     # --- what actors use ---------------------------------------------------------------------------------
 
@@ -233,13 +242,15 @@ class Process:
         self.doubted = self.world.doubts
         self.remember("pass_wanted", self.doubted)
 
-    def believe(self) -> None:
-        """It was compared."""
+    def believe(self, went_back: int | None = None) -> None:
+        """It was compared, when it had gone back so often."""
         self.world.say("the ledger is believed again")
         self.core.believe(self.now())
         self.world.index.doubtful.update(case.key for case in self.core.parts.cases)
         self.doubted = None
         self.remember("pass_wanted", None)
+        if went_back == self.world.index.went_back:
+            self.world.believed(self)
 
     def committed(self, generation: int) -> None:
         """That generation is on the disk: from now on nothing of it may be sent again."""

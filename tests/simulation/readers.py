@@ -243,6 +243,8 @@ def patients(p: Process) -> Steps:
             limit = world.config.page
             yield None
             core.backfills.end_page(page, found[:limit], p.now(), limit=limit, epoch=page.epoch)
+            if len(found) > limit and any(change.read for change in page.changes):
+                raise Broken(f"patient {page.patient_pk} counts as read, and has more studies")
         except Away:
             core.backfills.give_back_page(page, p.now())
             pause = world.seconds + 1.0

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import cdc_indexer.flow.order as order_module
+from cdc_indexer.flow.compare import digest_of
 from cdc_indexer.flow.decide import DOUBT
+from cdc_indexer.flow.order import Delivery
 from cdc_indexer.flow.policy import Policy
+from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.moment import moment
 from tests.simulation.actors import steps_of
 from tests.simulation.archive import BEGINNING, SHOWN_LATE, Archive, Server, Transaction
@@ -273,6 +276,30 @@ class World:
         for case in process.core.parts.cases:
             if case.known and case.lease is None:
                 self.learned(process, case)
+
+    def settled_by_ledger(self, process: Process, entry: Entry | None) -> None:
+        """What was recorded is settled since the ledger says that the index has it: not while that is in doubt."""
+        if process.doubted is None or entry is None or entry.digest is None or entry.rejected is not None:
+            return
+        values = self.server.by_uid([entry.study_iuid]).get(entry.study_iuid)
+        same = values is not None and digest_of(values, entry, self.policy) == entry.digest
+        held = self.index.digests().get(entry.study_iuid)
+        if same and (held is None or held[1] != entry.digest):
+            raise Broken(f"{entry.study_iuid} is settled by a ledger that is in doubt: the index hasn't that")
+
+    def believed(self, process: Process) -> None:
+        """The ledger is believed again: what it says is true, or will be sent."""
+        held, view = self.index.digests(), self.server.view()
+        for uid, entry in ({**self.disk.ledger, **process.put}).items():
+            if entry is None or entry.digest is None or entry.rejected is not None:
+                continue
+            values = view.get(entry.study_pk)
+            if values is None or digest_of(values, entry, self.policy) != entry.digest:
+                continue
+            case = process.core.parts.cases.get(uid)
+            waits = case is not None and (case.hints.doubtful or isinstance(case.lease, Delivery))
+            if not waits and (uid not in held or held[uid][1] != entry.digest):
+                raise Broken(f"the ledger is believed again, and the index hasn't {uid}")
 
     def asks_the_disk(self, process: Process, key: str) -> None:
         """What the ledger says of a study is looked up there: then nothing else is on its way to it."""
