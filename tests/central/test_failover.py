@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -139,9 +140,15 @@ def _behind_nginx(directory: Path, indexes: list[Index]) -> Iterator[str]:
     config.write_text(_NGINX.format(directory=directory, servers=servers, port=port, user=user))
     with subprocess.Popen([nginx, "-p", str(directory), "-c", str(config)]) as process:
         try:
+            wait_until(partial(_listens, port), 10, "nginx doesn't begin")
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
 
 
 LONG = [pytest.mark.soak, pytest.mark.timeout(1800)]
