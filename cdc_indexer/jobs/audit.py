@@ -6,6 +6,7 @@ The binlog makes the service fast; this makes it complete. It costs what was rec
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -71,7 +72,9 @@ class Audit:
         self._binlog_end = binlog_end
         self._clock_went_back = clock_went_back
         self._lock = threading.Lock()
+        #: The server's clock, and ours that doesn't jump, when that was last asked for.
         self._clock: datetime | None = None
+        self._clock_at = 0.0
         self._newest: datetime | None = None
         #: For whoever watches: the oldest row that wasn't settled when the last full audit read it, and the row that is
         #: being handed over now (both by recorded_at).
@@ -212,12 +215,15 @@ class Audit:
         Their ids tell those rows that are still remembered apart; of the older ones the ledger knows what was sent.
         """
         before, self._clock = self._clock, now
+        before_at, self._clock_at = self._clock_at, time.monotonic()
         until = self._engine.progress.until
         went_back = now < until + HOLD_BACK / 2 or (before is not None and now < before - _CLOCK_SLACK)
         if went_back:
             self._clock_went_back()
-        if went_back and now - HOLD_BACK < until:
+        # It may have gone back just after the last look, and rows are dated since then.
+        unseen = timedelta(seconds=self._clock_at - before_at) if before is not None else timedelta()
+        if went_back and now - unseen - HOLD_BACK < until:
             with self._engine.inside() as core:
-                core.take_until_back(minute_of(now - HOLD_BACK))
+                core.take_until_back(minute_of(now - unseen - HOLD_BACK))
             self._newest = None
         return went_back

@@ -179,9 +179,11 @@ def _watch_clock(p: Process, now: datetime) -> None:
     core = p.core
     p.world.back_unseen = False
     before, p.clock_seen = p.clock_seen, now
+    before_at, p.clock_seen_at = p.clock_seen_at, p.world.seconds
     until = core.parts.progress.until
     back = (until > EPOCH and now < until + HOLD_BACK / 2) or (
         before is not None and now < before - timedelta(seconds=2)
     )
-    if back and now - HOLD_BACK < until:
-        core.take_until_back(minute_of(now - HOLD_BACK))
+    unseen = timedelta(seconds=p.clock_seen_at - before_at) if before is not None else timedelta()
+    if back and now - unseen - HOLD_BACK < until:
+        core.take_until_back(minute_of(now - unseen - HOLD_BACK))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cdc_indexer.flow.case import Insist
+from cdc_indexer.flow.decide import DOUBT
 from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 
 if TYPE_CHECKING:
@@ -194,7 +195,9 @@ class Index:
         arrival.asked_for = delivery.hints.insist is not Insist.NO
         before = self.last.get(uid)
         if before is not None and before.body == arrival.body and delivery.hints.insist is Insist.NO:
-            if uid in self.anew_for or uid in self.doubtful:
+            # What was sent since and never answered, a deletion perhaps, may have arrived as far as the program knows.
+            unanswered = delivery.before is not None and delivery.before.rejected == DOUBT
+            if uid in self.anew_for or uid in self.doubtful or unanswered:
                 pass
             elif before.sure:
                 raise Broken(f"{uid} was sent twice, though it was durable that the index has it")

@@ -153,6 +153,7 @@ class Process:
         self.full_at = 0.0
         self.audit_running = False
         self.clock_seen: datetime | None = None
+        self.clock_seen_at = 0.0
         #: How many rows were new.
         self.found = 0
         self.unpark_since: float | None = None

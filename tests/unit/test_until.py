@@ -96,6 +96,22 @@ def test_a_clock_that_went_back_is_noticed() -> None:
     assert told == ["a pass"]
 
 
+def test_until_goes_back_by_the_time_in_which_nobody_looked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock may have gone back just after the last look; what was dated since then lies that much before now."""
+    monotonic = 1000.0
+    monkeypatch.setattr("cdc_indexer.jobs.audit.time.monotonic", lambda: monotonic)
+    audit, _ = an_audit([NOON])
+    audit._engine.progress.until = NOON - HOLD_BACK
+    core = audit._engine.inside.return_value.__enter__.return_value
+    audit.full()
+    core.take_until_back.assert_not_called()
+    # Two hours back at once, and 700 s until somebody looks.
+    monotonic += 700
+    audit._outbox.clock = NOON - timedelta(seconds=7200 - 700)
+    audit.full()
+    core.take_until_back.assert_called_once_with(NOON - timedelta(seconds=7200) - HOLD_BACK)
+
+
 def test_each_full_audit_knows_which_rows_are_superseded() -> None:
     """After a log that was reset, or another server, the rows that waited are brought once more."""
     audit, _ = an_audit([NOON, NOON + timedelta(seconds=1)], unsettled={0, 1})
