@@ -82,6 +82,8 @@ class Index:
         #: Rows were taken away before they were settled (what a sweep finds instead of them has another key), or dated anew.
         self.keys_count = True
         self.arrived = 0
+        #: The highest version that somebody else has sent; 0: none.
+        self.raised = 0
         self.births: dict[str, int] = {}
         self.say: Callable[..., None] = lambda *what: None
         #: Since when (in arrivals) nothing that was sent before counts: a new ledger.
@@ -116,6 +118,7 @@ class Index:
 
     def raise_version(self, uid: str, version: int) -> None:
         """Somebody else has sent it."""
+        self.raised = max(self.raised, version)
         self._put(uid, replace(self.studies[uid], version=version))
 
     @property

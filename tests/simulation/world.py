@@ -14,6 +14,7 @@ from cdc_indexer.flow.order import Delivery
 from cdc_indexer.flow.policy import Policy
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.moment import moment
+from cdc_indexer.model.version import AHEAD
 from tests.simulation.actors import steps_of
 from tests.simulation.archive import BEGINNING, SHOWN_LATE, Archive, Server, Transaction
 from tests.simulation.disk import Disk
@@ -247,8 +248,10 @@ class World:
         """``given_out``: the last one before, of this process."""
         if version <= self.last_version:
             raise Broken(f"version {version} is given out after {self.last_version}")
-        # Else it would win over what another process has read since.
-        if version > max(self.clock(), given_out, self.version_seen) + 1 and not self.clock_jumped:
+        # Else it would win over what another process has read since. (Another writer's may lie ahead, and who begins after a
+        # kill begins a bound behind that.)
+        seen = max(self.version_seen, self.index.raised and self.index.raised + AHEAD)
+        if version > max(self.clock(), given_out, seen) + 1 and not self.clock_jumped:
             raise Broken(f"version {version} is ahead of its reading, at {self.clock()}")
         if version == self.version_seen + 1:
             self.version_seen = version
