@@ -27,8 +27,8 @@ class Results:
         self._progress = progress
         self._clock = clock
         self._changes = Changes()
-        #: Taken by the writer and not durable yet: generation, what is written, bound.
-        self._writing: deque[tuple[int, Changes, int | None]] = deque()
+        #: Taken by the writer and not durable yet: generation, what is written.
+        self._writing: deque[tuple[int, Changes]] = deque()
         self._backfills: dict[str, Backfill] = {}
         self._put_at: OrderedDict[str, int] = OrderedDict()
         self._forgotten_at = 0
@@ -46,7 +46,7 @@ class Results:
         """The entry of a study that isn't durable yet; None where the disk says it."""
         found = _entry(self._changes, key)
         if found is None:
-            for _, changes, _ in reversed(self._writing):
+            for _, changes in reversed(self._writing):
                 if (found := _entry(changes, key)) is not None:
                     break
         return found
@@ -54,7 +54,7 @@ class Results:
     @property
     def ledger_is_new(self) -> bool:
         """Whether the disk may still hold entries of a ledger that was given up."""
-        return self._changes.new_ledger or any(changes.new_ledger for _, changes, _ in self._writing)
+        return self._changes.new_ledger or any(changes.new_ledger for _, changes in self._writing)
 
     @property
     def pending(self) -> bool:
@@ -150,14 +150,14 @@ class Results:
         if bound is not None:
             changes.meta["version_bound"] = bound
         self._taken = self.generation
-        self._writing.append((self.generation, changes, bound))
+        self._writing.append((self.generation, changes))
         return self.generation, changes
 
     def durable(self, generation: int) -> None:
         """Everything up to that generation is on the disk."""
         while self._writing and self._writing[0][0] <= generation:
-            _, changes, bound = self._writing.popleft()
-            if bound is not None:
+            _, changes = self._writing.popleft()
+            if (bound := changes.meta.get("version_bound")) is not None:
                 self._clock.bounded(bound)
             if changes.new_ledger:
                 self.ledger_epoch += 1

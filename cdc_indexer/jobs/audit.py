@@ -84,11 +84,6 @@ class Audit:
         self.open_transaction: str | None = None
         self._open: Mark | None = None
 
-    def measure_clock(self) -> None:
-        """Before anything is read: until then this machine's clock stands for the database's. Raises SourceError."""
-        engine = self._engine
-        engine.measure_clock(self._outbox.at(engine.source.epoch).now())
-
     def full(self, *, on_page: Callable[[], None] = lambda: None) -> Audited:
         """Hands over every committed row after ``until`` that nobody has, and proposes a later ``until``.
 

@@ -252,8 +252,7 @@ def study_pk_of(values: Mapping[str, object]) -> int:
 
 def take_position(engine: Engine, *, anew: bool = False) -> None:
     """Before the table is read: `run` will stream from here, and nothing lies between. ``anew``: also if there is one."""
-    outbox = Outbox(engine.source)
-    engine.measure_clock(outbox.now())
+    engine.measure_clock()
     if not anew and engine.progress.position is not None:
         return
     with engine.source.session() as session:

@@ -28,7 +28,8 @@ class TableReading:
     def full(self) -> int:
         """Reads the table; how many rows nobody had. Raises SourceError, StorageError, Stopped."""
         if not self._restored:
-            self._audit.measure_clock()
+            # Until then this machine's clock stands for the database's.
+            self._engine.measure_clock()
             self._engine.restore_unverified()
             self._restored = True
         audited = self._audit.full(on_page=self._sampler.moved)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from cdc_indexer.jobs.alone import Alone, no_run_active
 from cdc_indexer.model.errors import Stopped
-from cdc_indexer.source.outbox import Outbox
 
 if TYPE_CHECKING:
     from cdc_indexer.model.settings import Settings
@@ -24,7 +23,7 @@ def retry_parked(settings: Settings) -> bool:
         engine = alone.engine
 
         def work() -> None:
-            engine.measure_clock(Outbox(engine.source).now())
+            engine.measure_clock()
             with engine.inside() as core:
                 core.hurry()
             while engine.retries.pending or not engine.at_rest():

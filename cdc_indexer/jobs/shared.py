@@ -20,6 +20,7 @@ from cdc_indexer.flow.settlement import Result
 from cdc_indexer.jobs.storage import Storage
 from cdc_indexer.model.changes import Changes
 from cdc_indexer.model.moment import Now, microseconds
+from cdc_indexer.source.outbox import Outbox
 from cdc_indexer.source.source import Source
 from cdc_indexer.state.checkpoint_copy import CheckpointCopy
 from cdc_indexer.state.store import Store
@@ -93,8 +94,9 @@ class Shared:
         clock = time.time() + self.clock_difference_seconds
         return Now(time.monotonic(), int(clock * 1_000_000))
 
-    def measure_clock(self, theirs: datetime) -> None:
-        """The database's clock, asked for just now."""
+    def measure_clock(self, theirs: datetime | None = None) -> None:
+        """The database's clock as it was told just now; None: it is asked for. Raises SourceError."""
+        theirs = theirs or Outbox(self.source).now()
         self.clock_difference_seconds = microseconds(theirs) / 1_000_000 - time.time()
 
     @contextmanager

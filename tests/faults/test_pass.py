@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.central.conftest import KEYS, Index, MakeIndex
+from tests.central.conftest import KEYS, Index
 from tests.central.conftest import make_index as make_index  # noqa: PLC0414 - a fixture
 from tests.indexer import Indexer, nothing_waits, wait_until
 from tests.integration.test_reconcile import CENTER, in_archive, in_index
+from tests.integration.test_reconcile import index as index  # noqa: PLC0414 - a fixture
 from tests.pacs import Pacs
 
 #: The steps of a pass, in their order; some come in each part.
@@ -30,13 +31,6 @@ STEPS = (
 )
 
 STUDIES = 24
-
-
-@pytest.fixture
-def index(make_index: MakeIndex) -> Index:
-    one = make_index()
-    one.start()
-    return one
 
 
 @pytest.fixture

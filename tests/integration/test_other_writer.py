@@ -10,22 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.central.conftest import KEYS, Index, MakeIndex
+from tests.central.conftest import KEYS, Index
 from tests.central.conftest import make_index as make_index  # noqa: PLC0414 - a fixture
 from tests.indexer import Indexer, wait_until
 from tests.integration.test_reconcile import CENTER
+from tests.integration.test_reconcile import index as index  # noqa: PLC0414 - a fixture
 from tests.pacs import Pacs
 
 pytestmark = pytest.mark.one_server
 
 SAID = "another process sends studies of this centre to the index"
-
-
-@pytest.fixture
-def index(make_index: MakeIndex) -> Index:
-    one = make_index()
-    one.start()
-    return one
 
 
 @pytest.fixture
