@@ -200,6 +200,34 @@ def test_each_element_of_a_batch_has_its_own_version_and_status(index: Index) ->
     assert [result["status"] for result in again] == [409, 409, 201, 422, 422, 201, 409, 403]
 
 
+def test_a_large_batch_keeps_what_is_newer_and_says_what_isnt(index: Index) -> None:
+    # More than one statement of rows, with what must be looked at among them.
+    known = range(0, 150, 7)
+    index.post([{**study(number), "version": NOW + 10, "idempotency_key": "a"} for number in known])
+    for number in (3, 7):
+        delete(index, NOW + 20, iuid=f"1.2.840.{number}")
+    batch = [
+        {**study(number, study_instances=1_000), "version": NOW + (30 if number % 2 else 5)}
+        for number in range(150)
+    ]
+    twice = {**study(149, study_instances=2_000), "version": NOW + 31}
+    answer = index.post([*batch, twice, study(200, center="111"), study(201, study_series="three")])
+    results = answer.json()["results"]
+    expected = [
+        {"status": 409, "reason": "Stale", "version": NOW + 10} if number % 14 == 0 else {"status": 201}
+        for number in range(150)
+    ]
+    assert results[:151] == [*expected, {"status": 201}]
+    assert [one["status"] for one in results[151:]] == [403, 422]
+    for number, instances in ((0, 412), (1, 1_000), (2, 1_000), (3, 1_000), (7, 1_000), (149, 2_000)):
+        (one,) = index.studies(study_iuid=f"1.2.840.{number}")
+        assert one["study_instances"] == instances
+    again = index.post(batch).json()["results"]
+    assert [one["status"] for one in again] == [
+        409 if number in (*known[::2], 149) else 201 for number in range(150)
+    ]
+
+
 def test_versions_are_each_centres_own(index: Index) -> None:
     send(index, NOW + 10)
     headers = {"Study-Version": str(NOW)}

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from central_index.model import LARGEST_VERSION, Change, Outcome, Stored, Verdict, key_digest
+from central_index.model import Change, Outcome, Verdict, key_digest
 from central_index.postgres_pool import Connection
-from central_index.postgres_rows import HELD, UPSERT, Key, Write, found_from, written_rows
-from central_index.versions import after, judge
+from central_index.postgres_rows import HELD, UPSERT, Write, found_from, written_rows
+from central_index.versions import Key, after, judge, places_of, unseen
 
 
 async def apply_all(changes: Sequence[Change], connection: Connection) -> list[Outcome]:
     """What became of each; sorted by key, so that two transactions never wait for each other."""
     known = await _known_keys(connection, changes)
     outcomes: list[Outcome | None] = [None] * len(changes)
-    places: dict[Key, list[int]] = {}
-    for place, change in enumerate(changes):
-        places.setdefault((change.center, change.study_iuid), []).append(place)
+    places = places_of(changes)
     if ordered_by_version(changes):
         await _write_unseen(connection, changes, places, outcomes)
     # Again for those of which another process has just written a version: the judgement was about an older one.
@@ -52,17 +50,10 @@ async def _write_unseen(
     places: dict[Key, list[int]],
     outcomes: list[Outcome | None],
 ) -> None:
-    """Writes what needs no look at what is there, as nearly all: one version, higher than the kept one or the first.
-
-    Those that turn out to be otherwise are left in ``places``.
-    """
+    """Those that turn out to need a look at what is there are left in ``places``."""
     writes: list[Write] = []
-    for place, *more in places.values():
-        change = changes[place]
-        if more or not isinstance(change, Stored) or change.version in (None, LARGEST_VERSION):
-            continue
-        assert change.version is not None
-        outcome = outcomes[place] = Outcome(Verdict.APPLIED, change.version)
+    for place, change, outcome in unseen(changes, places):
+        outcomes[place] = outcome
         writes.append(Write(change, after(change, outcome)))
     if writes:
         for key in await _upsert(connection, writes):

@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 
 from central_index.digests import FIELDS
 from central_index.model import LARGEST_VERSION, Change, Stored
-from central_index.versions import Held
+from central_index.versions import Held, Key
 from central_index.words import tokens_of
-
-Key = tuple[str, str]  # centre, study_iuid
 
 
 class Write(NamedTuple):

@@ -126,6 +126,9 @@ def open_file(path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             _prepare(path, connection)
+            # What a statement needs to undo itself; a file for it is written as often as the log is. Not before: a migration
+            # needs much.
+            connection.execute("PRAGMA temp_store = MEMORY")
         except BaseException:
             connection.close()
             raise

@@ -9,17 +9,16 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
 from central_index import sqlite_search
 from central_index.audit import Row
 from central_index.counted import Counted
-from central_index.digests import FIELDS
 from central_index.model import (
     REMEMBERED_SECONDS,
     Arrivals,
@@ -32,32 +31,15 @@ from central_index.model import (
     Range,
     RangeDigest,
     Reported,
-    Stored,
     StoreUnavailable,
-    Verdict,
-    key_digest,
 )
+from central_index.sqlite_apply import apply_all
 from central_index.sqlite_schema import open_file, snapshot, transaction
-from central_index.versions import Held, after, judge
 
 _T = TypeVar("_T")
 
 #: So many changes share one wait on the disk, at most.
 _GROUP = 1_000
-
-_UPSERT = f"""
-INSERT INTO studies
-    ({", ".join(FIELDS)}, more, first_received_at, received_at, versions, version, key_digest, digest, deleted)
-VALUES ({", ".join("?" * len(FIELDS))}, ?, ?, ?, 1, ?, ?, ?, ?)
-ON CONFLICT (center, study_iuid) DO UPDATE SET
-    {", ".join(f"{field} = excluded.{field}" for field in FIELDS)},
-    more = excluded.more,
-    first_received_at = CASE WHEN deleted THEN excluded.received_at ELSE first_received_at END,
-    received_at = excluded.received_at,
-    versions = CASE WHEN deleted THEN 1 ELSE versions + 1 END,
-    version = excluded.version, key_digest = excluded.key_digest,
-    digest = excluded.digest, deleted = excluded.deleted
-"""
 
 
 class SqliteStore:
@@ -70,6 +52,7 @@ class SqliteStore:
         self._counted = Counted(lambda: self._read(sqlite_search.counts))
 
     async def open(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._connection = await run_in_threadpool(open_file, self._path)
         self._thread = threading.Thread(target=self._write_all, name="writer")
         self._thread.start()
@@ -83,18 +66,20 @@ class SqliteStore:
     # --- writing -----------------------------------------------------------------------------------------
 
     async def write(self, changes: Sequence[Change]) -> list[Outcome]:
-        outcomes: list[Outcome] = await self._do(partial(self._apply_all, changes), len(changes))
+        outcomes: list[Outcome] = await self._ask(changes, None)
         return outcomes
 
     async def report(self, center: str, content: dict[str, Any], received_at: float) -> Reported:
-        reported: Reported = await self._do(partial(self._report, center, content, received_at), 1)
+        reported: Reported = await self._do(partial(self._report, center, content, received_at))
         return reported
 
-    async def _do(self, work: Callable[[], Any], size: int) -> Any:
+    async def _do(self, work: Callable[[], Any]) -> Any:
         """In the writer's thread, in a transaction."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[Any] = loop.create_future()
-        self._jobs.put(_Job(work, size, loop, done))
+        return await self._ask((), work)
+
+    async def _ask(self, changes: Sequence[Change], work: Callable[[], Any] | None) -> Any:
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._jobs.put(_Job(changes, work, done))
         try:
             return await done
         except sqlite3.Error as error:
@@ -104,7 +89,7 @@ class SqliteStore:
         """In the writer's thread: what has come while the disk was written goes into the next transaction together."""
         while (job := self._jobs.get()) is not None:
             jobs = [job]
-            size = job.size
+            size = len(job.changes)
             ending = False
             while size < _GROUP and not ending:
                 try:
@@ -115,62 +100,31 @@ class SqliteStore:
                     ending = True
                 else:
                     jobs.append(more)
-                    size += more.size
+                    size += len(more.changes)
             self._commit(jobs, size)
             if ending:
                 return
 
     def _commit(self, jobs: list[_Job], size: int) -> None:
+        results: list[Any] = []
+        failure: Exception | None = None
         try:
             with transaction(self._connection):
-                results = [job.work() for job in jobs]
+                outcomes = iter(
+                    apply_all(self._connection, [change for job in jobs for change in job.changes])
+                )
+                results = [
+                    list(islice(outcomes, len(job.changes))) if job.work is None else job.work()
+                    for job in jobs
+                ]
                 self._forget(size)
         except Exception as error:
             # Whatever it is: who waits is told, and the thread goes on.
-            for job in jobs:
-                job.fail(error)
-            return
-        for job, result in zip(jobs, results, strict=True):
-            job.succeed(result)
-        self._on_change()
-
-    def _apply_all(self, changes: Sequence[Change]) -> list[Outcome]:
-        return [self._apply(change) for change in changes]
-
-    def _apply(self, change: Change) -> Outcome:
-        row = self._connection.execute(
-            "SELECT version, key_digest, digest, deleted FROM studies WHERE center = ? AND study_iuid = ?",
-            (change.center, change.study_iuid),
-        ).fetchone()
-        held = Held(row[0], row[1], row[2], bool(row[3])) if row is not None else None
-        outcome = judge(held, change, int(change.received_at * 1_000_000), self._key_is_known(change))
-        if outcome.verdict in (Verdict.APPLIED, Verdict.ABSENT):
-            self._keep(change, after(change, outcome))
-        return outcome
-
-    def _key_is_known(self, change: Change) -> bool:
-        """Remembers the key, too. With a version the study's own row remembers what counts."""
-        key = key_digest(change)
-        if change.version is not None or key is None:
-            return False
-        kept = self._connection.execute(
-            "INSERT OR IGNORE INTO requests (key_digest, received_at) VALUES (?, ?)",
-            (key, change.received_at),
-        )
-        return kept.rowcount == 0
-
-    def _keep(self, change: Change, new: Held) -> None:
-        if isinstance(change, Stored):
-            values = [getattr(change.study, field) for field in FIELDS]
-            more = json.dumps(change.study.more, ensure_ascii=False)
-        else:
-            known = {"center": change.center, "study_iuid": change.study_iuid}
-            values = [known.get(field) for field in FIELDS]
-            more = "{}"
-        moment = change.received_at
-        self._connection.execute(
-            _UPSERT, [*values, more, moment, moment, new.version, new.key_digest, new.digest, new.deleted]
-        )
+            failure = error
+        # One call for all: each wakes the loop.
+        self._loop.call_soon_threadsafe(_finish, jobs, results, failure)
+        if failure is None:
+            self._on_change()
 
     def _forget(self, count: int) -> None:
         """A few more than came, the oldest first: no transaction is ever long."""
@@ -216,7 +170,7 @@ class SqliteStore:
         return await self._read(partial(sqlite_search.newest, centers=centers))
 
     async def check(self) -> None:
-        await self._do(lambda: None, 0)
+        await self._do(lambda: None)
 
     async def digests(
         self, center: str, ranges: Sequence[Range], most_listed: int | None
@@ -263,7 +217,7 @@ class SqliteStore:
         def work() -> list[list[tuple[Any, ...]]]:
             return [self._connection.execute(text, values).fetchall() for text, values in statements]
 
-        found: list[list[tuple[Any, ...]]] = await self._do(work, len(statements))
+        found: list[list[tuple[Any, ...]]] = await self._do(work)
         return found
 
     async def add_records(self, records: Sequence[Row], patients: Sequence[tuple[str, str]]) -> None:
@@ -276,10 +230,10 @@ class SqliteStore:
                 "INSERT INTO audit_patients (patient, record) VALUES (?, ?)", patients
             )
 
-        await self._do(work, len(records))
+        await self._do(work)
 
     async def _execute(self, statement: str, *values: object) -> None:
-        await self._do(lambda: self._connection.execute(statement, values).close(), 1)
+        await self._do(lambda: self._connection.execute(statement, values).close())
 
     async def _read(self, read: Callable[[sqlite3.Connection], _T]) -> _T:
         def in_thread() -> _T:
@@ -292,25 +246,20 @@ class SqliteStore:
             raise StoreUnavailable(str(error)) from error
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
-    work: Callable[[], Any]
-    #: How many changes it makes.
-    size: int
-    loop: asyncio.AbstractEventLoop
+class _Job(NamedTuple):
+    """Changes, or any other work in the transaction."""
+
+    changes: Sequence[Change]
+    work: Callable[[], Any] | None
     done: asyncio.Future[Any]
 
-    def succeed(self, result: object) -> None:
-        self.loop.call_soon_threadsafe(self._finish, result, None)
 
-    def fail(self, error: Exception) -> None:
-        self.loop.call_soon_threadsafe(self._finish, None, error)
-
-    def _finish(self, result: object, error: Exception | None) -> None:
+def _finish(jobs: Sequence[_Job], results: Sequence[Any], failure: Exception | None) -> None:
+    for place, job in enumerate(jobs):
         # Cancelled when who asked has gone.
-        if self.done.done():
-            return
-        if error is not None:
-            self.done.set_exception(error)
+        if job.done.done():
+            continue
+        if failure is not None:
+            job.done.set_exception(failure)
         else:
-            self.done.set_result(result)
+            job.done.set_result(results[place])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
-from central_index.model import LARGEST_VERSION, Change, Deleted, Outcome, Verdict, key_digest
+from central_index.model import LARGEST_VERSION, Change, Deleted, Outcome, Stored, Verdict, key_digest
+
+Key: TypeAlias = tuple[str, str]  # centre, study_iuid
 
 
 class Held(NamedTuple):
@@ -42,6 +45,29 @@ def judge(held: Held | None, change: Change, clock: int, key_known: bool) -> Out
 def after(change: Change, outcome: Outcome) -> Held:
     """What the index has once ``change`` was carried out."""
     return Held(outcome.version, key_digest(change), change.digest, isinstance(change, Deleted))
+
+
+def places_of(changes: Sequence[Change]) -> dict[Key, list[int]]:
+    """Of each study where its changes stand."""
+    places: dict[Key, list[int]] = {}
+    for place, change in enumerate(changes):
+        places.setdefault((change.center, change.study_iuid), []).append(place)
+    return places
+
+
+def unseen(
+    changes: Sequence[Change], places: Mapping[Key, Sequence[int]]
+) -> Iterator[tuple[int, Stored, Outcome]]:
+    """Those that need no look at what is there, as nearly all: one version, to be written if it is higher or the first.
+
+    With what becomes of each if it was written; of one that wasn't, `judge` decides.
+    """
+    for place, *more in places.values():
+        change = changes[place]
+        # Nothing is above the highest number of all; without a version the order of arrival decides.
+        if not more and isinstance(change, Stored) and change.version not in (None, LARGEST_VERSION):
+            assert change.version is not None
+            yield place, change, Outcome(Verdict.APPLIED, change.version)
 
 
 def _carried_out(held: Held | None, change: Change, version: int) -> Outcome:
