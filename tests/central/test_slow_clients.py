@@ -131,3 +131,19 @@ def test_a_stream_and_a_connection_at_rest_are_left_alone(index: Index) -> None:
         time.sleep(REQUEST_SECONDS + 0.5)
         assert index.post(study()).status_code == 201
         assert next(line for line in news.iter_lines() if b"data" in line)
+
+
+def test_an_answer_comes_in_one_piece_and_in_its_turn(shared_index: Index) -> None:
+    host, _, port = shared_index.url.removeprefix("http://").partition(":")
+    head = "GET /api/v1/{} HTTP/1.1\r\nHost: index\r\nX-Api-Key: {}\r\n"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        for _ in range(5):
+            connection.sendall(f"{head.format('register', WRITER)}\r\n".encode())
+            assert connection.recv(65_536).endswith(b"\r\n\r\n[]")
+        # Several at once, and the last thing before the end is an answer.
+        paths = ("register", "nothing", "register")
+        connection.sendall("\r\n".join([*(head.format(path, WRITER) for path in paths), ""]).encode())
+        connection.sendall(f"{head.format('nothing', WRITER)}Connection: close\r\n\r\n".encode())
+        heard = b"".join(iter(lambda: connection.recv(65_536), b""))
+    assert [part[:3] for part in heard.split(b"HTTP/1.1 ")[1:]] == [b"200", b"404", b"200", b"404"]
+    assert heard.endswith(b"}")

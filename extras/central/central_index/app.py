@@ -29,8 +29,8 @@ from central_index.persons import IdRule
 from central_index.reading import Reading
 from central_index.region import Region
 from central_index.store import make_store
-from central_index.web import SafeHeaders, on_http_exception, on_unavailable
-from central_index.writing import Writing
+from central_index.web import on_http_exception, on_unavailable
+from central_index.writing import Register, Writing
 
 _STATIC = Path(__file__).resolve().parent / "static"
 _REGISTER = "/api/v1/register"
@@ -52,7 +52,7 @@ class Options:
 
 
 class Central:
-    """One index: its keys, its store, and who watches it. `application` is for an ASGI server.
+    """One index: its keys, its store, and who watches it. `application` is for an ASGI server, which adds web.HEADERS.
 
     `open` it first, in the loop that serves; `stop_streaming` ends the open pages' streams, so that the server needn't wait
     for them.
@@ -72,7 +72,7 @@ class Central:
         region = Region(self._store, access, known, metrics)
         routes: list[BaseRoute] = [
             # The first that fits is taken: most requests are studies.
-            Route(_REGISTER, writing.register, methods=["POST"]),
+            Route(_REGISTER, Register(writing), methods=["POST"]),
             Route("/", _page),
             Route("/login", access.login, methods=["POST"]),
             Route("/logout", access.logout, methods=["POST"]),
@@ -94,7 +94,7 @@ class Central:
         described = document(routes)
         self.application = Starlette(
             routes=routes,
-            middleware=[Middleware(Measured, metrics=metrics), Middleware(SafeHeaders)],
+            middleware=[Middleware(Measured, metrics=metrics)],
             exception_handlers={HTTPException: on_http_exception, StoreUnavailable: on_unavailable},
             lifespan=self._lifespan,
         )

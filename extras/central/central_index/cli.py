@@ -24,6 +24,7 @@ from central_index.keys import UnusableKeys
 from central_index.model import UnusableStore
 from central_index.persons import UnknownRule
 from central_index.store import is_address
+from central_index.web import HEADERS
 
 log = structlog.get_logger()
 
@@ -138,6 +139,7 @@ def main(
         log_config=None,
         http=Impatient,
         server_header=False,
+        headers=list(HEADERS.items()),
         timeout_graceful_shutdown=5,
         timeout_keep_alive=75,
         limit_concurrency=1_000,

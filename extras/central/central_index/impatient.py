@@ -1,4 +1,4 @@
-"""The server's side of a connection, which waits for no request for ever.
+"""The server's side of a connection, which waits for no request for ever, and sends an answer at once.
 
 uvicorn gives an idle connection an end, and a body has one in web.py. A head, or a body of which nobody wants to hear
 any more, may come a byte a minute, and such connections use up those that others could have.
@@ -7,8 +7,11 @@ any more, may come a byte a minute, and such connections use up those that other
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from central_index.web import WHOLE
 
 __all__ = ["Impatient"]
 
@@ -24,7 +27,7 @@ class Impatient(HttpToolsProtocol):
     _coming = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        super().connection_made(_Joining(transport, self.loop))  # type: ignore[arg-type]
         self._give(self.timeout_keep_alive)
 
     def data_received(self, data: bytes) -> None:
@@ -48,6 +51,8 @@ class Impatient(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._coming = False
         self._give(None)
+        # Nearly always before anybody asks for the body.
+        self.scope["extensions"] = {WHOLE: {}}
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -58,3 +63,33 @@ class Impatient(HttpToolsProtocol):
         if self._end is not None:
             self._end.cancel()
         self._end = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
+
+
+class _Joining:
+    """A transport that sends what is written in one go of the loop together: uvicorn writes head and body apart."""
+
+    _LARGEST_BYTES = 64 * 1024
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._written = b""
+
+    def write(self, data: bytes) -> None:
+        if not self._written:
+            self._loop.call_soon(self._send)
+        self._written += data
+        if len(self._written) > self._LARGEST_BYTES:
+            self._send()
+
+    def _send(self) -> None:
+        if self._written:
+            written, self._written = self._written, b""
+            self._transport.write(written)
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)

@@ -12,6 +12,7 @@ import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from central_index.access import Access
 from central_index.comparing import TooManyRanges, read_ranges, shown
@@ -31,7 +32,7 @@ from central_index.reports import read_report
 from central_index.store import Store
 from central_index.web import OK, json_body, refusal
 
-_STORED = JSONResponse(OK).body
+_STORED = JSONResponse(OK, 201)
 _LARGEST_BATCH = 1_000
 _MOST_LISTED = 10_000
 _WRONG_VERSION = f"must be a whole number from 1 to {LARGEST_VERSION}."
@@ -56,7 +57,7 @@ class Writing:
         if isinstance(study, JSONResponse):
             return study
         (outcome,) = await self._write([Stored(key, received_at, study, version)])
-        return _stale(outcome) or Response(_STORED, 201, media_type="application/json")
+        return _stale(outcome) or _STORED
 
     async def _register_batch(
         self, role: Role, documents: list[Any], batch_key: str | None, received_at: float
@@ -141,6 +142,17 @@ class Writing:
             return refusal(403, "This key is for another centre.")
         reported = await self._store.report(role.name, content, time.time())
         return JSONResponse({**OK, "previous": reported.previous, "highest": reported.highest})
+
+
+class Register:
+    """`Writing.register` for a server: to wrap a function Starlette takes as long as to read a study."""
+
+    def __init__(self, writing: Writing) -> None:
+        self._writing = writing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._writing.register(Request(scope, receive))
+        await response(scope, receive, send)
 
 
 def _study(role: Role, document: Any) -> Study | JSONResponse:
