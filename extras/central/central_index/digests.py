@@ -7,10 +7,11 @@ says it for other languages. A digest guards against accidents, not against forg
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from pydantic_core import to_json
 
 FIELDS = (
     "patient_pk",
@@ -33,13 +34,13 @@ _KNOWN = frozenset(FIELDS)
 def canonical(study: Mapping[str, Any]) -> bytes:
     """What is hashed: a JSON array of the eleven values and, if there are any, an object of the others by name.
 
-    Raises KeyError without one of the eleven, ValueError for NaN and infinity, UnicodeEncodeError for half a character.
+    Raises KeyError without one of the eleven, ValueError for NaN, infinity and half a character.
     """
     values = [study[field] for field in FIELDS]
     if len(study) > len(FIELDS):
         # RFC 8785 sorts by UTF-16 units; names are ASCII, where no order differs.
         values.append({name: study[name] for name in sorted(study.keys() - _KNOWN, key=_utf_16)})
-    return _json(values).encode()
+    return _json(values)
 
 
 def study_digest(study: Mapping[str, Any]) -> bytes:
@@ -61,22 +62,18 @@ def _utf_16(name: str) -> bytes:
     return name.encode("utf-16-be")
 
 
-#: Escapes just what RFC 8785 escapes, in its spelling, and leaves the rest as it is.
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
-
-
-#: What isn't written as Python's json writes it, or may hold such a value.
+#: What isn't written as RFC 8785 writes it, or may hold such a value; of the rest pydantic escapes just what it escapes.
 _LAID_OUT = frozenset({float, dict})
 
 
-def _json(value: Any) -> str:
+def _json(value: Any) -> bytes:
     if isinstance(value, float):
-        return _number(value)
+        return _number(value).encode()
     if isinstance(value, dict) and float in map(type, value.values()):
-        return "{" + ",".join(f"{_encode(name)}:{_json(one)}" for name, one in value.items()) + "}"
+        return b"{" + b",".join(to_json(name) + b":" + _json(one) for name, one in value.items()) + b"}"
     if isinstance(value, list) and not _LAID_OUT.isdisjoint(map(type, value)):
-        return "[" + ",".join(map(_json, value)) + "]"
-    return _encode(value)
+        return b"[" + b",".join(map(_json, value)) + b"]"
+    return to_json(value)
 
 
 def _number(value: float) -> str:

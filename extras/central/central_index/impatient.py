@@ -52,7 +52,7 @@ class Impatient(HttpToolsProtocol):
         self._coming = False
         self._give(None)
         # Nearly always before anybody asks for the body.
-        self.scope["extensions"] = {WHOLE: {}}
+        self.scope.setdefault("extensions", {})[WHOLE] = {}
         super().on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
+from pydantic_core import to_json
+
 from central_index.digests import FIELDS
 from central_index.model import LARGEST_VERSION, Change, Stored
 from central_index.versions import Held, Key
@@ -111,7 +113,7 @@ def moved_rows(rows: Sequence[Sequence[Any]]) -> list[str]:
                 "versions": versions,
             }
         )
-    return [json.dumps(moved)]
+    return [to_json(moved).decode()]
 
 
 class Found(NamedTuple):
@@ -129,7 +131,7 @@ def found_from(row: Sequence[Any]) -> tuple[Key, Found]:
 
 def written_rows(writes: Sequence[Write]) -> list[str]:
     """The parameters of UPSERT."""
-    return [json.dumps([_values(write) for write in writes])]
+    return [to_json([_values(write) for write in writes]).decode()]
 
 
 def _values(write: Write) -> dict[str, Any]:
@@ -149,12 +151,11 @@ def _values(write: Write) -> dict[str, Any]:
         "tokens": [],
     }
     if isinstance(change, Stored):
-        document = change.study.document
         values |= change.study.__dict__
         if change.study.more:
             values["more"] = json.dumps(change.study.more, ensure_ascii=False)
         values["sorted_at"] = sorted_at(change.study.study_datetime, change.received_at)
-        values["tokens"] = tokens_of(document)
+        values["tokens"] = tokens_of(change.study.document)
     return values
 
 
