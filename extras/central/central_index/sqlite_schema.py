@@ -15,6 +15,9 @@ from central_index.digests import FIELDS, study_digest
 from central_index.model import UnusableStore
 
 FORMAT = 2
+_CACHE_KB = 16_384
+#: Of 4 KB.
+_LOG_PAGES = 4_000
 
 _FIELD_TYPES = {
     field: "INTEGER" if field.endswith(("_pk", "_series", "_instances")) else "TEXT" for field in FIELDS
@@ -126,9 +129,11 @@ def open_file(path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             _prepare(path, connection)
-            # What a statement needs to undo itself; a file for it is written as often as the log is. Not before: a migration
-            # needs much.
+            # Not before: a migration needs much. What a statement needs to undo itself would be a file, written as often as
+            # the log is; the pages that all studies change are read and copied again and again otherwise.
             connection.execute("PRAGMA temp_store = MEMORY")
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
         except BaseException:
             connection.close()
             raise
