@@ -6,7 +6,6 @@ written, and says when nothing is left. The threads: whoever brings rows, the se
 
 from __future__ import annotations
 
-import gc
 import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -44,10 +43,6 @@ _TOGETHER = 64
 
 #: So many first versions are read back at a time after a restart.
 _RESTORE_PAGE = 500
-
-#: After so many new objects the collector looks for cycles. We make hardly any, and with its usual 700 it takes 7 % of the
-#: CPU of a backlog.
-_COLLECT_AFTER = 10_000
 
 
 def _core(settings: Settings, recalled: Recalled) -> Core:
@@ -113,9 +108,6 @@ class Engine(Shared):
 
     def start(self) -> None:
         """Starts the threads."""
-        # What was imported stays: nobody has to go through it again and again.
-        gc.freeze()
-        gc.set_threshold(_COLLECT_AFTER, 10, 10)
         self.pausing.look()
         self.writer.start()
         self.sending.start()
