@@ -137,6 +137,7 @@ def main(
         access_log=False,
         log_config=None,
         http=Impatient,
+        ws="none",
         server_header=False,
         timeout_graceful_shutdown=5,
         timeout_keep_alive=75,
