@@ -83,18 +83,18 @@ class SqliteStore:
     # --- writing -----------------------------------------------------------------------------------------
 
     async def write(self, changes: Sequence[Change]) -> list[Outcome]:
-        outcomes: list[Outcome] = await self._do(partial(self._apply_all, changes), len(changes))
+        outcomes: list[Outcome] = await self._do(partial(self._apply_all, changes), len(changes), tells=True)
         return outcomes
 
     async def report(self, center: str, content: dict[str, Any], received_at: float) -> Reported:
         reported: Reported = await self._do(partial(self._report, center, content, received_at), 1)
         return reported
 
-    async def _do(self, work: Callable[[], Any], size: int) -> Any:
-        """In the writer's thread, in a transaction."""
+    async def _do(self, work: Callable[[], Any], size: int, *, tells: bool = False) -> Any:
+        """In the writer's thread, in a transaction. ``tells``: it changes what open pages show."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Any] = loop.create_future()
-        self._jobs.put(_Job(work, size, loop, done))
+        self._jobs.put(_Job(work, size, tells, loop, done))
         try:
             return await done
         except sqlite3.Error as error:
@@ -132,7 +132,8 @@ class SqliteStore:
             return
         for job, result in zip(jobs, results, strict=True):
             job.succeed(result)
-        self._on_change()
+        if any(job.tells for job in jobs):
+            self._on_change()
 
     def _apply_all(self, changes: Sequence[Change]) -> list[Outcome]:
         return [self._apply(change) for change in changes]
@@ -297,6 +298,7 @@ class _Job:
     work: Callable[[], Any]
     #: How many changes it makes.
     size: int
+    tells: bool
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[Any]
 
