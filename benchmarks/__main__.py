@@ -53,6 +53,7 @@ CASES = (
     "updates",
     "state",
     "sweep",
+    "fed",
     "index",
     "features",
     "sizes",
@@ -157,6 +158,14 @@ class Bench:
                     subjects=_ALL if concurrency == 8 else _OURS,
                     concurrency=concurrency,
                 )
+        if isinstance(self._receiver, Receiver):
+            self._backlog(
+                "index 20 ms away, batch_size auto",
+                self._sizes.one_row,
+                path="/batches/20",
+                subjects=_OURS,
+                batch_size="auto",
+            )
 
     def initial(self) -> None:
         for name, path, delivery in (
@@ -241,6 +250,16 @@ class Bench:
             )
             self._report.add(
                 f"{self._server.flavour}: a sweep of {count:,} equal studies", Ours.name, figures
+            )
+
+    def fed(self) -> None:
+        for _ in range(self._sizes.runs):
+            self._number += 1
+            figures = sweeping.fed(
+                self._directory / str(self._number), self._server, self._receiver, self._sizes.held
+            )
+            self._report.add(
+                f"{self._server.flavour}: initial of {self._sizes.held:,} beside run", Ours.name, figures
             )
 
     def converge(self) -> None:

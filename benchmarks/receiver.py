@@ -73,6 +73,15 @@ http {{
             ngx.header["Content-Length"] = 16
             ngx.print('{{"status": "Ok"}}')
         }} }}
+        location ~ ^/batches/(?<ms>[0-9]+)$ {{ content_by_lua_block {{
+            ngx.req.read_body()
+            ngx.sleep(tonumber(ngx.var.ms) / 1000)
+            ngx.status = 201
+            ngx.header["Index-Features"] = "batch=500"
+            ngx.header["Content-Type"] = "application/json"
+            ngx.header["Content-Length"] = 16
+            ngx.print('{{"status": "Ok"}}')
+        }} }}
         location ~ ^/far/(?<ms>[0-9]+)$ {{ content_by_lua_block {{
             ngx.req.read_body()
             ngx.sleep(tonumber(ngx.var.ms) / 1000)
@@ -98,7 +107,10 @@ class Arrival(NamedTuple):
 
 
 class Receiver:
-    """A private nginx below ``directory``. /near answers at once, /far/20 after 20 ms, /versions says that it has them."""
+    """A private nginx below ``directory``. /near answers at once, /far/20 after 20 ms.
+
+    /versions says that it has them, and /batches/20, after 20 ms, that it takes arrays.
+    """
 
     def __init__(self, directory: Path) -> None:
         nginx = shutil.which("nginx", path=_PATH)
@@ -131,12 +143,14 @@ class Receiver:
         self._counted = 0
 
     def count(self) -> int:
-        """How many POSTs have arrived since `clear`."""
+        """How many studies have arrived since `clear`."""
         with self._log.open("rb") as log:
             log.seek(self._counted_to)
-            while chunk := log.read(1024 * 1024):
-                self._counted += chunk.count(b"\n")
-                self._counted_to += len(chunk)
+            for line in log:
+                if not line.endswith(b"\n"):
+                    break  # nginx is writing it
+                self._counted += line.count(b"study_iuid")
+                self._counted_to += len(line)
         return self._counted
 
     def arrivals(self) -> list[Arrival]:

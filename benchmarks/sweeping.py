@@ -1,4 +1,4 @@
-"""What a sweep costs: the whole view against a ledger that says the same, without its rests, while studies are stored."""
+"""What goes behind live studies: a sweep of the whole view without its rests, and an `initial` that `run` feeds."""
 
 from __future__ import annotations
 
@@ -41,6 +41,37 @@ def measure(directory: Path, server: Server, receiver: AnyReceiver, count: int) 
         for setting in ("slow_query_log = 0", "long_query_time = 10", "log_output = 'FILE'"):
             server.execute(f"SET GLOBAL {setting}")
         pacs.destroy()
+
+
+def fed(directory: Path, server: Server, receiver: AnyReceiver, count: int) -> Figures:
+    """`initial` beside a `run`, which sends so many studies behind the live ones; on a MariaDB."""
+    pacs = Pacs.create_bare(server)
+    subject = Ours(directory, pacs, f"{receiver.url}/near")
+    try:
+        fill(pacs, count)
+        server.run_script(_ADD.read_text(), pacs.name)
+        pacs.grant()
+        subject.start()
+        subject.caught_up()
+        quiet = _delays(pacs, receiver, lambda sent: sent < _LIVE)
+        began = time.monotonic()
+        with subprocess.Popen(
+            [*subject.command(), "initial"], cwd=subject.directory, stdout=subprocess.DEVNULL
+        ) as feeding:
+            meanwhile = _delays(pacs, receiver, lambda sent: feeding.poll() is None)
+        took = time.monotonic() - began
+        if feeding.returncode:
+            raise RuntimeError("initial failed")
+    finally:
+        subject.stop()
+        pacs.destroy()
+    return {
+        "fed, studies/s": count / took,
+        "live p50 without, ms": quiet[0],
+        "live p50 meanwhile, ms": meanwhile[0],
+        "live p99 without, ms": quiet[1],
+        "live p99 meanwhile, ms": meanwhile[1],
+    }
 
 
 def fill(pacs: Pacs, count: int) -> None:
@@ -112,14 +143,15 @@ def _delays(pacs: Pacs, receiver: AnyReceiver, more: Callable[[int], bool]) -> t
             connection.commit()
             time.sleep(0.02)
     deadline = time.monotonic() + 60
-    while receiver.count() < len(committed_at) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    delays = [
-        max(0.0, (arrival.time + 0.0005 - committed_at[arrival.study_iuid]) * 1000)
-        for arrival in receiver.arrivals()
-        if arrival.study_iuid in committed_at
-    ]
-    if len(delays) < len(committed_at):
-        raise RuntimeError("a live study didn't arrive")
+    delays: list[float] = []
+    while len(delays) < len(committed_at):
+        if time.monotonic() > deadline:
+            raise RuntimeError("a live study didn't arrive")
+        time.sleep(0.2)
+        delays = [
+            max(0.0, (arrival.time + 0.0005 - committed_at[arrival.study_iuid]) * 1000)
+            for arrival in receiver.arrivals()
+            if arrival.study_iuid in committed_at
+        ]
     quantiles = statistics.quantiles(delays, n=100)
     return quantiles[49], quantiles[98]

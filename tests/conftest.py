@@ -15,6 +15,7 @@ import sys
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,12 @@ from tests.servers import FLAVOURS, Server, ServerFailed, ServerUnavailable
 
 # What the program says is compared in English, whatever language the developer's machine speaks.
 os.environ["LC_ALL"] = "C.UTF-8"
+
+# How it says that it is called depends on the PATH, which has the venv's commands where somebody activated that.
+_VENV = str(Path(sys.executable).parent)
+os.environ["PATH"] = os.pathsep.join(
+    part for part in os.environ.get("PATH", os.defpath).split(os.pathsep) if part != _VENV
+)
 
 #: The shared server of each flavour, started when a test first asks for it, and what was found out about each.
 _shared: dict[str, Server] = {}

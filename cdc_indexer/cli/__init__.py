@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415 - imports inside the commands, on purpose
 from __future__ import annotations
 
+import gc
 import math
 import os
 import signal
@@ -25,6 +26,10 @@ __all__ = ["main"]
 
 MISUSED = 2
 
+#: After so many new objects Python looks for cycles among them. We make hardly any, and with the usual 700 that takes 7 % of
+#: the CPU of a backlog, and 10 % of starting.
+_COLLECT_AFTER = 50_000
+
 
 def main() -> None:
     """The entry point: 0 done, 1 failed, 2 bad usage or configuration; what went wrong in one sentence on stderr."""
@@ -34,6 +39,7 @@ def main() -> None:
 
 
 def _run() -> int:
+    gc.set_threshold(_COLLECT_AFTER, 10, 10)
     # Where no Runner waits for signals, the polite ones end the command like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     listen(sys.argv[1:])

@@ -6,7 +6,6 @@ All of them go behind what is live.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from cdc_indexer.flow.backfill import Backfill
@@ -99,11 +98,14 @@ class Backfills:
             key = study_key(uid, study_pk)
             # What was decided since the page was read knows better.
             free = parts.cases.get(key) is None and not parts.results.put_since(key, version)
-            case = self._hint(uid, study_pk, hints, now)
             # With `send: stable` what waits is read in its turn: whether it is quiet, the table has to say.
-            if free and not (parts.policy.stable and claimed):
-                values[study_pk] = study
-                reading.add(case, parts.cases.lease(case, reading))
+            if not free or (parts.policy.stable and claimed):
+                self._hint(uid, study_pk, hints, now)
+                continue
+            case = self._looks.case_of(key, study_pk, uid)
+            parts.cases.take(case, reading, hints, now)
+            values[study_pk] = study
+            reading.add(case, hints)
         return reading
 
     def adopt(
@@ -148,7 +150,7 @@ class Backfills:
             return False
         before = entry or Entry(key, study_pk)
         parts.results.put(
-            key, replace(before, study_pk=study_pk, digest=digest, deleted=False, rejected=None)
+            key, before._replace(study_pk=study_pk, digest=digest, deleted=False, rejected=None)
         )
         return True
 

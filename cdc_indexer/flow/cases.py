@@ -106,6 +106,14 @@ class Cases:
 
     # --- leases ------------------------------------------------------------------------------------------
 
+    def take(self, case: Case, owner: object, hints: Hints, now: Now) -> None:
+        """Gives the study's turn to ``owner``, who brings the hints along; those in the case wait."""
+        assert case.lease is None
+        case.lease = owner
+        case.first_at = now.seconds
+        self._leased += 1
+        self._hints += len(hints)
+
     def lease(self, case: Case, owner: object) -> Hints:
         """Gives the study's turn to ``owner``, and the hints that came so far."""
         assert case.lease is None

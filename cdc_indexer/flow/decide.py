@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cdc_indexer.flow.case import Hints, Insist
 from cdc_indexer.model.ledger import Entry
@@ -48,8 +47,7 @@ class Do(Enum):
     LATER = "later"
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(NamedTuple):
     """A study as the view had it. ``document`` is None, and ``invalid`` says why, when its row can't become one."""
 
     document: Document | None
@@ -82,9 +80,9 @@ def decide(
         recorded = bool(hints.rows or hints.changes or entry.unverified)
         anyway = policy.updates and (hints.doubtful or (recorded and not believed))
         if holds and (same or not policy.updates) and not anyway:
-            return Do.NOTHING, replace(entry, unverified=False, deleted=False, rejected=None)
+            return Do.NOTHING, entry._replace(unverified=False, deleted=False, rejected=None)
         if entry.rejected == digest and hints.insist is Insist.NO:
-            return Do.NOTHING, replace(entry, unverified=False)
+            return Do.NOTHING, entry._replace(unverified=False)
     if not stable:
         return Do.LATER, entry
     return (Do.SEND if seen.document is not None else Do.PARK), entry
@@ -95,15 +93,14 @@ def _absent(policy: Policy, entry: Entry | None, hints: Hints) -> tuple[Do, Entr
     again = hints.doubtful and entry is not None and entry.deleted
     if not (hints.gone or hints.newer or again):
         # Left to its 'deleted' row, which comes or has come, or to the sweep.
-        return Do.NOTHING, entry and replace(entry, unverified=False)
+        return Do.NOTHING, entry and entry._replace(unverified=False)
     if entry is None:
         # Somebody else may have sent what the ledger doesn't know.
         return (Do.DELETE if policy.deletes else Do.NOTHING), None
     refused = entry.rejected == DELETION and hints.insist is Insist.NO
     if policy.deletes and not refused and (may_hold(entry) or again or hints.insist is not Insist.NO):
         return Do.DELETE, entry
-    return Do.NOTHING, replace(
-        entry,
+    return Do.NOTHING, entry._replace(
         deleted=True,
         unverified=False,
         rejected=entry.rejected if refused else None,

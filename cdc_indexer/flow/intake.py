@@ -110,9 +110,8 @@ class Intake:
             told = microseconds(row.recorded_at) <= parts.results.ledger_began
             if is_first(case.entry) and case.lease is None and not told:
                 # What came meanwhile waits for its own look.
-                case.hints = parts.cases.lease(case, self)
                 own = Hints(rows=(mark,), live=True)
-                parts.cases.counted(own)
+                parts.cases.take(case, self, own, now)
                 self._looks.send_recorded(case, self, own, row, now)
             else:
                 again = case.entry is not None and case.entry.digest is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from cdc_indexer.flow.backfill import Ended
 from cdc_indexer.flow.case import Case, Hints, Insist
@@ -129,7 +128,7 @@ class Looks:
             else:
                 self.learn(case, found.entries)
                 values = studies.get(reading.pks[case.key])
-                if values is None or study_key(*names(values)) != case.key:
+                if not _is(values, case.key):
                     if case.study_iuid and not hints.asks_by_uid:
                         # Stored again under another primary key, perhaps: rows of an earlier life may come last.
                         hints.by_uid = True
@@ -143,7 +142,7 @@ class Looks:
     ) -> None:
         parts = self._parts
         entry = case.entry
-        if values is not None and study_key(*names(values)) != case.key:
+        if values is not None and not _is(values, case.key):
             # Its primary key is that of another study now: what was recorded under it is looked at there.
             if hints.rows and not hints.gone:
                 self._move_rows(hints, values, now)
@@ -305,7 +304,7 @@ class Looks:
         reason = f"the row can't become a study: {seen.invalid}"
         ids = tuple(row_id for row_id, _ in hints.rows)
         parking = Parking(case.key, case.study_pk, case.study_iuid, "post", key, ids, b"", None, reason, "")
-        entry = replace(case.entry or Entry(case.key, case.study_pk), rejected=INVALID, unverified=False)
+        entry = (case.entry or Entry(case.key, case.study_pk))._replace(rejected=INVALID, unverified=False)
         self._parts.settlement.invalid(case, owner, hints, parking, entry, now)
 
     def stale(self, delivery: Delivery, outcome: Outcome, now: Now) -> None:
@@ -345,6 +344,12 @@ class Looks:
         if hints.deleted is None or hints.deleted[1] not in kept:
             hints.gone, hints.newer, hints.deleted = False, False, None
         parts.cases.counted(hints)
+
+
+def _is(values: Values | None, key: str) -> bool:
+    """Whether a row of the view is that study."""
+    # Nearly always it has the UID.
+    return values is not None and (values.get("study_iuid") == key or study_key(*names(values)) == key)
 
 
 def _count(value: object) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from cdc_indexer.flow.backfill import Ended
 from cdc_indexer.flow.case import Case, Hints
@@ -60,7 +60,7 @@ class Settlement:
         before = case.entry
         rejected = before is not None and before.rejected is not None
         if hints.insist and entry is not None and entry.rejected not in (None, DOUBT):
-            entry = replace(entry, rejected=None)
+            entry = entry._replace(rejected=None)
         # A backfill and a deletion close whatever is open: a new ledger doesn't know what the old one did.
         closes = rejected or hints.tickets or hints.gone
         if hints.insist or (closes and (entry is None or entry.rejected is None)):
@@ -115,7 +115,7 @@ class Settlement:
                 self._results.park(Closing(case.key, State.SUPERSEDED))
         else:
             unknown = Entry(case.key, delivery.study_pk)
-            entry = replace(before or unknown, rejected=delivery.digest, unverified=False)
+            entry = (before or unknown)._replace(rejected=delivery.digest, unverified=False)
             self._results.park(
                 Parking(
                     case.key,
@@ -139,7 +139,7 @@ class Settlement:
         case = delivery.case
         before = delivery.before or Entry(case.key, delivery.study_pk)
         if before.rejected != DOUBT:
-            case.entry = delivery.before = replace(before, rejected=DOUBT)
+            case.entry = delivery.before = before._replace(rejected=DOUBT)
             self._results.put(case.key, case.entry)
 
     def durable(self, generation: int, now: Now) -> list[Result]:
@@ -165,7 +165,7 @@ class Settlement:
         """Everything that a result settles; ``entry``: what the ledger gets, None: nothing new."""
         if entry is not None:
             before, case.entry, case.known = case.entry, entry, True
-            if before is not None and before.unverified and entry == replace(before, unverified=False):
+            if before is not None and before.unverified and entry == before._replace(unverified=False):
                 self._results.verified(case.key, entry)
             else:
                 self._results.put(case.key, entry)

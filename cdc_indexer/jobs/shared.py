@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,26 @@ if TYPE_CHECKING:
 __all__ = ["Shared"]
 
 log = structlog.get_logger("cdc_indexer")
+
+
+class _Inside:
+    """Holds the lock around the core. One for all: whoever is inside is alone."""
+
+    __slots__ = ("_core", "_due", "_lock")
+
+    def __init__(self, lock: threading.Lock, due: threading.Condition, core: Core) -> None:
+        self._lock, self._due, self._core = lock, due, core
+
+    def __enter__(self) -> Core:
+        self._lock.acquire()
+        return self._core
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._core.parts.cases.quiet.sooner:
+                self._due.notify_all()
+        finally:
+            self._lock.release()
 
 
 class Shared:
@@ -64,6 +84,7 @@ class Shared:
         self.room = threading.Condition(self.lock)
         #: Told when something may be due.
         self.due = threading.Condition(self.lock)
+        self._inside = _Inside(self.lock, self.due, core)
         self.source = Source(settings.database, known=recalled.identity, read_again=reload)
         self.storage = Storage(observer, store, lambda: self.writer.failing)
         self.writer = Writer(
@@ -99,13 +120,9 @@ class Shared:
         theirs = theirs or Outbox(self.source).now()
         self.clock_difference_seconds = microseconds(theirs) / 1_000_000 - time.time()
 
-    @contextmanager
-    def inside(self) -> Iterator[Core]:
+    def inside(self) -> AbstractContextManager[Core]:
         """The core, for as long as the block takes, which must be microseconds."""
-        with self.lock:
-            yield self.core
-            if self.core.parts.cases.quiet.sooner:
-                self.due.notify_all()
+        return self._inside
 
     # --- the disk ----------------------------------------------------------------------------------------
 

@@ -133,12 +133,14 @@ def minute_of(moment: datetime) -> datetime:
 class _Bucket:
     """The settled ids of the rows recorded in one span of time, usually a minute."""
 
-    __slots__ = ("changed", "end", "ids", "rendered", "start")
+    __slots__ = ("changed", "end", "ids", "name", "rendered", "start")
 
     def __init__(self, start: datetime, end: datetime, ids: IntervalSet, *, changed: bool = True) -> None:
         self.start = start
         self.end = end
         self.ids = ids
+        name = start.isoformat(timespec="minutes")
+        self.name = name if end - start == _MINUTE else f"{name}/{end.isoformat(timespec='minutes')}"
         self.rendered: str | None = None
         #: Since ``render_changed`` rendered it.
         self.changed = changed
@@ -149,13 +151,6 @@ class _Bucket:
         first, _, last = name.partition("/")
         start = datetime.fromisoformat(first)
         return cls(start, datetime.fromisoformat(last) if last else start + _MINUTE, ids, changed=False)
-
-    @property
-    def name(self) -> str:
-        start = self.start.isoformat(timespec="minutes")
-        if self.end - self.start == _MINUTE:
-            return start
-        return f"{start}/{self.end.isoformat(timespec='minutes')}"
 
 
 class Settled:

@@ -9,8 +9,7 @@ so and isn't named there was read since, which is told by taking its name away a
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cdc_indexer.model.ledger import Entry
@@ -40,7 +39,8 @@ class _Found(NamedTuple):
 
 def put(db: sqlite3.Connection, entries: Sequence[Entry]) -> tuple[int, int]:
     """Writes the new entry of each study; by how many there are more, and more of those that the index holds."""
-    found = _find(db, [entry.study_iuid for entry in entries])
+    hashes = {entry.study_iuid: short_hash(entry.study_iuid) for entry in entries}
+    found = _find(db, hashes)
     changed: list[tuple[bytes, int]] = []
     moved: list[Entry] = []
     added = held = 0
@@ -60,7 +60,7 @@ def put(db: sqlite3.Connection, entries: Sequence[Entry]) -> tuple[int, int]:
     if changed:
         db.executemany("UPDATE ledger SET entry = ? WHERE study_pk = ?", changed)
     if moved:
-        _place_all(db, moved)
+        _place_all(db, moved, hashes)
     _mark(db, entries, found)
     return added, held
 
@@ -78,7 +78,7 @@ def count_held(db: sqlite3.Connection) -> int:
     )
 
 
-def _place_all(db: sqlite3.Connection, entries: Sequence[Entry]) -> None:
+def _place_all(db: sqlite3.Connection, entries: Sequence[Entry], hashes: Mapping[str, int]) -> None:
     """Those that have no place yet."""
     pks = [_place(entry) for entry in entries]
     taken = {pk for (pk,) in _select(db, "SELECT study_pk FROM ledger WHERE study_pk IN ", pks)}
@@ -90,7 +90,7 @@ def _place_all(db: sqlite3.Connection, entries: Sequence[Entry]) -> None:
         else:
             taken.add(pk)
             fresh.append((pk, pack(entry)))
-            places.append((short_hash(entry.study_iuid), pk))
+            places.append((hashes[entry.study_iuid], pk))
     if fresh:
         db.executemany("INSERT INTO ledger VALUES (?, ?)", fresh)
         # One that is there already is left of an entry that damage took away.
@@ -121,7 +121,9 @@ def verified(db: sqlite3.Connection, entries: Collection[Entry]) -> None:
 
 def lookup(db: sqlite3.Connection, study_iuids: Sequence[str]) -> dict[str, Entry]:
     """The entries of those studies that have one."""
-    return {uid: found.entry for uid, found in _find(db, study_iuids).items()}
+    return {
+        uid: found.entry for uid, found in _find(db, {uid: short_hash(uid) for uid in study_iuids}).items()
+    }
 
 
 def by_pk(db: sqlite3.Connection, after_pk: int, until_pk: int | None, limit: int) -> list[Entry]:
@@ -181,19 +183,17 @@ def _place(entry: Entry) -> int:
     return min(entry.study_pk, _MAX_PK)
 
 
-def _find(db: sqlite3.Connection, study_iuids: Sequence[str]) -> dict[str, _Found]:
-    wanted: dict[int, set[str]] = {}
-    for uid in study_iuids:
-        wanted.setdefault(short_hash(uid), set()).add(uid)
+def _find(db: sqlite3.Connection, hashes: Mapping[str, int]) -> dict[str, _Found]:
+    """Of these UIDs, each with its hash, those that have an entry."""
     found: dict[str, _Found] = {}
-    sql = "SELECT p.hash, l.study_pk, l.entry FROM places p JOIN ledger l ON l.study_pk = p.study_pk WHERE p.hash IN "
-    for hash_, pk, packed in _select(db, sql, list(wanted)):
+    sql = "SELECT l.study_pk, l.entry FROM places p JOIN ledger l ON l.study_pk = p.study_pk WHERE p.hash IN "
+    for pk, packed in _select(db, sql, list(hashes.values())):
         entry = unpack(pk, packed)
-        if entry.study_iuid in wanted[hash_]:
+        if entry.study_iuid in hashes:  # another one may have the same hash
             found[entry.study_iuid] = _Found(entry, displaced=False)
-    if len(found) < len(study_iuids) and db.execute("SELECT 1 FROM displaced LIMIT 1").fetchone():
+    if len(found) < len(hashes) and db.execute("SELECT 1 FROM displaced LIMIT 1").fetchone():
         sql = "SELECT study_iuid, study_pk, entry FROM displaced WHERE study_iuid IN "
-        for uid, pk, packed in _select(db, sql, [uid for uid in study_iuids if uid not in found]):
+        for uid, pk, packed in _select(db, sql, [uid for uid in hashes if uid not in found]):
             found[uid] = _Found(unpack(pk, packed), displaced=True)
     if marked_or_were := [one.entry for one in found.values() if one.entry.unverified]:
         marked = _marked(db, marked_or_were)
@@ -210,7 +210,7 @@ def _marked(db: sqlite3.Connection, entries: Sequence[Entry]) -> set[tuple[int, 
 
 def _as_marked(entry: Entry, marked: set[tuple[int, str]]) -> Entry:
     if entry.unverified and (_place(entry), entry.study_iuid) not in marked:
-        return replace(entry, unverified=False)
+        return entry._replace(unverified=False)
     return entry
 
 

@@ -40,28 +40,28 @@ def short_hash(study_iuid: str) -> int:
 
 def pack(entry: Entry) -> bytes:
     """All of ``entry`` but its study_pk."""
-    flags = _DELETED * entry.deleted | _UNVERIFIED * entry.unverified
+    uid, _, version, digest, deleted, rejected, unverified, series, instances = entry
+    flags = _DELETED * deleted | _UNVERIFIED * unverified
     middle = b""
-    if entry.digest is not None:
+    if digest is not None:
         flags |= _HAS_DIGEST
-        middle = _digest(entry.digest)
-    if entry.rejected is not None:
+        middle = _digest(digest)
+    if rejected is not None:
         flags |= _HAS_REJECTED
-        middle += _digest(entry.rejected)
-    if entry.series is not None and entry.series >= 0:
+        middle += _digest(rejected)
+    if series is not None and series >= 0:
         flags |= _HAS_SERIES
-        middle += _number(entry.series)
-    if entry.instances is not None and entry.instances >= 0:
+        middle += _number(series)
+    if instances is not None and instances >= 0:
         flags |= _HAS_INSTANCES
-        middle += _number(entry.instances)
-    uid = entry.study_iuid
+        middle += _number(instances)
     if _is_uid(uid):
         digits = uid.replace(".", "a")
         middle += bytes.fromhex(digits if len(digits) % 2 == 0 else digits + "f")
     else:
         flags |= _AS_TEXT
         middle += uid.encode("utf-8", "surrogatepass")
-    head = _HEAD.pack(0, flags, entry.version)
+    head = _HEAD.pack(0, flags, version)
     # Two bytes that tell a flipped bit: the UID is known by its hash, a version that grew would never be passed again.
     return (crc32(middle, crc32(head)) & 0xFFFF).to_bytes(2, "big") + head[2:] + middle
 

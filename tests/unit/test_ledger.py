@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -103,7 +102,7 @@ def test_it_is_a_dictionary_of_studies_in_the_order_of_their_pks(
         changes = Changes(ledger={one.study_iuid: one for one in some})
         model |= changes.ledger
         changes.verified = {
-            uid: replace(one, unverified=False)
+            uid: one._replace(unverified=False)
             for uid, one in model.items()
             if uid in read and one.unverified
         }
@@ -139,7 +138,7 @@ def test_studies_with_the_same_hash_are_told_apart(store: Store, monkeypatch: py
     monkeypatch.setattr(_ledger, "short_hash", lambda uid: 7)
     some = [entry(f"1.2.{number}", number) for number in range(1, 30)]
     put(store, *some)
-    put(store, replace(some[3], version=99), replace(some[4], study_pk=500))
+    put(store, some[3]._replace(version=99), some[4]._replace(study_pk=500))
     found = store.lookup([one.study_iuid for one in some])
     assert found["1.2.4"].version == 99
     assert found["1.2.5"].study_pk == 500
@@ -158,7 +157,7 @@ def test_an_archive_that_numbers_its_studies_anew(store: Store) -> None:
     random.Random(7).shuffle(shuffled)
     for start in range(0, count, 50):
         part = zip(some[start : start + 50], shuffled[start : start + 50], strict=True)
-        put(store, *(replace(one, study_pk=pk) for one, pk in part))
+        put(store, *(one._replace(study_pk=pk) for one, pk in part))
     assert store.count == count
     found = store.lookup([one.study_iuid for one in some])
     assert [found[one.study_iuid].study_pk for one in some] == shuffled
@@ -204,7 +203,7 @@ def test_a_pk_that_sqlite_can_not_hold_stops_nothing(store: Store) -> None:
 
 @pytest.mark.parametrize("rejected", [INVALID, DELETION])
 def test_what_stands_for_a_digest_fits_in_its_place(store: Store, rejected: bytes) -> None:
-    wanted = replace(entry("1.2.3", 4), rejected=rejected)
+    wanted = entry("1.2.3", 4)._replace(rejected=rejected)
     put(store, wanted)
     assert store.lookup(["1.2.3"]) == {"1.2.3": wanted}
 
@@ -231,15 +230,15 @@ def test_the_count_survives_a_restart(store: Store, tmp_path: Path) -> None:
 
 
 def test_only_what_was_accepted_is_at_the_index(store: Store, tmp_path: Path) -> None:
-    on_its_way = replace(entry("1.2.1", 1, 0), digest=None, rejected=DOUBT)
-    rejected = replace(entry("1.2.2", 2, 0), digest=None, rejected=bytes(16))
+    on_its_way = entry("1.2.1", 1, 0)._replace(digest=None, rejected=DOUBT)
+    rejected = entry("1.2.2", 2, 0)._replace(digest=None, rejected=bytes(16))
     put(store, on_its_way, rejected, entry("1.2.3", 3), entry("1.2.4", 3))
     assert (store.count, store.held) == (4, 2)
-    put(store, entry("1.2.1", 1), replace(entry("1.2.4", 3), digest=None, deleted=True))
+    put(store, entry("1.2.1", 1), entry("1.2.4", 3)._replace(digest=None, deleted=True))
     assert (store.count, store.held) == (4, 2)
     put(store, entry("1.2.2", 2), entry("1.2.4", 3))
     assert (store.count, store.held) == (4, 4)
-    put(store, replace(entry("1.2.3", 3), digest=None, deleted=True))
+    put(store, entry("1.2.3", 3)._replace(digest=None, deleted=True))
     store.close()
     state = tmp_path / "state"
     for sql in ("SELECT 1", "DELETE FROM meta WHERE name = 'ledger_held'"):  # as an earlier version leaves it
