@@ -50,6 +50,7 @@ class Impatient(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._lingering = _Lingering(self)
         # (Of TLS asyncio would keep half a megabyte.)
         transport.set_write_buffer_limits(_LARGEST_KEPT_BYTES)
         transport.get_extra_info("socket").setsockopt(
@@ -92,8 +93,7 @@ class Impatient(HttpToolsProtocol):
         super().on_headers_complete()
         if idle:
             self._answered = self.cycle
-        if not self.cycle.keep_alive:
-            self.cycle.transport = _Lingering(self)  # type: ignore[assignment]
+        self.cycle.transport = self._lingering  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
@@ -156,13 +156,12 @@ class Impatient(HttpToolsProtocol):
 
 
 class _Lingering:
-    """What an answer after which the connection ends is written to.
+    """What an answer is written to, and what it may end: not before the request is whole.
 
     Where a connection is closed before all that came was read, TCP takes back what the other side hasn't read either.
     """
 
     def __init__(self, protocol: Impatient) -> None:
-        self._protocol = protocol
         self.write = protocol.transport.write
         self.is_closing = protocol.transport.is_closing
         self.close = protocol.close
