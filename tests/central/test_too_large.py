@@ -166,12 +166,3 @@ def test_requests_that_wait_behind_one_are_few(index: Index) -> None:
     with index.connect() as connection, others(index), pytest.raises(ConnectionError):
         connection.sendall(200_000 * one)
     assert memory.grown_mb() < _FLAT_MB
-    # Nothing is done that comes after what was to be the last.
-    last = f"{HEAD}Connection: close\r\nContent-Length: 2\r\n\r\n[]".encode()
-    document = json.dumps(study(99_999)).encode()
-    after = f"{HEAD}Content-Length: {len(document)}\r\n\r\n".encode() + document
-    with index.connect() as connection:
-        connection.sendall(last + after)
-        assert answer(connection)[0] == 207
-        assert connection.recv(1) == b""
-    assert index.studies(study_iuid="1.2.840.99999") == []

@@ -87,7 +87,6 @@ class Impatient(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= _MOST_WAITING:
             self.transport.abort()
-        if self.transport.is_closing():
             raise _Enough
         idle = self.cycle is None or self.cycle.response_complete
         super().on_headers_complete()
