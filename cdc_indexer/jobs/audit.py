@@ -217,7 +217,8 @@ class Audit:
             self._clock_went_back()
         # It may have gone back just after the last look, and rows are dated since then.
         unseen = timedelta(seconds=self._clock_at - before_at) if before is not None else timedelta()
-        if went_back and now - unseen - HOLD_BACK < until:
+        if went_back:
+            # Also where ``until`` lies before that: a later one may have been proposed, and waits for the stream.
             with self._engine.inside() as core:
                 core.take_until_back(minute_of(now - unseen - HOLD_BACK))
             self._newest = None

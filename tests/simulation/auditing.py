@@ -185,5 +185,5 @@ def _watch_clock(p: Process, now: datetime) -> None:
         before is not None and now < before - timedelta(seconds=2)
     )
     unseen = timedelta(seconds=p.clock_seen_at - before_at) if before is not None else timedelta()
-    if back and now - unseen - HOLD_BACK < until:
+    if back:
         core.take_until_back(minute_of(now - unseen - HOLD_BACK))
