@@ -24,7 +24,7 @@ OF_MIDDLE_SIZE = 440
 #: Of the kernel, at the client's side.
 _SMALL_BYTES = 4_096
 #: Of a dozen searches at one time, each page by page.
-_FLAT_MB = 80.0
+_FLAT_MB = 65.0
 
 #: The index itself, with limits that a test can wait for. A search for AWAY finds the database away at the second page.
 PROGRAM = f"""
