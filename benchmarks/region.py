@@ -115,12 +115,25 @@ async def _listening(index: Index) -> None:
     raise RuntimeError("the index doesn't start")
 
 
-def cpu_seconds(indexes: list[Index], cluster: Cluster | None) -> float:
-    pids = [one.process.pid for one in indexes]
-    if cluster is not None:
-        pids += cluster.pids()
+def _pids(indexes: list[Index], cluster: Cluster | None) -> list[int]:
+    return [one.process.pid for one in indexes] + (cluster.pids() if cluster is not None else [])
+
+
+def written_kb(indexes: list[Index], cluster: Cluster | None) -> float:
+    """What they have given the disk to write, log and tables; the kernel may write a page less often."""
     total = 0
-    for pid in pids:
+    for pid in _pids(indexes, cluster):
+        try:
+            said = Path(f"/proc/{pid}/io").read_text()
+        except (FileNotFoundError, PermissionError):
+            continue
+        total += int(said.partition("\nwrite_bytes: ")[2].split()[0])
+    return total / 1024
+
+
+def cpu_seconds(indexes: list[Index], cluster: Cluster | None) -> float:
+    total = 0
+    for pid in _pids(indexes, cluster):
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except FileNotFoundError:
@@ -230,6 +243,7 @@ def ingest(table: Table, cluster: Cluster, database: str, first: int, seconds: f
                 sender = Sender(first, batch)
                 first += 10_000_000
                 before = cpu_seconds(running, None), cpu_seconds([], on)
+                had_written = written_kb(running, on)
                 rate = asyncio.run(_for_a_while(seconds, connections, ports, sender.send))
                 own, databases = cpu_seconds(running, None) - before[0], cpu_seconds([], on) - before[1]
                 table.add(
@@ -237,6 +251,7 @@ def ingest(table: Table, cluster: Cluster, database: str, first: int, seconds: f
                     studies_per_second=rate,
                     cpu_us_per_study=(own + databases) / (rate * seconds) * 1e6,
                     of_it_in_the_database=databases / (rate * seconds) * 1e6,
+                    KB_written_per_study=(written_kb(running, on) - had_written) / (rate * seconds),
                 )
             table.add(f"{name}: memory of a process", MB=max(one.memory_mb() for one in running))
 

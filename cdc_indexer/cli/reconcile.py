@@ -24,7 +24,9 @@ _DAY = click.DateTime(["%Y-%m-%d"])
 @click.option("--since", type=_DAY, metavar="DATE", help="Only studies of this day (YYYY-MM-DD) or later.")
 @click.option("--until", type=_DAY, metavar="DATE", help="Only studies of this day or earlier.")
 @click.option(
-    "--accept", is_flag=True, help="Send what a pass has held because it would change or delete so much."
+    "--accept",
+    is_flag=True,
+    help="Send what a comparison has held because it would change or delete so much.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
 @in_language

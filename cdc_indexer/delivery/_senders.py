@@ -62,6 +62,8 @@ class Senders:
         self._answer_times: deque[float] = deque(maxlen=_ANSWER_TIMES_KEPT)
         self._expires_at = math.inf
         self._stopping = False
+        #: The clients are closed.
+        self._ended_all = False
         self._poll = select.poll()
         self._waking, self._waker = socket.socketpair()
         self._waking.setblocking(False)
@@ -116,6 +118,7 @@ class Senders:
         except Stopped:
             pass
         finally:
+            self._ended_all = True
             for client in self._versions:
                 client.close()
 
@@ -185,6 +188,9 @@ class Senders:
         def connect() -> None:
             self._connected.append((work, client.connect()))
             self.wake()
+            if self._ended_all:
+                # Nobody waits for a first connection, and nobody else closes it then.
+                client.close()
 
         if work.started:
             self._continuing += 1

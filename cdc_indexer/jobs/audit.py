@@ -45,6 +45,10 @@ _ID_MAX = 2**64 - 1
 #: A clock is said to have gone back when it did so by more than this.
 _CLOCK_SLACK = timedelta(seconds=2)
 
+#: Or when it shows so much less than it must, by the time that has passed here: what waits for an answer, and clocks that
+#: run at different rates (a thousandth), make no more of a difference. ``HOLD_BACK`` is ten times that.
+_CLOCK_BEHIND = timedelta(minutes=1)
+
 
 @dataclass(frozen=True, slots=True)
 class Audited:
@@ -212,12 +216,16 @@ class Audit:
         before, self._clock = self._clock, now
         before_at, self._clock_at = self._clock_at, time.monotonic()
         until = self._engine.progress.until
-        went_back = now < until + HOLD_BACK / 2 or (before is not None and now < before - _CLOCK_SLACK)
+        unseen = timedelta(seconds=self._clock_at - before_at) if before is not None else timedelta()
+        went_back = now < until + HOLD_BACK / 2 or (
+            before is not None
+            and (now < before - _CLOCK_SLACK or now < before + unseen * 0.999 - _CLOCK_BEHIND)
+        )
         if went_back:
             self._clock_went_back()
         # It may have gone back just after the last look, and rows are dated since then.
-        unseen = timedelta(seconds=self._clock_at - before_at) if before is not None else timedelta()
-        if went_back and now - unseen - HOLD_BACK < until:
+        if went_back:
+            # Also where ``until`` lies before that: a later one may have been proposed, and waits for the stream.
             with self._engine.inside() as core:
                 core.take_until_back(minute_of(now - unseen - HOLD_BACK))
             self._newest = None

@@ -120,7 +120,8 @@ def other_document(before: object, settings: Settings, entries: int) -> dict[str
     if before is not None and entries and settings.delivery.updates:
         log.warning(
             f"`fields`, or the form of a study's document, is another one than before: all {entries:,} studies that the "
-            "central index was told of differ for that, and go out once more by the next pass (tonight, or by `reconcile`)",
+            "central index was told of differ for that, and go out once more by the next comparison "
+            "(tonight, or by `reconcile`)",
             studies=entries,
         )
     return shape

@@ -117,7 +117,7 @@ def lines(shown: Report) -> list[tuple[str, str]]:
         ),
         ("parked", f"{count(shown.parked)}{f': {reasons}' if reasons else ''}"),
         (
-            "last pass",
+            "last comparison",
             f"{when(last.get('at'))}: {passed(last, current())}" if (last := shown.last_pass) else "",
         ),
         ("last error", f"{say(error['message'])} ({when(error['time'])})" if error else say("none")),

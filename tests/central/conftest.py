@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from click.testing import CliRunner
 
 from central_index.cli import main
 from tests.central.postgres import Cluster, started
+from tests.central.process import connections
 from tests.indexer import wait_until
 from tests.ports import free_port
 
@@ -48,7 +50,8 @@ class Index:
         self.options: dict[str, str] = {}
         #: What Python is told to start.
         self.program = ("-m", "central_index")
-        self.url = f"http://127.0.0.1:{free_port()}"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = directory / "central.log"
         self.session = self._new_session()
         self._process: subprocess.Popen[bytes] | None = None
@@ -119,6 +122,24 @@ class Index:
         finally:
             process.kill()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def connect(self, receive_buffer_bytes: int | None = None) -> socket.socket:
+        """A connection of which nothing has been sent yet."""
+        connection = socket.socket()
+        connection.settimeout(20)
+        if receive_buffer_bytes is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        connection.connect(("127.0.0.1", self.port))
+        return connection
+
+    def connections(self) -> int:
+        """How many it holds open."""
+        return connections(self.pid, self.port)
+
     # --- its database, by hand ----------------------------------------------------------------------------
 
     def execute(self, script: str) -> None:
@@ -128,6 +149,10 @@ class Index:
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(self.database)) as connection:
             return connection.execute(query).fetchall()
+
+    def waiting_transactions(self) -> int:
+        """That are open, with nothing to do: a file that is only read is locked for nobody."""
+        return 0
 
     def forget(self) -> None:
         """Sees to it that what is too old is gone: each write takes some of it along."""
@@ -177,6 +202,13 @@ class PostgresIndex(Index):
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         return self._cluster.execute(self._name, query)
+
+    def waiting_transactions(self) -> int:
+        (row,) = self.rows(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND state = 'idle in transaction' AND state_change < clock_timestamp() - interval '0.3 s'"
+        )
+        return int(row[0])
 
     def forget(self) -> None:
         """It does so when it starts, and every minute."""
@@ -293,6 +325,13 @@ def cluster(_clusters: Callable[[], Cluster]) -> Cluster:
 
 class MakeIndex(Protocol):
     def __call__(self, cluster: Cluster | None = None, database: str | None = None) -> Index: ...
+
+
+@pytest.fixture(scope="module")
+def _make_indexes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeIndex]:
+    """As `make_index`, for all tests of a module."""
+    with _maker(tmp_path_factory.mktemp("indexes")) as make:
+        yield make
 
 
 @pytest.fixture

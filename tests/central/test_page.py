@@ -82,6 +82,19 @@ def test_a_study_tells_all_by_the_keyboard_alone(page: Keyboard) -> None:
     wait_until(lambda: text(page, "#detail dl") == "", 10, "something of a patient stays behind")
 
 
+def test_what_arrives_takes_the_focus_from_nothing(page: Keyboard, index: Index) -> None:
+    page.value("window.held = document.querySelector('#rows tr:last-child button'); window.held.focus()")
+    index.post(study(4))
+    wait_until(lambda: rows(page, "rows") == 4, 15, "the study doesn't come")
+    assert page.value("window.held.isConnected") is False
+    page.press("Enter")
+    wait_until(lambda: page.value("document.getElementById('detail').open") is True, 10, "the focus is lost")
+    assert (
+        page.value("[...document.querySelectorAll('#detail dd')].some(e => e.textContent === '1.2.840.1')")
+        is True
+    )
+
+
 def test_columns_sort_what_is_shown(page: Keyboard) -> None:
     names = "[...document.querySelectorAll('#rows td:nth-child(3)')].map(e => e.textContent.slice(0, 4))"
     assert page.value(names) == ["PEÑA", "<b>S", "PEÑA"]

@@ -20,6 +20,7 @@ from central_index.model import Filters, Stored
 from central_index.postgres_pool import Connection
 from central_index.postgres_rows import MOVE, moved_rows
 from central_index.postgres_store import PostgresStore
+from central_index.sqlite_schema import snapshot
 from central_index.sqlite_store import SqliteStore
 from central_index.store import Store
 from central_index.words import words_of
@@ -85,7 +86,17 @@ def _questions(held: list[dict[str, Any]], rng: random.Random) -> Iterator[Filte
         parts: list[dict[str, Any]] = [
             {
                 "patient": rng.choice(
-                    ["MARÍA", "m", "JOSÉ MARÍA", f"{words[0]} maria", words[-1][:3], words[0], "xqz"]
+                    [
+                        "MARÍA",
+                        "m",
+                        "1",
+                        "M 1",
+                        "JOSÉ MARÍA",
+                        f"{words[0]} maria",
+                        words[-1][:3],
+                        words[0],
+                        "xqz",
+                    ]
                 )
             },
             {"patient_id": some["patient_id"]},
@@ -151,6 +162,7 @@ def test_every_way_through_the_embedded_store(
 ) -> None:
     monkeypatch.setattr(sqlite_search, "MOST_COUNTED", 40)
     monkeypatch.setattr(sqlite_search, "_NARROW", 60)
+    monkeypatch.setattr(sqlite_search, "_NEWEST", 90)
     held = [dict(one, center=CENTERS[one["study_pk"] % 7]) for one in studies(1, NUMBER)]
 
     async def run() -> None:
@@ -163,6 +175,41 @@ def test_every_way_through_the_embedded_store(
             await store.close()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("patient", "center", "by_words"),
+    [
+        ("1", None, False),
+        ("m 1", None, False),
+        ("Ñ", None, True),
+        ("pena", None, True),
+        ("1", CENTERS[0], True),
+    ],
+)
+def test_a_beginning_that_most_have_isn_t_gathered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patient: str, center: str | None, by_words: bool
+) -> None:
+    """By the index of words a figure with which all ids begin takes ten times as long as anything else."""
+    monkeypatch.setattr(sqlite_search, "MOST_COUNTED", 40)
+    monkeypatch.setattr(sqlite_search, "_NEWEST", 60)
+    path = tmp_path / "central.sqlite"
+
+    async def run() -> None:
+        store = SqliteStore(path, lambda: None)
+        await store.open()
+        held = [dict(one, patient_id=f"1{n}", patient_name="PEÑA^MÍA", center=CENTERS[n % 2])
+                for n, one in enumerate(studies(1, 80))]  # fmt: skip
+        await store.write([Stored(None, NOW, parse(one), one["study_pk"]) for one in held])
+        await store.close()
+
+    asyncio.run(run())
+    with snapshot(path) as connection:
+        asked: list[str] = []
+        connection.set_trace_callback(asked.append)
+        found = sqlite_search.search(connection, Filters(patient=patient, center=center, limit=20))
+    assert len(found.studies) == (0 if patient == "Ñ" else 20)
+    assert any("MATCH" in one for one in asked) == by_words
 
 
 class Explained:

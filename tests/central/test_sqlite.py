@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import stat
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from central_index.digests import FIELDS, range_digest, study_digest
+from central_index.document import parse
+from central_index.model import Stored
+from central_index.sqlite_store import SqliteStore
 from tests.central.conftest import WRITER, Index, MakeIndex, study
 
 #: As the first version made it.
@@ -151,3 +156,22 @@ def test_it_doesnt_start_with_unusable_keys(make_index: MakeIndex, content: str 
     assert said in index.log
     assert "Traceback" not in index.log
     assert "the-same-key" not in index.log
+
+
+def test_a_login_and_a_record_are_no_news_to_open_pages(tmp_path: Path) -> None:
+    """Else each page would read anew for what another one asked."""
+    told: list[None] = []
+
+    async def run() -> None:
+        store = SqliteStore(tmp_path / "central.sqlite", lambda: told.append(None))
+        await store.open()
+        try:
+            await store.open_session(b"name", b"key", time.time() + 60)
+            await store.add_records([("1", 1, "reader", "", "search", "")], [])
+            assert told == []
+            await store.write([Stored(None, time.time(), parse(study()), 1)])
+        finally:
+            await store.close()
+
+    asyncio.run(run())
+    assert told == [None]

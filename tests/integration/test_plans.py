@@ -120,6 +120,44 @@ def test_a_page_may_end_within_a_moment(pacs: Pacs, outbox: Outbox, not_after: d
     assert found == ([9, 2, 7] if not_after is None else [9, 2])
 
 
+def test_what_is_asked_by_key_reads_no_more(pacs: Pacs, outbox: Outbox) -> None:
+    """Of 20,000 studies with two rows each, in an outbox of 40,000."""
+    count, wanted = 20_000, [17, 5_000, 19_999, 20_001]
+    for trigger in ("indexer_study_insert", "indexer_study_update"):
+        pacs.execute(f"DROP TRIGGER {trigger}")
+    pacs.execute("SET SESSION foreign_key_checks = 0")
+    pacs.execute(f"INSERT INTO patient (pk, pat_id) SELECT n, n FROM {numbers(500)}")
+    pacs.execute(
+        "INSERT INTO study (pk, patient_fk, study_iuid, num_series, num_instances, availability, study_status)"
+        f" SELECT n, 1 + n MOD 500, CONCAT('1.2.', n), 1, 1, 0, 0 FROM {numbers(count)}"
+    )
+    for base, operation in ((0, "stored"), (count, "deleted")):
+        pacs.execute(
+            "INSERT INTO study_service (id, operation, study_pk, study_iuid, recorded_at)"
+            f" SELECT {base} + n, '{operation}', n, CONCAT('1.2.', n), '2026-03-01' + INTERVAL n SECOND"
+            f" FROM {numbers(count)}"
+        )
+    pacs.execute("ANALYZE TABLE study_service, study, patient")
+    since = datetime(2026, 3, 1)
+    for call, expected in (
+        (lambda: outbox.deleted(wanted), {f"1.2.{pk}" for pk in wanted[:3]}),
+        (lambda: outbox.recorded(wanted), set(wanted[:3])),
+        (lambda: set(outbox.newest_of(wanted)), set(wanted[:3])),
+        (lambda: set(outbox.newest_rows(wanted, since)), set(wanted[:3])),
+        (lambda: outbox.unseen(wanted), set()),
+        (lambda: {row["study_pk"] for row in outbox.view_of(["1.2.17", "1.2.20001"])}, {17}),
+        (lambda: {row["study_pk"] for row in outbox.view_after(19_990, 3)}, {19_991, 19_992, 19_993}),
+        (lambda: len(outbox.page_of_pks(wanted).studies), 3),
+        (lambda: len(outbox.rows_between(10, 20, 5)), 5),
+        (outbox.last_study_pk, count),
+        (lambda: len(outbox.newest_studies(3)), 3),
+        (lambda: outbox.newest(datetime(2026, 4, 1)), since + timedelta(seconds=count)),
+    ):
+        read, found = reads(outbox, call)
+        assert found == expected
+        assert read <= 250, expected
+
+
 def test_a_page_of_arc5(server: Server) -> None:
     pacs = Pacs5.create(server)
     try:

@@ -181,9 +181,10 @@ def _watch_clock(p: Process, now: datetime) -> None:
     before, p.clock_seen = p.clock_seen, now
     before_at, p.clock_seen_at = p.clock_seen_at, p.world.seconds
     until = core.parts.progress.until
-    back = (until > EPOCH and now < until + HOLD_BACK / 2) or (
-        before is not None and now < before - timedelta(seconds=2)
-    )
     unseen = timedelta(seconds=p.clock_seen_at - before_at) if before is not None else timedelta()
-    if back and now - unseen - HOLD_BACK < until:
+    back = (until > EPOCH and now < until + HOLD_BACK / 2) or (
+        before is not None
+        and now < before + max(unseen - timedelta(minutes=1), timedelta()) - timedelta(seconds=2)
+    )
+    if back:
         core.take_until_back(minute_of(now - unseen - HOLD_BACK))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 
 from cdc_indexer.delivery._meaning import classify
 from cdc_indexer.delivery.features import Known
+from cdc_indexer.delivery.webservice import Webservice
 from cdc_indexer.flow.gate import Gate
-from cdc_indexer.model.outcome import Kind, Refusal
+from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 from tests.indexer import KEY
 from tests.receiver import OK, Answer, Receiver
-from tests.sending import Sender
+from tests.sending import Sender, settings
 
 Start = Callable[..., Sender]
 
@@ -40,6 +42,31 @@ def start(tmp_path: Path, receiver: Receiver) -> Iterator[Start]:
 def receiver() -> Iterator[Receiver]:
     with Receiver(KEY) as one:
         yield one
+
+
+class _ConnectsLate(Webservice):
+    """Is connected when the rest has ended."""
+
+    begun, go_on = threading.Event(), threading.Event()
+
+    def connect(self) -> Outcome | None:
+        self.begun.set()
+        assert self.go_on.wait(20)
+        return super().connect()
+
+
+def test_a_connection_that_is_made_when_all_ends_is_closed(tmp_path: Path, receiver: Receiver) -> None:
+    config = settings(tmp_path, receiver.url)
+    client = _ConnectsLate(config, Known())
+    sender = Sender.start(tmp_path, receiver, make_client=lambda: client)
+    sender.dispatcher.start()
+    sender.send("1.2.3")
+    assert client.begun.wait(20)
+    sender.dispatcher.stop()
+    (thread,) = [one for one in threading.enumerate() if one.name == "connecting"]
+    client.go_on.set()
+    thread.join(20)
+    assert client.fileno() == -1
 
 
 MANY = [f"1.2.{number}" for number in range(30)]

@@ -8,9 +8,11 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from cdc_indexer.flow.progress import Progress
 from cdc_indexer.jobs.audit import HOLD_BACK, Audit
 from cdc_indexer.jobs.reading_table import TableReading
 from cdc_indexer.model.position import Position
+from cdc_indexer.model.settled import Settled
 from cdc_indexer.model.study import OutboxRow
 
 NOON = datetime(2026, 5, 4, 12)
@@ -110,6 +112,51 @@ def test_until_goes_back_by_the_time_in_which_nobody_looked_as_well(monkeypatch:
     audit._outbox.clock = NOON - timedelta(seconds=7200 - 700)
     audit.full()
     core.take_until_back.assert_called_once_with(NOON - timedelta(seconds=7200) - HOLD_BACK)
+
+
+@pytest.mark.parametrize(
+    ("passed", "shown", "back"),
+    [
+        # Two hours back, and nobody looked for three: it shows more than before all the same.
+        (timedelta(hours=3), timedelta(hours=1), True),
+        # Clocks run at different rates, and an answer may come late.
+        (timedelta(hours=3), timedelta(hours=3, seconds=-10), False),
+        (timedelta(seconds=60), timedelta(seconds=20), False),
+        # A machine that slept: ours stood still.
+        (timedelta(seconds=60), timedelta(hours=9), False),
+    ],
+    ids=["back", "rates", "late", "slept"],
+)
+def test_a_clock_is_measured_by_the_time_that_has_passed(
+    monkeypatch: pytest.MonkeyPatch, passed: timedelta, shown: timedelta, back: bool
+) -> None:
+    monotonic = 1000.0
+    monkeypatch.setattr("cdc_indexer.jobs.audit.time.monotonic", lambda: monotonic)
+    audit, _ = an_audit([NOON])
+    core = audit._engine.inside.return_value.__enter__.return_value
+    audit.full()
+    monotonic += passed.total_seconds()
+    audit._outbox.clock = NOON + shown
+    assert audit.full().clock_went_back is back
+    if back:
+        core.take_until_back.assert_called_once_with(NOON + shown - passed - HOLD_BACK)
+
+
+def test_a_later_until_that_waits_for_the_stream_goes_back_as_well() -> None:
+    """The stream hasn't come to the end of the log of then: once it has, new rows would lie before `until`."""
+    audit, _ = an_audit([NOON])
+    progress = Progress(Settled(NOON - timedelta(days=1)), position=Position("bin.000007", 4))
+    audit._engine.progress = progress
+    core = audit._engine.inside.return_value.__enter__.return_value
+    core.propose_until.side_effect = progress.propose_until
+    core.take_until_back.side_effect = progress.take_until_back
+    audit._binlog_end = lambda: Position("bin.000007", 900)
+    audit.full()
+    audit._outbox.clock = NOON - timedelta(hours=2)
+    audit._outbox.recorded = []
+    audit.full()
+    progress.end_transaction(Position("bin.000007", 900))
+    assert progress.until == NOON - timedelta(days=1)
 
 
 def test_each_full_audit_knows_which_rows_are_superseded() -> None:

@@ -17,6 +17,8 @@ from central_index.web import OK, json_body, refusal
 
 #: A guesser gets so many tries in a minute from one address; the keys are long.
 _LOGINS_PER_MINUTE = 30
+#: Anybody may send one.
+_LARGEST_LOGIN_BYTES = 16 * 1024
 
 log = structlog.get_logger()
 
@@ -59,7 +61,7 @@ class Access:
         address = request.client.host if request.client else ""
         if await self._store.refused_logins(address, now - 60) >= _LOGINS_PER_MINUTE:
             return refusal(429, "Too many tries: wait a minute.", {"Retry-After": "60"})
-        content = await json_body(request)
+        content = await json_body(request, _LARGEST_LOGIN_BYTES)
         key_digest = await self._digest_of(content)
         role = self._keys.role_of_digest(key_digest) if key_digest is not None else None
         if key_digest is None or role is None or role.writes:

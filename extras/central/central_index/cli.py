@@ -139,6 +139,7 @@ def main(
         access_log=False,
         log_config=None,
         http=Impatient,
+        ws="none",
         server_header=False,
         headers=list(HEADERS.items()),
         timeout_graceful_shutdown=5,

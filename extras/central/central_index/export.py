@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 COLUMNS = (
@@ -15,13 +15,19 @@ COLUMNS = (
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def as_csv(studies: Iterable[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(COLUMNS)
-    writer.writerows([_cell(study.get(column)) for column in COLUMNS] for study in studies)
+def heading() -> str:
     # A spreadsheet knows by this mark that it is UTF-8.
-    return "\ufeff" + text.getvalue()
+    return "\ufeff" + _lines([COLUMNS])
+
+
+def as_csv(studies: Iterable[Mapping[str, Any]]) -> str:
+    return _lines([_cell(study.get(column)) for column in COLUMNS] for study in studies)
+
+
+def _lines(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
 
 
 def _cell(value: Any) -> Any:

@@ -85,7 +85,7 @@ class _Centers:
         for kind in ("missing", "stale", "extra"):
             yield self._family(
                 f"pass_{kind}",
-                f"Studies found {kind} by its last reconciliation.",
+                f"Studies found {kind} by its last comparison.",
                 {one.center: (one.last_pass or {}).get(kind) for one in self._centers},
             )
 

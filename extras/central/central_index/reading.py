@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from central_index.access import Access
 from central_index.disclosure import Disclosure
 from central_index.document import Rejected
-from central_index.export import as_csv
+from central_index.export import as_csv, heading
 from central_index.filters import place_as_text, read_filters
 from central_index.keys import Keys, Role
-from central_index.model import Filters, Found
+from central_index.model import Filters, Found, StoreUnavailable
 from central_index.persons import IdRule, hidden, names_differ
 from central_index.store import Store
 from central_index.web import json_body, refusal
@@ -64,16 +65,28 @@ class Reading:
             filters = replace(self._allowed(role, read_filters(wanted)), after=None, limit=_EXPORT_PAGE)
         except Rejected as error:
             return refusal(422, str(error))
-        studies: list[dict[str, Any]] = []
-        while len(studies) < _MOST_EXPORTED:
+        pages = self._pages(request, role, wanted, filters)
+        # What fails at once is said by a status.
+        first = await anext(pages)
+        return _Stream(_all(first, pages), media_type="text/csv")
+
+    async def _pages(
+        self, request: Request, role: Role, wanted: Mapping[str, Any], filters: Filters
+    ) -> AsyncIterator[str]:
+        """Each is recorded before it leaves; nothing in the database waits for who reads them."""
+        number = 0
+        while True:
             found = await self._store.search(filters)
             await self._disclosure.shown(request, role, {**wanted, "csv": True}, found.studies)
-            studies += found.studies
-            if found.following is None:
+            studies = [self._shown(role, study) for study in found.studies]
+            yield (heading() if not number else "") + as_csv(studies)
+            number += len(studies)
+            if found.following is None or number >= _MOST_EXPORTED:
                 break
+            if await request.is_disconnected():
+                return
             filters = replace(filters, after=found.following)
-        log.info("export", reader=role.name, studies=len(studies))
-        return Response(as_csv(self._shown(role, study) for study in studies), media_type="text/csv")
+        log.info("export", reader=role.name, studies=number)
 
     async def _wanted(self, request: Request) -> dict[str, Any] | Response:
         if not request.headers.get("content-type", "").startswith("application/json"):
@@ -136,3 +149,26 @@ class Reading:
             "one_person": self._id_rule.is_valid(str(patient_id)),
             "names_differ": names_differ(study["patient_name"] for study in found.studies),
         }
+
+
+class _Stream(StreamingResponse):
+    """One that fails in the middle ends without its end, so that nobody takes a part for the whole."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Not cancelled when the client goes: that costs a connection to the database.
+        await self.stream_response(send)
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        except StoreUnavailable as error:
+            # Not what it says: that may hold values.
+            log.error(
+                "A search as CSV was cut short: look at the database.", error=type(error.__cause__).__name__
+            )
+
+
+async def _all(first: str, more: AsyncIterator[str]) -> AsyncIterator[str]:
+    yield first
+    async for part in more:
+        yield part

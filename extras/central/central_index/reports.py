@@ -15,7 +15,7 @@ _Model = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
 
 class Pass(BaseModel):
-    """The last reconciliation."""
+    """The last comparison of archive and index."""
 
     model_config = _Model
     at: Moment | None = None

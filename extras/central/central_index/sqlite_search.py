@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,31 +28,39 @@ from central_index.sqlite_schema import HASHED, digest_of_row
 _NARROW = 5_000
 _BY_WORDS = "study_words WHERE study_words MATCH ?"
 _IN_ORDER = "studies INDEXED BY studies_in_order"
+_IDS = "id IN (SELECT value FROM json_each(?))"
+#: For a beginning that most studies have, so many of the newest are looked at without the index of words.
+_NEWEST = 2_500
+_SHORT = re.compile(r"[A-Za-z0-9]{1,2}")
 
 
 def search(connection: sqlite3.Connection, filters: Filters) -> Found:
     conditions, values = _conditions(filters)
     words = _words(filters)
     source = "studies"
+    hits = None
+    by_words = words is not None and filters.patient is not None
     if words is not None and not _is_narrow(connection, filters):
-        # No more than are counted, in the order of their ids: the words of many aren't all fetched.
-        rows = connection.execute(
-            f"SELECT id FROM (SELECT rowid AS found FROM {_BY_WORDS}) CROSS JOIN studies ON id = found "
-            f"WHERE {conditions} LIMIT ?",
-            [words, *values, MOST_COUNTED + 1],
-        ).fetchall()
-        hits = len(rows)
-        if hits <= MOST_COUNTED:
-            conditions, values = (
-                "id IN (SELECT value FROM json_each(?))",
-                [json.dumps([one for (one,) in rows])],
-            )
+        newest = _among_the_newest(connection, filters, conditions, values)
+        if newest is not None:
+            conditions, values = _IDS, [json.dumps(newest[: filters.limit + 1])]
+            hits = MOST_COUNTED + 1
+            by_words = False
         else:
-            # What many have is found sooner by going through all in order.
-            source = _IN_ORDER
-    else:
-        hits = None
-    if words is not None and filters.patient is not None and (hits is None or hits > MOST_COUNTED):
+            # No more than are counted, in the order of their ids: the words of many aren't all fetched.
+            rows = connection.execute(
+                f"SELECT id FROM (SELECT rowid AS found FROM {_BY_WORDS}) CROSS JOIN studies ON id = found "
+                f"WHERE {conditions} LIMIT ?",
+                [words, *values, MOST_COUNTED + 1],
+            ).fetchall()
+            hits = len(rows)
+            if hits <= MOST_COUNTED:
+                conditions, values = _IDS, [json.dumps([one for (one,) in rows])]
+                by_words = False
+            else:
+                # What many have is found sooner by going through all in order.
+                source = _IN_ORDER
+    if by_words:
         # (With + it isn't what is gone through.)
         conditions += f" AND +id IN (SELECT rowid FROM {_BY_WORDS})"
         values.append(words)
@@ -164,6 +174,41 @@ def _conditions(filters: Filters) -> tuple[str, list[Any]]:
         found.append(("center IN (SELECT value FROM json_each(?))", json.dumps(filters.only)))
     conditions = ["NOT deleted", *(condition for condition, _ in found)]
     return " AND ".join(conditions), [value for _, value in found]
+
+
+def _among_the_newest(
+    connection: sqlite3.Connection, filters: Filters, conditions: str, values: list[Any]
+) -> list[int] | None:
+    """Ids, the newest first, of more than are counted or shown; None: they aren't found so.
+
+    The index of words gathers all the words that begin so, and their studies, before it gives the first: 40 ms for a
+    figure with which 200,000 ids begin, twice.
+    """
+    beginnings = (filters.patient or "").lower().split()
+    if not beginnings or not all(map(_SHORT.fullmatch, beginnings)) or filters.from_date or filters.to_date:
+        return None
+    before, place = ("", []) if filters.after is None else (" AND (sorted_at, id) < (?, ?)", [*filters.after])
+    rows = connection.execute(
+        "SELECT id, patient_name, patient_id FROM ("
+        " SELECT id, sorted_at, patient_name, patient_id, center, study_modality, deleted"
+        f" FROM {_IN_ORDER} WHERE NOT deleted{before} ORDER BY sorted_at DESC, id DESC LIMIT ?"
+        f") WHERE {conditions} ORDER BY sorted_at DESC, id DESC",
+        [*place, _NEWEST, *values],
+    )
+    found = [
+        number for number, name, patient_id in rows if _begin(beginnings, f"{name or ''} {patient_id or ''}")
+    ]
+    enough = MOST_COUNTED if filters.after is None else filters.limit
+    return found if len(found) > enough else None
+
+
+def _begin(beginnings: list[str], text: str) -> bool:
+    """Whether a word of the text begins with each, as the index of words sees it."""
+    plain = text.lower()
+    if not plain.isascii():
+        plain = "".join(one for one in unicodedata.normalize("NFD", plain) if not unicodedata.combining(one))
+    words = re.findall(r"[^\W_]+", plain)
+    return all(any(word.startswith(one) for word in words) for one in beginnings)
 
 
 def _words(filters: Filters) -> str | None:

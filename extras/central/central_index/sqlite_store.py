@@ -123,7 +123,7 @@ class SqliteStore:
             failure = error
         # One call for all: each wakes the loop.
         self._loop.call_soon_threadsafe(_finish, jobs, results, failure)
-        if failure is None:
+        if failure is None and any(job.work is None for job in jobs):
             self._on_change()
 
     def _forget(self, count: int) -> None:

@@ -68,22 +68,23 @@ else:
         await asyncio.wait_for(work, seconds)
 
 
-async def json_body(request: Request) -> Any:
+async def json_body(request: Request, largest_bytes: int = LARGEST_BODY_BYTES) -> Any:
     """Raises HTTPException for one that is too large, too slow, or no JSON."""
-    return _decoded(await _body(request))
+    return _decoded(await _body(request, largest_bytes))
 
 
-async def _body(request: Request) -> bytes:
-    parts: list[bytes] = []
-    size = 0
+async def _body(request: Request, largest_bytes: int) -> bytearray:
+    too_large = HTTPException(413, f"More than {largest_bytes} bytes.")
+    # The parser has seen to it that this is a number.
+    if int(request.headers.get("content-length", 0)) > largest_bytes:
+        raise too_large
+    body = bytearray()
 
     async def read() -> None:
-        nonlocal size
         async for part in request.stream():
-            size += len(part)
-            if size > LARGEST_BODY_BYTES:
-                raise HTTPException(413, f"More than {LARGEST_BODY_BYTES} bytes.")
-            parts.append(part)
+            if len(body) + len(part) > largest_bytes:
+                raise too_large
+            body.extend(part)
 
     try:
         if WHOLE in request.scope.get("extensions", ()):
@@ -95,10 +96,10 @@ async def _body(request: Request) -> bytes:
         raise HTTPException(408, f"The body took longer than {_BODY_SECONDS:g} s.") from None
     except ClientDisconnect:
         raise HTTPException(400, "The body ended early.") from None
-    return b"".join(parts)
+    return body
 
 
-def _decoded(body: bytes) -> Any:
+def _decoded(body: bytearray) -> Any:
     try:
         return _JSON.decode(body.decode())
     except (ValueError, RecursionError):

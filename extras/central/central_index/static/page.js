@@ -2,7 +2,7 @@
 
 import { addressOf, fromAddress, shared } from "./address.js";
 import { readCenters } from "./centers.js";
-import { prepareDetail, row } from "./study.js";
+import { keepFocus, prepareDetail, row } from "./study.js";
 import { markSorted, nextSort, sorted } from "./sorting.js";
 import { language, said, translate } from "./texts.js";
 
@@ -83,7 +83,8 @@ async function read() {
       byId("message").textContent = "";
       // On the first look all of them are new, and none is marked.
       const newest = known.size === 0 ? Infinity : Math.max(...known.keys());
-      byId("rows").replaceChildren(...sorted(studies, sort).map((study) => row(study, newest, known, labels, { person })));
+      const rows = sorted(studies, sort).map((study) => row(study, newest, known, labels, { person }));
+      keepFocus(byId("rows"), () => byId("rows").replaceChildren(...rows));
       markSorted(byId("found"), sort);
       known = new Map(studies.map((study) => [study.id, study.versions]));
       byId("total").textContent = answer.total === null ? "" : said.total(numbers.format(answer.total), answer.total);
@@ -199,13 +200,19 @@ byId("found").addEventListener("click", (event) => {
   read();
 });
 byId("csv").addEventListener("click", async () => {
-  const response = await ask("/api/v1/search.csv", filters);
-  if (!response.ok) { byId("message").textContent = (await response.json()).reason; return; }
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(await response.blob());
-  link.download = "studies.csv";
-  link.click();
-  URL.revokeObjectURL(link.href);
+  try {
+    const response = await ask("/api/v1/search.csv", filters);
+    if (!response.ok) { byId("message").textContent = (await response.json()).reason; return; }
+    const link = document.createElement("a");
+    // Fails where the answer is cut short.
+    link.href = URL.createObjectURL(await response.blob());
+    link.download = "studies.csv";
+    link.click();
+    URL.revokeObjectURL(link.href);
+    byId("message").textContent = "";
+  } catch {
+    byId("message").textContent = said.failed;
+  }
 });
 window.addEventListener("hashchange", follow);
 // Reports change the page without a study.

@@ -52,8 +52,20 @@ function images(study) {
   return element;
 }
 
+// Rows are made anew whenever something arrives: what has the keyboard's focus has it afterwards, too.
+export function keepFocus(table, change) {
+  const focused = document.activeElement;
+  const line = table.contains(focused) ? focused.closest("tr") : null;
+  const place = line === null ? -1 : [...line.querySelectorAll("a, button")].indexOf(focused);
+  change();
+  if (place < 0) return;
+  const again = table.querySelector(`tr[data-study="${line.dataset.study}"]`);
+  again?.querySelectorAll("a, button")[place]?.focus({ preventScroll: true });
+}
+
 export function row(study, newest, known, labels, { person }) {
   const element = document.createElement("tr");
+  element.dataset.study = study.id;
   const arrived = new Date(study.first_received_at);
   const time = document.createElement("time");
   time.dateTime = study.first_received_at;

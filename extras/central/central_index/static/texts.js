@@ -74,7 +74,7 @@ export const SAID = {
       parked: "estudios apartados",
     },
     ago: (n) => n < 90 ? `hace ${n} s` : n < 5400 ? `hace ${Math.round(n / 60)} min` : `hace ${Math.round(n / 3600)} h`,
-    pass: (p) => `${p.missing} faltan, ${p.stale} desactualizados, ${p.extra} de más, de ${p.compared}`,
+    pass: (p) => `faltantes: ${p.missing}, distintos: ${p.stale}, sobrantes: ${p.extra}, de ${p.compared}`,
   },
 };
 
