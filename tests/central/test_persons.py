@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from central_index.persons import IdRule, UnknownRule, hidden, names_differ
-from central_index.words import id_key, words_of
+from central_index.words import id_key, tokens_of, words_of
 from tests.central.conftest import KEYS, READER, Index, MakeIndex, study
 from tests.central.postgres import Cluster
 
@@ -90,3 +90,11 @@ def test_the_parts_of_it() -> None:
     assert not names_differ(["PEÑA^JOSÉ", "Jose Pena", None, ""])
     assert names_differ(["PEÑA^JOSÉ", "ROJAS^EVA", "PEÑA^EVA"])
     assert hidden({**study(), "note": "PEÑA"}, b"x").keys() & study().keys() < study().keys()
+
+
+def test_no_word_is_longer_than_postgresql_keeps() -> None:
+    # One character that is six, in letters of three bytes; and what takes four bytes.
+    long = {"patient_name": "㌕" * 250, "patient_id": "𠀀" * 250, "study_modality": "ΐ" * 250}
+    tokens = tokens_of({**long, "center": "000", "accession_number": "𠀀" * 1_000})
+    assert len(tokens) == 6  # the accession number isn't one that can be looked for
+    assert max(len(token.encode()) for token in tokens) <= 2_046

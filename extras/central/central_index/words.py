@@ -10,6 +10,9 @@ from typing import Any
 
 #: Of one study. No name has so many.
 _MOST_WORDS = 64
+#: In characters, of a word and of what is looked for as a whole. PostgreSQL cuts what has more than 2,046 bytes, within a
+#: character perhaps, and says nothing; a backup of that can't be read again.
+_LONGEST = 250
 #: As SQLite's upper() does it.
 _UPPER = str.maketrans(ascii_lowercase, ascii_uppercase)
 
@@ -34,7 +37,7 @@ def words_of(text: str) -> list[str]:
     plain = text.casefold()
     if not plain.isascii():
         plain = unicodedata.normalize("NFKD", plain).translate(_WITHOUT_ACCENTS)
-    return re.findall(r"[^\W_]+", plain)[:_MOST_WORDS]
+    return [word[:_LONGEST] for word in re.findall(r"[^\W_]+", plain)[:_MOST_WORDS]]
 
 
 def id_key(patient_id: str) -> str:
@@ -71,7 +74,7 @@ def tokens_of(study: Mapping[str, Any]) -> list[str]:
         tokens[id_mark(patient_id)] = None
         tokens[key_mark(id_key(patient_id))] = None
     accession = study.get("accession_number")
-    if isinstance(accession, str) and accession:
+    if isinstance(accession, str) and 0 < len(accession) <= _LONGEST:
         tokens[accession_mark(accession)] = None
     for modality in (study["study_modality"] or "").split("\\"):
         if modality:
