@@ -80,7 +80,7 @@ def compare(
         digest = digest_of(values, entry, policy)
         wanted = expected(digest, entry, policy)
         held = entry.digest if entry is not None else None
-        if wanted == held and not (policy.updates and entry is not None and entry.rejected == DOUBT):
+        if wanted == held and not (entry is not None and entry.rejected == DOUBT):
             found.kept += digest != held
         elif held is not None:
             found.stale.append((uid, study_pk))

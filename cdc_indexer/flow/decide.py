@@ -76,10 +76,11 @@ def decide(
     digest = seen.document.digest if seen.document is not None else INVALID
     holds = entry is not None and entry.digest is not None
     if hints.insist is not Insist.RESEND and entry is not None:
-        same = entry.digest == digest and entry.rejected != DOUBT
+        # What was sent and never answered may have been a deletion: then not even an index that takes one version has it.
+        known = entry.rejected != DOUBT
         recorded = bool(hints.rows or hints.changes or entry.unverified)
         anyway = policy.updates and (hints.doubtful or (recorded and not believed))
-        if holds and (same or not policy.updates) and not anyway:
+        if holds and known and (entry.digest == digest or not policy.updates) and not anyway:
             return Do.NOTHING, entry._replace(unverified=False, deleted=False, rejected=None)
         if entry.rejected == digest and hints.insist is Insist.NO:
             return Do.NOTHING, entry._replace(unverified=False)

@@ -287,11 +287,14 @@ def test_a_failover_leaves_what_was_in_flight_to_the_sweep() -> None:
     assert [entry.study_iuid for entry in found.gone] == ["1.2"]
 
 
-def test_a_doubtful_study_differs_though_its_digest_is_the_same() -> None:
-    policy = Policy("c")
-    digest = study_document(study(), "c").digest
-    doubtful = Entry("1.2", 5, version=3, digest=digest, rejected=DOUBT)
+@pytest.mark.parametrize("updates", [True, False])
+def test_a_doubtful_study_differs_though_its_digest_is_the_same(updates: bool) -> None:
+    """A deletion that was never answered may have taken away what an index gets only once."""
+    policy = Policy("c", updates=updates)
+    document = study_document(study(), "c")
+    doubtful = Entry("1.2", 5, version=3, digest=document.digest, rejected=DOUBT)
     assert compare(policy, [study()], {"1.2": doubtful}, scope_pk=0).stale == [("1.2", 5)]
+    assert decide(policy, doubtful, Seen(document), Hints(look=True))[0] is Do.SEND
 
 
 def test_a_row_that_until_has_passed_is_not_taken_from_the_table() -> None:
