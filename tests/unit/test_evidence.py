@@ -89,7 +89,9 @@ def test_a_gateway_that_rejects_everything_parks_nothing(start: Start, receiver:
     tried = {uid for uid in MANY if posts(receiver, uid)}
     assert len(tried) > 8, "each time another one"
     receiver.normal()
-    sender.wait(lambda: sender.of(Kind.ACCEPTED) == set(MANY), "all accepted", 40)
+    sender.wait(lambda: sender.of(Kind.ACCEPTED) | sender.of(Kind.REJECTED) == set(MANY), "all settled", 40)
+    # It may have recovered between the POST of one that was tried and the GET that asks what that meant.
+    assert len(sender.of(Kind.REJECTED)) <= 1
 
 
 def test_one_rejected_study_is_parked_after_one_post_and_one_question(
