@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from psycopg import errors
 
-from central_index.frequencies import OFTEN, Frequencies
+from central_index.frequencies import Frequencies
 from central_index.model import MOST_COUNTED, Arrivals, CenterReport, Filters, Found, Place
 from central_index.postgres_pool import Connection
 from central_index.postgres_schema import PARTITIONS
@@ -26,6 +26,9 @@ _NEWEST = 5_000
 _NARROW = timedelta(days=31)
 #: What so many have at most is fetched through the index of words and sorted; what more have, by going through all in order.
 _FEW = 20_000
+#: The index of words gathers all that begins with a word, each at a tenth of what a row costs that is read from the
+#: table: it isn't asked for words that more than so many times as many studies have as the rarest.
+_GATHERED = 10
 #: Unless they are all old: then it is the other way after all.
 _ORDERED_MILLISECONDS = 250
 
@@ -231,11 +234,12 @@ def _question(filters: Filters, frequencies: Frequencies) -> _Question | None:
         parts.append((accession_mark(filters.accession_number), False))
     if filters.modality is not None:
         parts.append((modality_mark(filters.modality.upper()), False))
-    rare = [part for part in parts if not frequencies.often(*part)]
-    often = [part for part in parts if part not in rare]
-    if rare:
-        # What a tenth of all studies has costs the index more than to look at the few.
-        return _Question(conditions, values, _asked(rare), _asked(often), None)
+    often = [part for part in parts if frequencies.often(*part)]
+    if len(often) < len(parts):
+        most = _GATHERED * min(frequencies.share(*part) for part in parts)
+        gathered = [part for part in parts if part not in often or frequencies.share(*part) <= most]
+        besides = [part for part in parts if part not in gathered]
+        return _Question(conditions, values, _asked(gathered), _asked(besides), None)
     if not often or _is_narrow(filters):
         return _Question(conditions, values, None, _asked(often), None)
     if filters.center is not None:
@@ -282,13 +286,14 @@ def _conditions(filters: Filters) -> tuple[str, list[Any]]:
 async def frequencies(connection: Connection) -> Frequencies:
     """As the last ANALYZE of each partition found them."""
     rows = await connection.execute(
-        "SELECT lexeme, sum(share) / %s FROM pg_stats,"
+        "SELECT lexeme, sum(share) / %s, min(share) FROM pg_stats,"
         " unnest(most_common_elems::text::text[], most_common_elem_freqs) AS common (lexeme, share)"
         " WHERE schemaname = current_schema() AND tablename LIKE 'studies\\_%%' AND attname = 'words'"
-        " AND lexeme IS NOT NULL AND share IS NOT NULL GROUP BY lexeme HAVING sum(share) / %s >= %s",
-        [PARTITIONS, PARTITIONS, OFTEN],
+        " AND lexeme IS NOT NULL AND share IS NOT NULL GROUP BY lexeme",
+        [PARTITIONS],
     )
-    return Frequencies(dict(await rows.fetchall()))
+    found = await rows.fetchall()
+    return Frequencies({lexeme: share for lexeme, share, _ in found}, min((row[2] for row in found), default=0.0))
 
 
 async def counts(connection: Connection) -> dict[str, int]:
