@@ -293,7 +293,9 @@ async def frequencies(connection: Connection) -> Frequencies:
         [PARTITIONS],
     )
     found = await rows.fetchall()
-    return Frequencies({lexeme: share for lexeme, share, _ in found}, min((row[2] for row in found), default=0.0))
+    return Frequencies(
+        {lexeme: share for lexeme, share, _ in found}, min((row[2] for row in found), default=0.0)
+    )
 
 
 async def counts(connection: Connection) -> dict[str, int]:
