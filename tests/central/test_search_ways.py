@@ -279,7 +279,9 @@ def test_the_way_that_is_taken(cluster: Cluster, filters: dict[str, Any], ways: 
         assert "Merge Append" in plans[IN_ORDER]
 
 
-COMMON = Frequencies({"maria": 0.1, "soto": 0.004, "sotomayor": 0.003, "rojas": 0.04, "rara": 0.001}, 0.001)
+COMMON = Frequencies(
+    {"maria": 0.1, "soto": 0.004, "sotomayor": 0.003, "rojas": 0.04, "rara": 0.001}, 0.001, 1_000_000
+)
 
 
 @pytest.mark.parametrize(
@@ -297,6 +299,24 @@ def test_which_words_the_index_of_words_gathers(patient: str, words: str, beside
     question = postgres_search._question(Filters(patient=patient, limit=20), COMMON)
     assert question is not None
     assert (question.words, question.besides) == (words, besides)
+
+
+@pytest.mark.parametrize(
+    ("filters", "many"),
+    [
+        ({"patient": "maria"}, True),
+        ({"patient": "soto"}, False),
+        ({"patient": "maria jose"}, False),
+        # Of so many a part only is asked for, which may have none.
+        ({"patient": "maria", "center": "001"}, False),
+        ({"patient": "maria", "only": ("001",)}, False),
+        ({"patient": "maria", "from_date": "2020-01-01"}, False),
+    ],
+)
+def test_what_so_many_have_isn_t_counted(filters: dict[str, Any], many: bool) -> None:
+    question = postgres_search._question(Filters(**filters, limit=20), COMMON)
+    assert question is not None
+    assert question.many == many
 
 
 def test_how_many_have_a_word() -> None:

@@ -10,9 +10,10 @@ OFTEN = 0.002
 
 
 class Frequencies:
-    """``shares``: of the most frequent words, which part of all studies has them; ``least``: what others have at most."""
+    """``shares``: which part of all ``studies`` has each frequent word; ``least``: what others have at most."""
 
-    def __init__(self, shares: Mapping[str, float], least: float = 0.0) -> None:
+    def __init__(self, shares: Mapping[str, float], least: float = 0.0, studies: float = 0.0) -> None:
+        self.studies = studies
         self._shares = dict(shares)
         self._words = sorted(shares)
         self._least = least
