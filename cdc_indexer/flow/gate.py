@@ -6,12 +6,14 @@ the way to the index is open, comes out. No thread, no clock, no random of its o
     what came of it             seen lately                              what is to be done
     accepted, there already     -                                        SETTLE, and the gate is open
     a newer version is there    -                                        READ_AGAIN, and the gate is open
-    nothing there to be deleted a study accepted within 60 s and the     SETTLE
-                                gate open, or a GET is answered well
+    nothing there to be deleted a study accepted within 60 s, or a GET   SETTLE
+                                is answered well
                                 none                                     WAIT, held
     rejected (400 and the like) a study accepted within 60 s             PARK
                                 none, but a GET is answered well         PARK, three in a row and no more
                                 none                                     WAIT, held
+    either of these two         that it works, for the first time since  WAIT: it is tried once more, before all others
+                                the gate closed, and this is older
     failing, refusing           another was accepted between two of its  RETRY after a pause of its own, and PARK once
                                 failures                                 that has gone on for ``give_up_seconds``
                                 nothing was accepted since, or for 60 s  WAIT, away or held
@@ -19,7 +21,8 @@ the way to the index is open, comes out. No thread, no clock, no random of its o
 What holds always:
 * a study is parked only while the index is seen to work, by an acceptance or by a GET;
 * what was parked in the minute before a hold is named in the change that says so (``Change.unpark_seconds``);
-* an acceptance opens the gate, whatever closed it;
+* an acceptance opens the gate, whatever closed it, and one from before that shows nothing any more;
+* an answer to a request that began before the index was seen to work again may be that of what stood in its place;
 * while the gate is closed one study at a time is tried: first those that never were, which don't wait for the pauses of
   those that were, then that which waits longest;
 * only what waits is tried: a study that was settled, parked or is to be read again is forgotten here.
@@ -30,10 +33,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from cdc_indexer.flow.retry import Backoff
+from cdc_indexer.flow.verdict import Change, Do, Gate, Verdict
 from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 
 if TYPE_CHECKING:
@@ -58,52 +61,6 @@ _REJECTS_ALL = (
 )
 
 
-class Gate(str, Enum):
-    """Whether the central index takes what we send."""
-
-    OPEN = "open"
-    AWAY = "away"
-    HELD = "held"
-
-
-class Change(NamedTuple):
-    """The gate has changed, and why in one sentence.
-
-    ``unpark_seconds``: what was rejected and parked in the last so many seconds is to be sent again, once the parks that
-    were decided before this are stored; it may then wait here with the others.
-    """
-
-    gate: Gate
-    reason: str = ""
-    refusal: Refusal | None = None
-    unpark_seconds: float = 0.0
-
-
-class Do(Enum):
-    """What is to be done with a study."""
-
-    #: It is done with.
-    SETTLE = "settle"
-    #: The index has a newer version: the study is read again, and sent with a higher one.
-    READ_AGAIN = "read again"
-    #: It is rejected, or the index has failed on it for too long: kept for a person.
-    PARK = "park"
-    #: It waits until ``Verdict.at``; the others go on.
-    RETRY = "retry"
-    #: It goes again as soon as the gate lets it: at once when that is open, else when ``choose`` names it.
-    WAIT = "wait"
-    #: Nobody knows yet: ask the index by GET, and judge the same outcome again with what that gave.
-    ASK = "ask"
-
-
-class Verdict(NamedTuple):
-    """What is to be done with one study, and whether the gate has changed with it."""
-
-    do: Do
-    at: float = 0.0
-    change: Change | None = None
-
-
 #: Nearly every verdict.
 _SETTLE = Verdict(Do.SETTLE)
 
@@ -111,7 +68,7 @@ _SETTLE = Verdict(Do.SETTLE)
 class _Trouble:
     """A study that waits because something went wrong with it. Times are those of the caller's clock."""
 
-    __slots__ = ("alone", "attempts", "failed_at", "first_at", "own_since", "tried")
+    __slots__ = ("again", "attempts", "failed_at", "first_at", "own_since", "tried")
 
     def __init__(self) -> None:
         #: When it failed first and last, in a request of its own.
@@ -121,6 +78,8 @@ class _Trouble:
         self.own_since: float | None = None
         self.attempts = 0
         self.tried = 0
+        #: Its last answer was older than the first sign that the index works: the next one counts.
+        self.again = False
 
 
 class Gatekeeper:
@@ -148,6 +107,8 @@ class Gatekeeper:
         self._doubtful: set[str] = set()
         self._doubtful_since = 0.0
         self._closed_at = 0.0
+        #: When the index was first seen to work since the gate was closed; infinite: it wasn't yet.
+        self._well_at = -math.inf
         #: Since when the gate is closed by studies that aren't known to be odd: an outage.
         self._outage_at: float | None = None
         self._probe_at = self._fresh_at = 0.0
@@ -183,7 +144,7 @@ class Gatekeeper:
     def asks(self, outcome: Outcome, now: float) -> bool:
         """Whether the verdict on it would be ASK."""
         if outcome.kind is Kind.REJECTED:
-            return self._credit > 0 and not self._accepted_lately(now)
+            return self._credit > 0 and not self._works(now)
         return outcome.kind is Kind.ABSENT and not self._works(now)
 
     def forget(self, key: str) -> None:
@@ -199,6 +160,7 @@ class Gatekeeper:
         self._troubles.pop(key, None)
         self._accepted_at = now
         self._accepted_began = max(self._accepted_began, began)
+        self._well_at = min(self._well_at, now)
         self._credit = _REJECTIONS_BY_GET
         self._doubtful.clear()
         if self.gate is Gate.OPEN and outcome.kind is not Kind.STALE:
@@ -208,7 +170,8 @@ class Gatekeeper:
     def _rejected(
         self, key: str, outcome: Outcome, began: float, now: float, asked: Outcome | None
     ) -> Verdict:
-        if not self._accepted_lately(now):
+        works = self._works(now)
+        if not works:
             if self.asks(outcome, now) and asked is None:
                 return Verdict(Do.ASK)
             if not self._credit or asked is None or asked.kind is not Kind.ACCEPTED:
@@ -223,6 +186,9 @@ class Gatekeeper:
                 fresh = trouble.attempts == 0
                 trouble.attempts += 1
                 return Verdict(Do.WAIT, change=self._close(held, began, now, fresh=fresh, outage=True))
+        if self._is_old(key, began, now):
+            return Verdict(Do.WAIT)
+        if not works:
             self._credit -= 1
         self.forget(key)
         return Verdict(Do.PARK, change=self._open(now))
@@ -230,11 +196,28 @@ class Gatekeeper:
     def _absent(self, key: str, outcome: Outcome, began: float, now: float, asked: Outcome | None) -> Verdict:
         """404 for a deletion: from the index it is as good as done, from anybody else at a wrong address it isn't."""
         if self._works(now) or (asked is not None and asked.kind is Kind.ACCEPTED):
+            if self._is_old(key, began, now):
+                return Verdict(Do.WAIT)
             self.forget(key)
             return Verdict(Do.SETTLE, change=self._open(now))
         if asked is None:
             return Verdict(Do.ASK)
         return self._failed(key, replace(outcome, kind=Kind.HELD), began, now, False)
+
+    def _is_old(self, key: str, began: float, now: float) -> bool:
+        """The index is seen to work. Whether that request began before it was: then the study is tried once more.
+
+        No more than that, unless the gate is closed anew: the next request begins later.
+        """
+        self._well_at = min(self._well_at, now)
+        # What was accepted in the same request is as old as this.
+        if began >= self._well_at or began == self._accepted_began:
+            return False
+        trouble = self._trouble(key)
+        self._tried(trouble)
+        trouble.attempts += 1
+        trouble.again = True
+        return True
 
     def _failed(self, key: str, outcome: Outcome, began: float, now: float, together: bool) -> Verdict:
         trouble = self._trouble(key)
@@ -287,7 +270,8 @@ class Gatekeeper:
         return trouble.attempts > 1 and now - self._doubtful_since >= _DOUBT_SECONDS
 
     def _works(self, now: float) -> bool:
-        return self.gate is Gate.OPEN and self._accepted_lately(now)
+        """Whether a study was accepted lately, and since the gate was closed."""
+        return self._accepted_lately(now) and self._accepted_at >= self._well_at
 
     def _accepted_lately(self, now: float) -> bool:
         return now - self._accepted_at <= ACCEPTED_LATELY_SECONDS
@@ -298,6 +282,7 @@ class Gatekeeper:
     def _tried(self, trouble: _Trouble) -> None:
         self._tries += 1
         trouble.tried = self._tries
+        trouble.again = False
 
     def _pause(self, trouble: _Trouble, outcome: Outcome, now: float) -> float:
         pause = Backoff(attempt=trouble.attempts - 1).delay(self._rng)
@@ -322,6 +307,7 @@ class Gatekeeper:
     ) -> Change | None:
         gate = Gate.HELD if outcome.kind is Kind.HELD else Gate.AWAY
         was = self.gate
+        self._well_at = math.inf
         probe = was is not Gate.OPEN and began >= self._closed_at
         if outage and self._outage_at is None:
             self._outage_at = now
@@ -361,16 +347,26 @@ class Gatekeeper:
         self._backoff = self._fresh_backoff = Backoff()
 
     def choose(self, waiting: Sequence[str]) -> int:
-        """Which of those that wait (at least one) is tried next: one that never was, else which waits longest."""
+        """Which of those that wait (at least one) is tried next.
+
+        One that is tried once more; else one that never was; else which waits longest.
+        """
         best, best_tried = 0, math.inf
         for number, key in enumerate(waiting):
             trouble = self._troubles.get(key)
-            if trouble is None:
+            if trouble is not None and trouble.again:
                 return number
-            if trouble.tried < best_tried:
+            if trouble is None:
+                if best_tried > -math.inf:
+                    best, best_tried = number, -math.inf
+            elif trouble.tried < best_tried:
                 best, best_tried = number, trouble.tried
         return best
 
     def try_at(self, key: str) -> float:
         """When the study that ``choose`` named may be tried, while the gate is closed."""
-        return self._fresh_at if key not in self._troubles else self._probe_at
+        trouble = self._troubles.get(key)
+        if trouble is None:
+            return self._fresh_at
+        # At once, for it was just tried; unless the index has said to others when it may be.
+        return min(self._fresh_at, self._probe_at) if trouble.again else self._probe_at

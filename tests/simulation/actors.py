@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 from cdc_indexer.flow.backfill import Backfill
 from cdc_indexer.flow.case import Insist
 from cdc_indexer.flow.compare import compare
+from cdc_indexer.flow.gate import Gate
 from cdc_indexer.flow.readings import Found
-from cdc_indexer.model.outcome import Outcome
+from cdc_indexer.model.outcome import Kind, Outcome
 from cdc_indexer.model.study import names, study_key
 from tests.simulation.auditing import auditor, look_up, measure_clock
 from tests.simulation.index import Request
+from tests.simulation.invariants import check_parked
 from tests.simulation.process import Away, Process, Steps
 from tests.simulation.readers import once, patients, stream, verify
 from tests.simulation.reporting import Unavailable, compare_with_index, report
@@ -85,7 +87,7 @@ def send(p: Process) -> Steps:
             sends, seconds = core.take_sends(p.now())
             for one in sends:
                 world.sent(p, one)
-                p.requests.append(Request(one, world.seconds))
+                p.requests.append(Request(one, world.seconds, world.index.recovered))
             if not sends:
                 state["again_at"] = world.seconds + min(max(seconds, 0.01), 1.0)
 
@@ -100,7 +102,12 @@ def _judge(p: Process, request: Request) -> Steps:
         asked = p.world.index.get()
         yield None
     p.requests.remove(request)
+    if core.parts.order.gate is not Gate.OPEN:
+        p.closed_at = p.world.seconds
     generation, changes = core.judge(request.send, outcomes, p.now(), began=request.began, asked=asked)
+    check_parked(p, request)
+    if core.parts.order.gate is not Gate.OPEN and (asked is None or asked.kind is not Kind.ACCEPTED):
+        p.recovered_by_then = request.recovered
     if generation is not None:
         p.unsure.append((generation, request))
     for change in changes:

@@ -56,9 +56,9 @@ def late(world: World) -> None:
 
 @happening("mood", 2)
 def mood(world: World) -> None:
-    world.index.mood = ("ok", "ok", "ok", "refuses", "portal", "busy", "away", "fails", "rejects")[
-        world.draw(9)
-    ]
+    world.index.mood = (
+        *("ok", "ok", "ok", "refuses", "portal", "busy", "away", "fails", "rejects", "lost"),
+    )[world.draw(10)]
     world.say("the index", world.index.mood)
 
 

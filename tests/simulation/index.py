@@ -42,6 +42,8 @@ class Request:
 
     send: Send
     began: float
+    #: How often the index had recovered by then.
+    recovered: int = 0
     #: Of the process that sent it; it may be dead.
     alive: bool = True
     outcomes: list[Outcome] | None = None
@@ -68,7 +70,9 @@ class Index:
         self.knows_keys = knows_keys
         #: It says 409 of a study that it has.
         self.conflicts = conflicts
-        self.mood = "ok"
+        self._mood = "ok"
+        #: How often it began to work again.
+        self.recovered = 0
         self.studies: dict[str, _Held] = {}
         self.last: dict[str, Arrival] = {}
         self._keys: set[str] = set()
@@ -142,11 +146,22 @@ class Index:
 
     # --- what it says ------------------------------------------------------------------------------------
 
+    @property
+    def mood(self) -> str:
+        """``ok``, or what is wrong with all that it gets."""
+        return self._mood
+
+    @mood.setter
+    def mood(self, mood: str) -> None:
+        self.recovered += mood == "ok" != self._mood
+        self._mood = mood
+
     def answer_all(self) -> Outcome | None:
         """What it says to everything in its present mood; None: it looks at the study."""
         return {
             "ok": None,
             "refuses": Outcome(Kind.HELD, 401, reason="key", refusal=Refusal.KEY),
+            "lost": Outcome(Kind.HELD, 404, reason="address", refusal=Refusal.ADDRESS),
             "portal": Outcome(Kind.HELD, 200, reason="portal", refusal=Refusal.STRANGER),
             "busy": Outcome(Kind.RETRY_INDEX, 503, reason="busy"),
             "away": Outcome(Kind.RETRY_INDEX, None, reason="away"),
@@ -163,6 +178,9 @@ class Index:
         """Takes a request in, and what it answers."""
         said = self.answer_all()
         if said is not None:
+            if self.mood == "lost" and request.send.deliveries[0].body is None:
+                # It may as well be the study that isn't there.
+                said = replace(said, kind=Kind.ABSENT)
             return [said] * len(request.send.deliveries)
         return [self._take_one(delivery, request) for delivery in request.send.deliveries]
 

@@ -9,16 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 from cdc_indexer.flow.decide import DOUBT
 from cdc_indexer.model.moment import EPOCH, moment
+from cdc_indexer.model.outcome import Kind
 from cdc_indexer.model.position import Position
 from cdc_indexer.model.settled import IntervalSet, minute_of
 from cdc_indexer.model.study import study_document
 from tests.simulation.index import Broken
 
 if TYPE_CHECKING:
+    from tests.simulation.index import Request
     from tests.simulation.process import Process
     from tests.simulation.world import World
 
-__all__ = ["check_bounds", "check_disk", "check_jobs", "check_same", "check_transactions", "restless"]
+__all__ = [
+    "check_bounds",
+    "check_disk",
+    "check_jobs",
+    "check_parked",
+    "check_same",
+    "check_transactions",
+    "restless",
+]
 
 
 def check_disk(world: World, changes: Any) -> None:
@@ -71,6 +81,20 @@ def check_bounds(world: World, process: Process) -> None:
             if delivery.key in flying:
                 raise Broken(f"two versions of {delivery.key} are in flight together")
             flying.add(delivery.key)
+
+
+def check_parked(process: Process, request: Request) -> None:
+    """What the index would take isn't parked since it worked again when it was asked what that meant."""
+    index = process.world.index
+    once = index.recovered <= process.recovered_by_then + 1
+    for delivery, outcome in request.send.final:
+        if (
+            outcome.kind is Kind.REJECTED
+            and outcome.status == 400
+            and process.closed_at > request.began
+            and once
+        ):
+            raise Broken(f"{delivery.key} is parked, and what rejected all of them had only just recovered")
 
 
 def check_transactions(process: Process) -> None:

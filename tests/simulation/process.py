@@ -157,6 +157,9 @@ class Process:
         #: How many rows were new.
         self.found = 0
         self.unpark_since: float | None = None
+        #: When the gate was seen closed last; how often the index had recovered when it was last seen not to work.
+        self.closed_at = -1.0
+        self.recovered_by_then = 0
         #: When the tick looks up what nobody else has.
         self.look_up_at = 0.0
         #: Wanted of the feeder: whether from the beginning; None: nothing.

@@ -9,6 +9,7 @@ from cdc_indexer.flow.backfills import Backfills
 from cdc_indexer.flow.case import Case, Hints
 from cdc_indexer.flow.cases import Cases
 from cdc_indexer.flow.core import Core
+from cdc_indexer.flow.gate import Gatekeeper
 from cdc_indexer.flow.intake import Intake
 from cdc_indexer.flow.looks import Looks
 from cdc_indexer.flow.order import Order
@@ -61,6 +62,11 @@ def _(put: Any) -> None:
 @mutant("the hints under way are counted down again")
 def _(put: Any) -> None:
     put(Cases, "settled", nothing)
+
+
+@mutant("what was rejected before the index was seen to work is tried once more")
+def _(put: Any) -> None:
+    put(Gatekeeper, "_is_old", lambda self, key, began, now: False)
 
 
 @mutant("a slot is held until its results are durable")

@@ -146,11 +146,105 @@ def test_one_that_is_accepted_ends_it_and_the_odd_one_is_parked(world: World) ->
     assert world.post("odd", REJECTED).do is Do.PARK
 
 
-def test_a_get_that_is_answered_again_lets_a_lonely_odd_study_be_parked(world: World) -> None:
-    world.post("odd", REJECTED, asked=BROKEN)
+CLOSES = pytest.mark.parametrize(
+    ("outcome", "asked"), [(REJECTED, BROKEN), (SILENT, None), (BUSY, None), (REFUSED, None)]
+)
+
+
+@CLOSES
+def test_a_get_that_is_answered_again_lets_a_lonely_odd_study_be_parked(
+    world: World, outcome: Outcome, asked: Outcome | None
+) -> None:
+    """After one more POST, for the first one may have been rejected by what stood in the index's place."""
+    world.post("good", ACCEPTED)
+    world.now += ACCEPTED_LATELY_SECONDS + 1
+    assert world.post("odd", outcome, asked=asked).change is not None
+    world.now = max(world.now, world.keeper.try_at("odd"))
+    # It stays closed: nothing is known yet.
+    assert world.post("odd", REJECTED, asked=WORKS) == Verdict(Do.WAIT)
+    assert world.keeper.choose(["new", "odd"]) == 1
+    assert world.keeper.try_at("odd") <= world.now
     verdict = world.post("odd", REJECTED, asked=WORKS)
     assert verdict.do is Do.PARK
     assert world.gate is Gate.OPEN
+
+
+@CLOSES
+def test_a_gateway_that_recovers_between_a_post_and_its_get_parks_nothing(
+    world: World, outcome: Outcome, asked: Outcome | None
+) -> None:
+    world.post("a", outcome, asked=asked)
+    for _ in range(20):
+        world.now = max(world.now, world.keeper.try_at("a"))
+        assert world.post("a", REJECTED, asked=BROKEN).do is Do.WAIT
+        # It works for a moment, each time when it is asked.
+        assert world.post("a", REJECTED, asked=WORKS).do is Do.WAIT
+    verdict = world.post("a", ACCEPTED)
+    assert verdict.do is Do.SETTLE
+    assert verdict.change is not None
+
+
+def test_a_rejection_that_is_older_than_an_outages_end_is_tried_once_more(world: World) -> None:
+    """Its answer comes after another study was accepted."""
+    began = world.now
+    world.post("a", REJECTED, asked=BROKEN)
+    world.post("a", ACCEPTED)
+    assert world.keeper.judge("b", REJECTED, began=began, now=world.now) == Verdict(Do.WAIT)
+    assert world.keeper.goes_alone("b")
+    assert world.post("b", REJECTED).do is Do.PARK
+
+
+def test_of_two_in_one_request_the_odd_one_is_parked_at_once(world: World) -> None:
+    """Whatever was before it: what is accepted is as old."""
+    world.post("a", REFUSED)
+    began = world.now
+    assert world.keeper.judge("good", ACCEPTED, began=began, now=began + 1).do is Do.SETTLE
+    assert world.keeper.judge("odd", REJECTED, began=began, now=began + 1).do is Do.PARK
+
+
+def test_an_acceptance_from_before_an_outage_is_no_evidence_after_it(world: World) -> None:
+    world.post("good", ACCEPTED)
+    world.post("a", SILENT)
+    for number in range(3):
+        assert world.post(str(number), REJECTED, asked=BROKEN).do is Do.WAIT
+    assert world.post("3", REJECTED, asked=WORKS).do is Do.WAIT
+    verdicts = [world.post(str(number), REJECTED, asked=WORKS).do for number in (3, 4, 5, 6)]
+    assert verdicts == [Do.PARK] * 3 + [Do.WAIT]
+
+
+def test_an_odd_study_beside_one_that_is_failed_on_is_parked_after_three_posts(world: World) -> None:
+    """The other mustn't be tried in between, for that closes the gate anew: both would go on for ever."""
+    world.odd("fails", FAILED)
+    world.now += ACCEPTED_LATELY_SECONDS + 1
+    world.post("fails", FAILED)
+    waiting, tried = ["fails", "odd"], []
+    while "odd" in waiting:
+        key = waiting[world.keeper.choose(waiting)]
+        tried.append(key)
+        world.now = max(world.now, world.keeper.try_at(key))
+        verdict = world.post(key, REJECTED if key == "odd" else FAILED, asked=WORKS)
+        if verdict.do is Do.PARK:
+            waiting.remove(key)
+        assert len(tried) < 10
+    assert tried == ["odd", "odd"]
+
+
+def test_what_is_tried_once_more_does_not_wait_for_the_pauses_of_others(world: World) -> None:
+    for _ in range(8):
+        world.post("a", SILENT)
+        world.now = max(world.now, world.keeper.try_at("a"))
+    world.post("a", SILENT)
+    assert world.post("new", REJECTED, asked=WORKS).do is Do.WAIT
+    assert world.keeper.try_at("new") <= world.now < world.keeper.try_at("a")
+
+
+def test_what_is_tried_once_more_waits_as_long_as_the_index_said(world: World) -> None:
+    """A request from before that is judged after it."""
+    began = world.now
+    world.post("a", BUSY)
+    verdict = world.keeper.judge("b", REJECTED, began=began, now=world.now, asked=WORKS)
+    assert verdict == Verdict(Do.WAIT)
+    assert world.keeper.try_at("b") >= world.now + 8
 
 
 @pytest.mark.parametrize("said", [LOST, Outcome(Kind.HELD, 405, refusal=Refusal.ADDRESS), SILENT])
@@ -161,6 +255,8 @@ def test_a_deletion_that_finds_nothing_at_a_wrong_address_waits(world: World, sa
     world.post("good", ACCEPTED)
     world.post("other", LOST)
     assert world.post("gone", ABSENT, asked=said).do is Do.WAIT
+    # The address may have been mended after the DELETE and before the GET.
+    assert world.post("gone", ABSENT, asked=WORKS) == Verdict(Do.WAIT)
     verdict = world.post("gone", ABSENT, asked=WORKS)
     assert verdict.do is Do.SETTLE
     assert verdict.change is not None
@@ -366,13 +462,15 @@ steps = st.lists(
 def test_whatever_happens(course: list[tuple[str, Outcome, Outcome | None, float, float]]) -> None:
     world = World(concurrency=3)
     accepted_at: float | None = None
+    closed_since = False
     in_a_row = 0
     for key, outcome, asked, pause, seconds in course:
         world.now += pause
         verdict = world.post(key, outcome, asked=asked, seconds=seconds)
         lately = accepted_at is not None and world.now - accepted_at <= ACCEPTED_LATELY_SECONDS
+        lately = lately and not closed_since
         if outcome.kind in (Kind.ACCEPTED, Kind.ALREADY_THERE, Kind.STALE):
-            accepted_at, in_a_row = world.now, 0
+            accepted_at, closed_since, in_a_row = world.now, False, 0
             assert world.gate is Gate.OPEN
             assert verdict.do is (Do.READ_AGAIN if outcome.kind is Kind.STALE else Do.SETTLE)
         elif outcome.kind is Kind.REJECTED:
@@ -395,6 +493,7 @@ def test_whatever_happens(course: list[tuple[str, Outcome, Outcome | None, float
             assert verdict.change.gate is world.gate
             assert bool(verdict.change.reason) is (world.gate is not Gate.OPEN)
             assert bool(verdict.change.unpark_seconds) is (world.gate is Gate.HELD)
+        closed_since = closed_since or world.gate is not Gate.OPEN
 
 
 @settings(max_examples=100, deadline=None)
