@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cdc_indexer.flow.decide import DOUBT, INVALID, may_hold
+from cdc_indexer.flow.decide import INVALID, may_hold, unanswered
 from cdc_indexer.model.errors import InvalidStudy
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.study import names, study_document, study_key
@@ -80,7 +80,7 @@ def compare(
         digest = digest_of(values, entry, policy)
         wanted = expected(digest, entry, policy)
         held = entry.digest if entry is not None else None
-        if wanted == held and not (entry is not None and entry.rejected == DOUBT):
+        if wanted == held and not unanswered(entry):
             found.kept += digest != held
         elif held is not None:
             found.stale.append((uid, study_pk))

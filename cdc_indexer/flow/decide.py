@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cdc_indexer.flow.policy import Policy
     from cdc_indexer.model.study import Document
 
-__all__ = ["DELETION", "DOUBT", "INVALID", "Do", "Seen", "decide", "is_first", "may_hold"]
+__all__ = ["DELETION", "DOUBT", "INVALID", "Do", "Seen", "decide", "is_first", "may_hold", "unanswered"]
 
 #: They stand in the ledger for the digest of what was rejected: a row that can't become a document, a deletion; and what
 #: was sent and never answered, so that nobody knows whether it arrived. As long as a digest: the ledger has room for that.
@@ -22,14 +22,19 @@ DELETION = b"deletion".ljust(DIGEST_BYTES, b".")
 DOUBT = b"doubt".ljust(DIGEST_BYTES, b".")
 
 
+def unanswered(entry: Entry | None) -> bool:
+    """Whether something was sent and never answered, so that nobody knows what the index has."""
+    return entry is not None and entry.rejected == DOUBT
+
+
 def is_first(entry: Entry | None) -> bool:
     """Whether the ledger knows of nothing that the index took: what is sent then is the study's first version."""
-    return entry is None or (not entry.version and entry.rejected == DOUBT)
+    return entry is None or (not entry.version and unanswered(entry))
 
 
 def may_hold(entry: Entry) -> bool:
     """Whether the index may hold the study. (What was given up after answers that never came may have arrived.)"""
-    if entry.digest is not None or entry.rejected == DOUBT:
+    if entry.digest is not None or unanswered(entry):
         return True
     return not entry.deleted and (entry.version > 0 or entry.rejected not in (None, INVALID))
 
@@ -77,7 +82,7 @@ def decide(
     holds = entry is not None and entry.digest is not None
     if hints.insist is not Insist.RESEND and entry is not None:
         # What was sent and never answered may have been a deletion: then not even an index that takes one version has it.
-        known = entry.rejected != DOUBT
+        known = not unanswered(entry)
         recorded = bool(hints.rows or hints.changes or entry.unverified)
         anyway = policy.updates and (hints.doubtful or (recorded and not believed))
         if holds and known and (entry.digest == digest or not policy.updates) and not anyway:

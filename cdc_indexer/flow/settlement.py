@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cdc_indexer.flow.backfill import Ended
 from cdc_indexer.flow.case import Case, Hints
 from cdc_indexer.flow.cases import Cases
-from cdc_indexer.flow.decide import DOUBT
+from cdc_indexer.flow.decide import DOUBT, unanswered
 from cdc_indexer.flow.order import Delivery, Order, Send
 from cdc_indexer.flow.patients import ChangedPatients, PatientChange
 from cdc_indexer.flow.progress import Progress
@@ -138,7 +138,7 @@ class Settlement:
         """No answer came: nobody knows whether it arrived. The ledger says so, until something of the study is final."""
         case = delivery.case
         before = delivery.before or Entry(case.key, delivery.study_pk)
-        if before.rejected != DOUBT:
+        if not unanswered(before):
             case.entry = delivery.before = before._replace(rejected=DOUBT)
             self._results.put(case.key, case.entry)
 

@@ -9,7 +9,7 @@ so and isn't named there was read since, which is told by taking its name away a
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cdc_indexer.model.ledger import Entry
@@ -39,7 +39,7 @@ class _Found(NamedTuple):
 
 def put(db: sqlite3.Connection, entries: Sequence[Entry]) -> tuple[int, int]:
     """Writes the new entry of each study; by how many there are more, and more of those that the index holds."""
-    hashes = {entry.study_iuid: short_hash(entry.study_iuid) for entry in entries}
+    hashes = _hashes(entry.study_iuid for entry in entries)
     found = _find(db, hashes)
     changed: list[tuple[bytes, int]] = []
     moved: list[Entry] = []
@@ -121,9 +121,7 @@ def verified(db: sqlite3.Connection, entries: Collection[Entry]) -> None:
 
 def lookup(db: sqlite3.Connection, study_iuids: Sequence[str]) -> dict[str, Entry]:
     """The entries of those studies that have one."""
-    return {
-        uid: found.entry for uid, found in _find(db, {uid: short_hash(uid) for uid in study_iuids}).items()
-    }
+    return {uid: found.entry for uid, found in _find(db, _hashes(study_iuids)).items()}
 
 
 def by_pk(db: sqlite3.Connection, after_pk: int, until_pk: int | None, limit: int) -> list[Entry]:
@@ -181,6 +179,10 @@ def probe(db: sqlite3.Connection) -> None:
 
 def _place(entry: Entry) -> int:
     return min(entry.study_pk, _MAX_PK)
+
+
+def _hashes(study_iuids: Iterable[str]) -> dict[str, int]:
+    return {uid: short_hash(uid) for uid in study_iuids}
 
 
 def _find(db: sqlite3.Connection, hashes: Mapping[str, int]) -> dict[str, _Found]:

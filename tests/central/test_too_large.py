@@ -82,11 +82,7 @@ def test_a_length_that_is_too_large_is_refused_before_the_body_is_read(
         # Most clients listen once they have sent all.
         for _ in range(LARGE_BYTES // len(PART)):
             connection.sendall(PART)
-        status, headers, body = answer(connection)
-        assert status == 413
-        assert json.loads(body)["reason"] == f"More than {LARGEST_BODY_BYTES} bytes."
-        assert headers.get("connection", "keep-alive") == connection_header
-        _goes_on_or_ends(connection, connection_header)
+        _is_refused(connection, connection_header)
     assert memory.grown_mb() < _FLAT_MB
 
 
@@ -105,15 +101,17 @@ def test_a_body_without_a_length_is_refused_once_it_is_too_large(
                 refused_after = min(refused_after, (number + 1) * len(PART))
         assert LARGEST_BODY_BYTES < refused_after < LARGEST_BODY_BYTES + _IN_BETWEEN_BYTES
         connection.sendall(b"0\r\n\r\n")
-        status, _, body = answer(connection)
-        assert status == 413
-        assert json.loads(body)["reason"] == f"More than {LARGEST_BODY_BYTES} bytes."
-        _goes_on_or_ends(connection, connection_header)
+        _is_refused(connection, connection_header)
     # The four that are let in, twice while they grow.
     assert memory.grown_mb() < _FLAT_MB + 2 * LARGEST_BODY_BYTES / MB
 
 
-def _goes_on_or_ends(connection: socket.socket, connection_header: str) -> None:
+def _is_refused(connection: socket.socket, connection_header: str) -> None:
+    """Readably; and then it goes on or ends, as it was asked to."""
+    status, headers, body = answer(connection)
+    assert status == 413
+    assert json.loads(body)["reason"] == f"More than {LARGEST_BODY_BYTES} bytes."
+    assert headers.get("connection", "keep-alive") == connection_header
     if connection_header == "close":
         assert connection.recv(1) == b""
         return

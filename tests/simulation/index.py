@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cdc_indexer.flow.case import Insist
-from cdc_indexer.flow.decide import DOUBT
+from cdc_indexer.flow.decide import unanswered
 from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 
 if TYPE_CHECKING:
@@ -217,8 +217,8 @@ class Index:
         before = self.last.get(uid)
         if before is not None and before.body == arrival.body and delivery.hints.insist is Insist.NO:
             # What was sent since and never answered, a deletion perhaps, may have arrived as far as the program knows.
-            unanswered = delivery.before is not None and delivery.before.rejected == DOUBT
-            if uid in self.anew_for or uid in self.doubtful or unanswered:
+            no_answer = unanswered(delivery.before)
+            if uid in self.anew_for or uid in self.doubtful or no_answer:
                 pass
             elif before.sure:
                 raise Broken(f"{uid} was sent twice, though it was durable that the index has it")

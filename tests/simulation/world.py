@@ -9,7 +9,7 @@ from typing import Any
 
 import cdc_indexer.flow.order as order_module
 from cdc_indexer.flow.compare import digest_of
-from cdc_indexer.flow.decide import DOUBT
+from cdc_indexer.flow.decide import unanswered
 from cdc_indexer.flow.order import Delivery
 from cdc_indexer.flow.policy import Policy
 from cdc_indexer.model.ledger import Entry
@@ -219,7 +219,7 @@ class World:
         self.uncertain.update(
             key
             for key, entry in process.put.items()
-            if entry is not None and entry.rejected == DOUBT and self.disk.ledger.get(key) != entry
+            if entry is not None and unanswered(entry) and self.disk.ledger.get(key) != entry
         )
         if not self.config.versions:
             self.index.may_go_back |= self.uncertain & self.archive.unrecorded
