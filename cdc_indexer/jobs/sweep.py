@@ -207,7 +207,7 @@ class Sweep:
         self.after_pk = state["after_pk"]
         self._gone.again(state["gone"])
         self._state.update(state)
-        log.info("a sweep goes on", after_pk=self.after_pk)
+        log.info("a comparison goes on", after_pk=self.after_pk)
         return self.result.seconds
 
     def _keep(self, *, read: bool) -> None:
@@ -369,7 +369,7 @@ class Sweep:
     def _hold(self, why: str) -> None:
         self.result.held = why
         self._kept_back = []
-        log.error("a sweep is held", reason=why)
+        log.error("a comparison is held", reason=why)
 
     def _pause(self, seconds: float) -> None:
         if self._cancelled() or self._engine.stopping.wait(seconds):

@@ -255,7 +255,7 @@ class Sweeper:
             return None
         now = datetime.now()
         if now >= next_pass(self._last() or self._began(), every_hours, self._engine.settings.center, now):
-            return _Due("the daily pass", wanted)
+            return _Due("the daily comparison", wanted)
         return None
 
     def _began(self) -> datetime | None:
@@ -287,7 +287,7 @@ class Sweeper:
         options = InitialOptions(
             since=request.since if request else None, until=request.until if request else None
         )
-        log.info("a sweep begins", reason=due.reason)
+        log.info("a comparison begins", reason=due.reason)
         self._sweep = sweep = Sweep(
             engine,
             studies_per_second=engine.settings.reconcile.studies_per_second,
@@ -308,7 +308,7 @@ class Sweeper:
             return
         except (SourceError, StorageError, IndexUnavailable, TooMany) as error:
             changed = isinstance(error, SourceChanged)
-            log.log(20 if changed else 30, "a sweep is interrupted", reason=str(error))
+            log.log(20 if changed else 30, "a comparison is interrupted", reason=str(error))
             again = failpoints.seconds("pass_again", _AGAIN_SECONDS)
             self._not_before = time.monotonic() + (0.0 if changed else again)
             self._interrupted = True
@@ -316,7 +316,9 @@ class Sweeper:
         except IndexerError as error:
             self._runner.fail(error)
             return
-        log.info("a sweep has ended", **{name: value for name, value in result.to_json().items() if value})
+        log.info(
+            "a comparison has ended", **{name: value for name, value in result.to_json().items() if value}
+        )
         if options.whole and not sweep.report_only:
             self._ended(result, due.wanted)
         self._answer(done=True)

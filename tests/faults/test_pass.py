@@ -77,7 +77,7 @@ def test_killed_at_each_step_of_a_pass(pacs: Pacs, index: Index, indexer: Indexe
         differences(pacs, index)
         indexer.start("reconcile", failpoint=step)
         assert indexer.wait() == -signal.SIGKILL, (step, indexer.log)
-    assert "a sweep goes on" in indexer.log
+    assert "a comparison goes on" in indexer.log
     done = indexer.run("reconcile", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     if in_index(index) != in_archive(pacs):
@@ -103,21 +103,21 @@ def test_a_pass_with_trouble_all_around(pacs: Pacs, index: Index, indexer: Index
         indexer.write_files()
         assert indexer.process is not None
         indexer.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: indexer.log.count("a sweep begins") >= 2, what="a sweep")
+        wait_until(lambda: indexer.log.count("a comparison begins") >= 2, what="a sweep")
         index.stop()
         pacs.edit_study(studies[3], description="NEW", study_datetime="2024-05-06 07:08:09")
         pacs.delete_study(studies[5])
         pacs.edit_study(studies[-2], description="NEW", study_datetime="2024-05-06 07:08:09")
         pacs.delete_study(studies[-1])
         pacs.store_study("1.90")
-        wait_until(lambda: "a sweep is interrupted" in indexer.log, what="interrupted")
+        wait_until(lambda: "a comparison is interrupted" in indexer.log, what="interrupted")
         indexer.settings["delivery"].update(concurrency=2, deletes="delete")
         indexer.write_files()
         indexer.process.send_signal(signal.SIGHUP)
         index.start()
         wait_until(lambda: in_index(index) == in_archive(pacs) and nothing_waits(indexer, pacs), 90, "equal")
-        ended = indexer.log.count("a sweep has ended")
-        wait_until(lambda: indexer.log.count("a sweep has ended") > ended + 1, 60, "another pass")
+        ended = indexer.log.count("a comparison has ended")
+        wait_until(lambda: indexer.log.count("a comparison has ended") > ended + 1, 60, "another pass")
         last = json.loads(indexer.run("status", "--json").stdout)["last_pass"]
         assert (last["missing"], last["stale"], last["extra"], last["healed"]) == (0, 0, 0, 0)
         assert in_index(index) == in_archive(pacs)

@@ -76,7 +76,7 @@ def test_what_no_trigger_recorded_is_found_by_cron_too(
     indexer.settings["reconcile"] = {"every_hours": 0}
     indexer.write_files()
     assert indexer.run("run", "--until-caught-up").returncode == 0
-    assert "a sweep begins" not in indexer.log
+    assert "a comparison begins" not in indexer.log
     pacs.execute("DROP TRIGGER indexer_study_insert")
     pacs.execute("DROP TRIGGER indexer_study_update")
     for number in range(5):
@@ -86,8 +86,8 @@ def test_what_no_trigger_recorded_is_found_by_cron_too(
     for sent in (2, 4, 5):
         assert indexer.run("run", "--until-caught-up").returncode == 0
         assert len(receiver.study_iuids()) == sent
-    assert indexer.log.count("a sweep goes on") == 2
-    assert indexer.log.count("a sweep has ended") == 1
+    assert indexer.log.count("a comparison goes on") == 2
+    assert indexer.log.count("a comparison has ended") == 1
     last = json.loads(indexer.run("status", "--json").stdout)["last_pass"]
     assert (last["compared"], last["missing"], last["healed"]) == (5, 5, 5)
 
@@ -108,13 +108,13 @@ def test_what_may_be_gone_is_left_to_a_later_run(
     for _ in range(2):
         assert indexer.run("run", "--until-caught-up", seconds=60).returncode == 0
         assert sorted(receiver.holds()) == ["1.0", "1.1", "1.2"]
-    assert "a sweep has ended" not in indexer.log
+    assert "a comparison has ended" not in indexer.log
     # What was stored meanwhile isn't gone.
     pacs.store_study("1.9")
     monkeypatch.setenv("CDC_INDEXER_TEST_GONE_AFTER_SECONDS", "0.2")
     assert indexer.run("run", "--until-caught-up", seconds=60).returncode == 0
     assert sorted(receiver.holds()) == ["1.0", "1.2", "1.9"]
-    assert indexer.log.count("a sweep goes on") == 2
+    assert indexer.log.count("a comparison goes on") == 2
     last = json.loads(indexer.run("status", "--json").stdout)["last_pass"]
     assert (last["compared"], last["extra"], last["healed"]) == (2, 1, 1)
 

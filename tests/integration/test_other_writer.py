@@ -96,7 +96,7 @@ def test_each_notices_the_other(
         wait_until(lambda: two.caught_up, what="the second has caught up")
         theirs = store_until(lambda: SAID in one.log, other_pacs, "2.1")
         wait_until(lambda: "the ledger is believed again" in one.log, what="compared")
-        wait_until(lambda: one.log.count("a sweep has ended") >= 1, what="a pass")
+        wait_until(lambda: one.log.count("a comparison has ended") >= 1, what="a pass")
         # What the index has when it begins isn't another one's.
         assert SAID not in two.log
         ours = store_until(lambda: SAID in two.log, pacs, "1.9")

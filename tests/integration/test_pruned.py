@@ -68,7 +68,7 @@ def test_a_sweep_finds_them(
     wanted = {f"1.{number}" for number in range(10)}
     wait_until(lambda: wanted <= set(receiver.study_iuids()), what="every study")
     if command == "run":
-        wait_until(lambda: "a sweep has ended" in indexer.log, what="the end of the sweep")
+        wait_until(lambda: "a comparison has ended" in indexer.log, what="the end of the sweep")
         assert indexer.stop() == 0
     else:
         # This index has no digests, so that only what it was told could be compared.
@@ -89,7 +89,7 @@ def test_a_kill_in_the_middle_of_it_repeats_only_what_was_in_flight(
     indexer.kill()
     receiver.normal()
     indexer.start("run")
-    wait_until(lambda: "a sweep has ended" in indexer.log, what="the end of the sweep")
+    wait_until(lambda: "a comparison has ended" in indexer.log, what="the end of the sweep")
     assert indexer.stop() == 0
     stored = [f"1.{number}" for number in range(10)]
     assert_nothing_lost(receiver.accepted(), stored, repeated_at_most=8)

@@ -151,7 +151,7 @@ def test_what_the_index_keeps_otherwise_is_sent_once(
         result = reconcile(indexer, status=1)
         assert (result["missing"], result["stale"], result["kept"], result["healed"]) == (0, 1, 0, 0)
         assert versions() == 2
-    assert indexer.log.count("a sweep goes on") == 1
+    assert indexer.log.count("a comparison goes on") == 1
     assert indexer.log.count("the index keeps a study otherwise than it was sent") == 1
     pacs.edit_study(stored[1], description="NEW", study_datetime="2024-05-06 07:08:09")
     assert indexer.run("run", "--until-caught-up").returncode == 0

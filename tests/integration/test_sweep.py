@@ -164,7 +164,7 @@ def test_another_archive_by_mistake_empties_no_index(
         indexer.settings["database"]["name"] = other.name
         indexer.write_files()
         with indexer.running():
-            wait_until(lambda: "a sweep is held" in indexer.log, what="held")
+            wait_until(lambda: "a comparison is held" in indexer.log, what="held")
         assert set(receiver.holds()) == set(stored)
         # The one who says that it is right has it done.
         assert reconcile(indexer, "--accept")["extra"] == 20

@@ -71,7 +71,7 @@ NOT_SHOWN = {
     "same server_uuid",
     "server id was not set",
     "server_id was not set",
-    "the daily pass",
+    "the daily comparison",
     "the last one was interrupted",
     "the ledger isn't believed",
     "the ledger was damaged",
