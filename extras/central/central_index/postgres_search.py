@@ -131,7 +131,7 @@ async def _sorted(
     if of_place:
         place = "WHERE (sorted_at, id) < (%s, %s)"
     # Of many only what they are sorted by is kept; of some all, since to plan another look at each partition takes longer.
-    many = most is None or most > MOST_COUNTED
+    many = filters.study_iuid is None and (most is None or most > MOST_COUNTED)
     whole = "(page JOIN studies AS s ON s.center = page.center AND s.study_iuid = page.study_iuid)"
     rows = await connection.execute(
         f"WITH matching AS MATERIALIZED (SELECT {_SORTED_BY if many else _COLUMNS} FROM studies WHERE {where} LIMIT %s),"
