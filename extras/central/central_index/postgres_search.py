@@ -179,7 +179,8 @@ async def _in_order(
         if filters.from_date or filters.to_date or question.besides:
             # To count them each is looked at, so it is done on the same way.
             rows = await connection.execute(
-                f"WITH matching AS MATERIALIZED ({page}) SELECT (SELECT count(*) FROM matching), * FROM matching LIMIT %s",
+                f"WITH matching AS MATERIALIZED ({page}) SELECT (SELECT count(*) FROM matching), * FROM matching"
+                " ORDER BY sorted_at DESC, id DESC LIMIT %s",
                 [*of_window, *values, MOST_COUNTED + 1, filters.limit + 1],
             )
             return _counted_page(await rows.fetchall(), filters)
