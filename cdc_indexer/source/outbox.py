@@ -304,8 +304,8 @@ class Outbox:
     def view_of_patient_id(self, patient_id: str) -> list[Mapping[str, object]]:
         """The view's rows of the studies of all patients with this id.
 
-        Reads every study: the view joins them to their patients in that order (STRAIGHT_JOIN), for the pages by key, so that the
-        archive's index on patient ids isn't used; and the view is all that the account may read.
+        Reads every study: the view joins them to their patients in that order (STRAIGHT_JOIN), for the pages by key, so that
+        the archive's index on patient ids isn't used; and the view is all that the account may read.
         """
         with self._session() as session:
             return session.records(
