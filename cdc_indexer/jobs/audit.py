@@ -28,7 +28,7 @@ log = structlog.get_logger("cdc_indexer")
 
 __all__ = ["HOLD_BACK", "Audit", "Audited"]
 
-PAGE = 1000
+PAGE = 500
 
 #: ``until`` stays this far behind the server's clock: a transaction may record a row and commit it minutes later.
 HOLD_BACK = timedelta(minutes=10)
@@ -152,6 +152,8 @@ class Audit:
                 if unknown and oldest_open is None:
                     oldest_open = min((recorded_at, row_id) for row_id, recorded_at in unknown.items())
                 found += self._hand_over(outbox, rows, epoch)
+                # Two megabytes, which the next page shall not come on top of.
+                del rows, row
             if len(page) < PAGE:
                 return found, oldest_unsettled, oldest_open
             mark = page[-1]
