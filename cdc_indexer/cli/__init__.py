@@ -113,6 +113,8 @@ def run(files: Files, until_caught_up: bool, same_index: bool) -> None:
     from cdc_indexer.jobs import run as service
     from cdc_indexer.monitor.watch import Watch
 
+    # What was imported stays: nobody need look for cycles in it.
+    gc.freeze()
     watch = Watch(service=not until_caught_up)
     service.run(
         settings,

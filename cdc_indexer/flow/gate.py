@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -234,7 +233,7 @@ class Gatekeeper:
             return Verdict(Do.SETTLE, change=self._open(now))
         if asked is None:
             return Verdict(Do.ASK)
-        return self._failed(key, replace(outcome, kind=Kind.HELD), began, now, False)
+        return self._failed(key, outcome._replace(kind=Kind.HELD), began, now, False)
 
     def _failed(self, key: str, outcome: Outcome, began: float, now: float, together: bool) -> Verdict:
         trouble = self._trouble(key)

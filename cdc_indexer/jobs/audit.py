@@ -8,9 +8,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -50,8 +49,7 @@ _CLOCK_SLACK = timedelta(seconds=2)
 _CLOCK_BEHIND = timedelta(minutes=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Audited:
+class Audited(NamedTuple):
     """What an audit did: rows that nobody had, and whether the server's clock was found to have gone back."""
 
     found: int
