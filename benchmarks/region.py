@@ -402,7 +402,9 @@ def main(quick: bool) -> int:
         f"load average at the start {os.getloadavg()[0]:.1f}"
     )
     table = Table((_RESULTS / "quick" if quick else _RESULTS) / "region.md", machine)
-    with started(fsync="on", shared_buffers="256MB" if quick else "2GB", max_wal_size="4GB") as cluster:
+    # A quarter of the memory, as docs/region.md says.
+    megabytes = 256 if quick else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4 >> 20
+    with started(fsync="on", shared_buffers=f"{megabytes}MB", max_wal_size="4GB") as cluster:
         database = cluster.new_database(empty=True)
         began = time.monotonic()
         asyncio.run(fill(database, number))

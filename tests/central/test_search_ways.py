@@ -16,6 +16,7 @@ from benchmarks.region_studies import CENTERS, studies
 from central_index import postgres_search, sqlite_search
 from central_index.digests import FIELDS, study_digest
 from central_index.document import parse
+from central_index.frequencies import Frequencies
 from central_index.model import Filters, Stored
 from central_index.postgres_pool import Connection
 from central_index.postgres_rows import MOVE, moved_rows
@@ -276,3 +277,53 @@ def test_the_way_that_is_taken(cluster: Cluster, filters: dict[str, Any], ways: 
         # The planner takes words for rarer than they are, and would rather fetch all and sort it.
         assert "Bitmap" not in plans[IN_ORDER]
         assert "Merge Append" in plans[IN_ORDER]
+
+
+COMMON = Frequencies(
+    {"maria": 0.1, "soto": 0.004, "sotomayor": 0.003, "rojas": 0.04, "rara": 0.001}, 0.001, 1_000_000
+)
+
+
+@pytest.mark.parametrize(
+    ("patient", "words", "besides"),
+    [
+        # As many as ten times the rarest: both are gathered, and few rows are read.
+        ("soto rara", "'soto':* & 'rara':*", None),
+        ("soto xqz", "'soto':* & 'xqz':*", None),
+        ("rara maria", "'rara':*", "'maria':*"),
+        ("rojas rara maria xqz", "'rara':* & 'xqz':*", "'rojas':* & 'maria':*"),
+        ("maria soto", "'maria':* & 'soto':*", None),
+    ],
+)
+def test_which_words_the_index_of_words_gathers(patient: str, words: str, besides: str | None) -> None:
+    question = postgres_search._question(Filters(patient=patient, limit=20), COMMON)
+    assert question is not None
+    assert (question.words, question.besides) == (words, besides)
+
+
+@pytest.mark.parametrize(
+    ("filters", "many"),
+    [
+        ({"patient": "maria"}, True),
+        ({"patient": "soto"}, False),
+        ({"patient": "maria jose"}, False),
+        # Of so many a part only is asked for, which may have none.
+        ({"patient": "maria", "center": "001"}, False),
+        ({"patient": "maria", "only": ("001",)}, False),
+        ({"patient": "maria", "from_date": "2020-01-01"}, False),
+    ],
+)
+def test_what_so_many_have_isn_t_counted(filters: dict[str, Any], many: bool) -> None:
+    question = postgres_search._question(Filters(**filters, limit=20), COMMON)
+    assert question is not None
+    assert question.many == many
+
+
+def test_how_many_have_a_word() -> None:
+    assert COMMON.share("soto", True) == pytest.approx(0.007)
+    assert COMMON.share("soto", False) == 0.004
+    assert COMMON.share("sot", True) == pytest.approx(0.007)
+    assert COMMON.share("xqz", True) == 0.001
+    assert COMMON.often("soto", True)
+    assert not COMMON.often("rara", True)
+    assert Frequencies({}).share("maria", True) == 0.0

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from psycopg import errors
 
-from central_index.frequencies import OFTEN, Frequencies
+from central_index.frequencies import Frequencies
 from central_index.model import MOST_COUNTED, Arrivals, CenterReport, Filters, Found, Place
 from central_index.postgres_pool import Connection
 from central_index.postgres_schema import PARTITIONS
@@ -17,6 +17,7 @@ from central_index.shown import COLUMNS, as_json
 from central_index.words import accession_mark, center_mark, id_mark, key_mark, modality_mark, words_of
 
 _COLUMNS = ", ".join(COLUMNS)
+_SORTED_BY = "sorted_at, id, center, study_iuid"
 #: In such a way that no index is asked.
 _LOOKED_AT = " AND (words @@ %s::tsquery) IS TRUE"
 #: More than there will be.
@@ -26,6 +27,11 @@ _NEWEST = 5_000
 _NARROW = timedelta(days=31)
 #: What so many have at most is fetched through the index of words and sorted; what more have, by going through all in order.
 _FEW = 20_000
+#: What so many times as many studies have as are counted isn't counted.
+_SURELY = 20
+#: The index of words gathers all that begins with a word, each at a tenth of what a row costs that is read from the
+#: table: it isn't asked for words that more than so many times as many studies have as the rarest.
+_GATHERED = 10
 #: Unless they are all old: then it is the other way after all.
 _ORDERED_MILLISECONDS = 250
 
@@ -34,7 +40,7 @@ class _Question(NamedTuple):
     """``words``: what the index of words is asked; ``besides``: further words, looked at in what is found.
 
     ``exact``: all words without what only begins with them, where each is many studies'. That is answered quickly, and
-    enough to say that there are many.
+    enough to say that there are many. ``many``: that is known without being asked.
     """
 
     conditions: str
@@ -42,6 +48,7 @@ class _Question(NamedTuple):
     words: str | None
     besides: str | None
     exact: str | None
+    many: bool = False
 
     def where(self, *, by_index: bool = True) -> tuple[str, list[Any]]:
         text, values = self.conditions, list(self.values)
@@ -123,13 +130,15 @@ async def _sorted(
     place, of_place = "", list(filters.after or ())
     if of_place:
         place = "WHERE (sorted_at, id) < (%s, %s)"
+    # Of many only what they are sorted by is kept; of some all, since to plan another look at each partition takes longer.
+    many = most is None or most > MOST_COUNTED
+    whole = "(page JOIN studies AS s ON s.center = page.center AND s.study_iuid = page.study_iuid)"
     rows = await connection.execute(
-        f"WITH matching AS MATERIALIZED (SELECT sorted_at, id, center, study_iuid FROM studies WHERE {where} LIMIT %s),"
+        f"WITH matching AS MATERIALIZED (SELECT {_SORTED_BY if many else _COLUMNS} FROM studies WHERE {where} LIMIT %s),"
         f" page AS MATERIALIZED (SELECT * FROM matching {place} ORDER BY sorted_at DESC, id DESC LIMIT %s)"
         f" SELECT hits, {', '.join(f's.{column}' for column in COLUMNS)}"
         " FROM (SELECT count(*) AS hits FROM matching) AS counted"
-        " LEFT JOIN (page JOIN studies AS s ON s.center = page.center AND s.study_iuid = page.study_iuid)"
-        " ON hits <= %s ORDER BY s.sorted_at DESC, s.id DESC",
+        f" LEFT JOIN {whole if many else 'page AS s'} ON hits <= %s ORDER BY s.sorted_at DESC, s.id DESC",
         [*values, most and most + 1, *of_place, filters.limit + 1, _ALL if most is None else most],
     )
     found = await rows.fetchall()
@@ -143,8 +152,8 @@ async def _newest(connection: Connection, filters: Filters, question: _Question)
     """Looks among the newest only, and whether there are many in all."""
     window, of_window = _window(filters)
     where, values = question.where(by_index=False)
-    hits, of_hits = "0", []
-    if question.exact is not None and filters.after is None:
+    hits, of_hits = str(MOST_COUNTED + 1 if question.many else 0), []
+    if question.exact is not None and filters.after is None and not question.many:
         hits = _counted(f"{question.conditions} AND words @@ %s::tsquery")
         of_hits = [*question.values, question.exact, MOST_COUNTED + 1]
     rows = await connection.execute(
@@ -163,11 +172,20 @@ async def _in_order(
     window, of_window = _window(filters)
     where, values = question.where(by_index=False)
     counting, of_counting = str(hits or 0), []
+    page = (
+        f"SELECT {_COLUMNS} FROM studies WHERE {window} AND {where} ORDER BY sorted_at DESC, id DESC LIMIT %s"
+    )
     if hits is None and filters.after is None:
+        if filters.from_date or filters.to_date or question.besides:
+            # To count them each is looked at, so it is done on the same way.
+            rows = await connection.execute(
+                f"WITH matching AS MATERIALIZED ({page}) SELECT (SELECT count(*) FROM matching), * FROM matching LIMIT %s",
+                [*of_window, *values, MOST_COUNTED + 1, filters.limit + 1],
+            )
+            return _counted_page(await rows.fetchall(), filters)
         counting, of_counting = _counted(where), [*values, MOST_COUNTED + 1]
     rows = await connection.execute(
-        f"SELECT {counting}, {_COLUMNS} FROM studies WHERE {window} AND {where}"
-        " ORDER BY sorted_at DESC, id DESC LIMIT %s",
+        f"SELECT {counting}, page.* FROM ({page}) AS page",
         [*of_counting, *of_window, *values, filters.limit + 1],
     )
     return _counted_page(await rows.fetchall(), filters)
@@ -231,19 +249,22 @@ def _question(filters: Filters, frequencies: Frequencies) -> _Question | None:
         parts.append((accession_mark(filters.accession_number), False))
     if filters.modality is not None:
         parts.append((modality_mark(filters.modality.upper()), False))
-    rare = [part for part in parts if not frequencies.often(*part)]
-    often = [part for part in parts if part not in rare]
-    if rare:
-        # What a tenth of all studies has costs the index more than to look at the few.
-        return _Question(conditions, values, _asked(rare), _asked(often), None)
+    often = [part for part in parts if frequencies.often(*part)]
+    if len(often) < len(parts):
+        most = _GATHERED * min(frequencies.share(*part) for part in parts)
+        gathered = [part for part in parts if part not in often or frequencies.share(*part) <= most]
+        besides = [part for part in parts if part not in gathered]
+        return _Question(conditions, values, _asked(gathered), _asked(besides), None)
     if not often or _is_narrow(filters):
         return _Question(conditions, values, None, _asked(often), None)
+    # The statistics may be a day old, but not so far from the truth.
+    many = len(parts) == 1 and not values
+    many &= frequencies.share(*parts[0]) * frequencies.studies > _SURELY * MOST_COUNTED
     if filters.center is not None:
         # A centre alone has an index in its order.
         often.append((center_mark(filters.center), False))
-    return _Question(
-        conditions, values, _asked(often), None, _asked([(lexeme, False) for lexeme, _ in often])
-    )
+    exact = _asked([(lexeme, False) for lexeme, _ in often])
+    return _Question(conditions, values, _asked(often), None, exact, many)
 
 
 def _is_narrow(filters: Filters) -> bool:
@@ -282,13 +303,19 @@ def _conditions(filters: Filters) -> tuple[str, list[Any]]:
 async def frequencies(connection: Connection) -> Frequencies:
     """As the last ANALYZE of each partition found them."""
     rows = await connection.execute(
-        "SELECT lexeme, sum(share) / %s FROM pg_stats,"
+        "SELECT lexeme, sum(share) / %s, min(share) FROM pg_stats,"
         " unnest(most_common_elems::text::text[], most_common_elem_freqs) AS common (lexeme, share)"
         " WHERE schemaname = current_schema() AND tablename LIKE 'studies\\_%%' AND attname = 'words'"
-        " AND lexeme IS NOT NULL AND share IS NOT NULL GROUP BY lexeme HAVING sum(share) / %s >= %s",
-        [PARTITIONS, PARTITIONS, OFTEN],
+        " AND lexeme IS NOT NULL AND share IS NOT NULL GROUP BY lexeme",
+        [PARTITIONS],
     )
-    return Frequencies(dict(await rows.fetchall()))
+    found = await rows.fetchall()
+    rows = await connection.execute(
+        "SELECT sum(reltuples) FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE inhparent = 'studies'::regclass"
+    )
+    ((studies,),) = await rows.fetchall()
+    least = min((row[2] for row in found), default=0.0)
+    return Frequencies({lexeme: share for lexeme, share, _ in found}, least, max(0.0, studies))
 
 
 async def counts(connection: Connection) -> dict[str, int]:
