@@ -319,6 +319,16 @@ def test_what_so_many_have_isn_t_counted(filters: dict[str, Any], many: bool) ->
     assert question.many == many
 
 
+@pytest.mark.parametrize(
+    ("words", "by_date"), [({"patient": "xqz"}, False), ({"patient": "maria"}, True), ({}, True)]
+)
+def test_the_index_of_dates_is_left_to_what_many_have(words: dict[str, Any], by_date: bool) -> None:
+    question = postgres_search._question(Filters(**words, from_date="2015-01-01", limit=20), COMMON)
+    assert question is not None
+    assert ("sorted_at" in question.conditions) == by_date
+    assert len(question.values) == question.conditions.count("%s")
+
+
 def test_how_many_have_a_word() -> None:
     assert COMMON.share("soto", True) == pytest.approx(0.007)
     assert COMMON.share("soto", False) == 0.004
