@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import replace
 from typing import Protocol
 from uuid import UUID, uuid5
 
@@ -63,7 +62,7 @@ def batch(
     if not halves:
         if whole.status in _NOT_ARRAYS:
             reason = f"The central index refuses an array (status {whole.status}): each study goes alone."
-            whole = replace(whole, kind=Kind.RETRY_STUDY, reason=reason, refusal=None)
+            whole = whole._replace(kind=Kind.RETRY_STUDY, reason=reason, refusal=None)
         return [whole] * len(elements)
     # 409 for a whole batch doesn't say which of them are there already.
     if whole.kind not in (Kind.REJECTED, Kind.ALREADY_THERE, Kind.STALE):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from cdc_indexer.model.settled import IntervalSet
 
@@ -114,8 +114,7 @@ class Backfill:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
+class Counted(NamedTuple):
     """How far an `initial` came: studies accepted, parked and skipped, and where it is between two study_pks."""
 
     sent: int

@@ -7,7 +7,7 @@ the case. Whoever holds a lease ends it with a result or gives it back, and then
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cdc_indexer.model.ledger import Entry
     from cdc_indexer.model.study import OutboxRow
 
-__all__ = ["Case", "Hints", "Insist"]
+__all__ = ["NO_HINTS", "Case", "Hints", "Insist"]
 
 #: An outbox row: (id, recorded_at).
 Row = tuple[int, datetime]
@@ -34,7 +34,7 @@ class Insist(IntEnum):
     RESEND = 2
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Hints:
     """Why a study is looked at, and what ends with the look.
 
@@ -108,6 +108,10 @@ class Hints:
         self.doubtful = self.doubtful or later.doubtful
 
 
+#: In every case without any: ten thousand may wait to be verified alone. Nobody changes it; ``own_hints`` gives others.
+NO_HINTS = Hints()
+
+
 @dataclass(slots=True, eq=False)
 class Case:
     """One study under way.
@@ -129,11 +133,17 @@ class Case:
     first: OutboxRow | None = None
     verify_ids: tuple[int, ...] = ()
     stale: int = 0
-    hints: Hints = field(default_factory=Hints)
+    hints: Hints = NO_HINTS
     #: Monotonic seconds; queued_at is where it stands in the queue and may be earlier than due_at.
     first_at: float = 0.0
     due_at: float = 0.0
     queued_at: float | None = None
+
+    def own_hints(self) -> Hints:
+        """Hints that may be changed."""
+        if self.hints is NO_HINTS:
+            self.hints = Hints()
+        return self.hints
 
     @property
     def under_way(self) -> bool:

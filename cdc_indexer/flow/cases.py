@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from cdc_indexer.flow.case import Case, Hints
+from cdc_indexer.flow.case import NO_HINTS, Case, Hints
 from cdc_indexer.flow.policy import Policy
 from cdc_indexer.flow.quiet import Quiet
 from cdc_indexer.model.moment import Now, microseconds
@@ -65,7 +65,7 @@ class Cases:
         """Adds hints; ``soon``: without waiting for quiet."""
         if not case.hints:
             case.first_at = now.seconds
-        case.hints.join(hints)
+        case.own_hints().join(hints)
         self._hints += len(hints)
         self.schedule(case, now, soon=soon)
 
@@ -73,8 +73,9 @@ class Cases:
         """Adds an outbox row: what ``hint`` does, for the most frequent one."""
         if not case.hints:
             case.first_at = now.seconds
-        case.hints.add_row(row)
-        case.hints.live = True
+        hints = case.own_hints()
+        hints.add_row(row)
+        hints.live = True
         self._hints += 1
         self.schedule(case, now, soon=soon)
 
@@ -119,7 +120,7 @@ class Cases:
         assert case.lease is None
         case.lease = owner
         self._leased += 1
-        hints, case.hints = case.hints, Hints()
+        hints, case.hints = case.own_hints(), NO_HINTS
         return hints
 
     def hand_on(self, case: Case, owner: object, to: object) -> None:

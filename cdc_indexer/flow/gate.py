@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cdc_indexer.flow.retry import Backoff
@@ -202,7 +201,7 @@ class Gatekeeper:
             return Verdict(Do.SETTLE, change=self._open(now))
         if asked is None:
             return Verdict(Do.ASK)
-        return self._failed(key, replace(outcome, kind=Kind.HELD), began, now, False)
+        return self._failed(key, outcome._replace(kind=Kind.HELD), began, now, False)
 
     def _is_old(self, key: str, began: float, now: float) -> bool:
         """The index is seen to work. Whether that request began before it was: then the study is tried once more.

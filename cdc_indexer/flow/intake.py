@@ -68,7 +68,7 @@ class Intake:
         soon = deleted or superseded or not recent or (again and not parts.policy.stable)
         parts.cases.add_row(case, mark, now, soon=soon)
         if deleted:
-            case.hints.join(Hints(gone=True, deleted=(mark[1], mark[0])))
+            case.own_hints().join(Hints(gone=True, deleted=(mark[1], mark[0])))
         if isinstance(case.lease, Delivery):
             parts.order.promote(case.lease)
         return True
@@ -174,5 +174,5 @@ class Intake:
                 case.first = None
         for case in list(parts.cases):
             case.verify_ids = ()
-            self._looks.drop_rows(case.hints)
+            self._looks.drop_rows(case.own_hints())
             parts.cases.drop_if_idle(case)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from cdc_indexer.flow.gate import Gate
@@ -55,8 +54,7 @@ class Condition(str, Enum):
     OTHER_VERSION = "other_version"
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """How far `run` is, as it tells every second.
 
     ``position`` and ``settled_until`` (naive UTC) are those of the checkpoint; ``checkpoint_at`` is when it was last

@@ -10,7 +10,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from cdc_indexer.flow.case import Case, Hints, Row
 from cdc_indexer.flow.gate import Change, Do, Gate, Gatekeeper, Verdict
@@ -284,9 +284,9 @@ class Order:
         """Does what the verdict says; the outcome that is final, None for what is queued again."""
         do = verdict.do
         if do in (Do.SETTLE, Do.READ_AGAIN):
-            return replace(outcome, kind=Kind.ACCEPTED) if outcome.kind is Kind.ABSENT else outcome
+            return outcome._replace(kind=Kind.ACCEPTED) if outcome.kind is Kind.ABSENT else outcome
         if do is Do.PARK:
-            return replace(outcome, kind=Kind.REJECTED)
+            return outcome._replace(kind=Kind.REJECTED)
         if do is Do.RETRY:
             self._sequence += 1
             heapq.heappush(self._delayed, (verdict.at, self._sequence, delivery))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 
 from cdc_indexer.flow.backfill import Backfill
 from cdc_indexer.flow.progress import Progress
@@ -12,8 +12,8 @@ from cdc_indexer.model.version import VersionClock
 
 __all__ = ["Results"]
 
-#: Of so many studies it is remembered which versions had been drawn when their entry was put.
-_REMEMBERED = 10_000
+#: Of so many studies, and at most twice as many, it is remembered which versions had been drawn when their entry was put.
+_REMEMBERED = 5_000
 
 
 class Results:
@@ -30,7 +30,9 @@ class Results:
         #: Taken by the writer and not durable yet: generation, what is written.
         self._writing: deque[tuple[int, Changes]] = deque()
         self._backfills: dict[str, Backfill] = {}
-        self._put_at: OrderedDict[str, int] = OrderedDict()
+        #: Those of two halves, the newer ones and the ones before: when the newer are many enough, the others are forgotten.
+        self._put_at: dict[str, int] = {}
+        self._put_before: dict[str, int] = {}
         self._forgotten_at = 0
         self.generation = 1
         self._taken = 1
@@ -86,11 +88,10 @@ class Results:
         self._remember(key)
 
     def _remember(self, key: str) -> None:
-        put_at = self._put_at
-        put_at[key] = self._clock.last
-        put_at.move_to_end(key)
-        if len(put_at) > _REMEMBERED:
-            _, self._forgotten_at = put_at.popitem(last=False)
+        self._put_at[key] = self._clock.last
+        if len(self._put_at) >= _REMEMBERED:
+            self._forgotten_at = max(self._put_before.values(), default=self._forgotten_at)
+            self._put_before, self._put_at = self._put_at, {}
 
     def took(self) -> None:
         """The index has taken something: from now on the ledger is about the one at this address."""
@@ -103,7 +104,10 @@ class Results:
 
         Its own version doesn't say so: it was drawn before a reading that may have been later than another's.
         """
-        return self._put_at.get(key, self._forgotten_at) >= version
+        put_at = self._put_at.get(key)
+        if put_at is None:
+            put_at = self._put_before.get(key, self._forgotten_at)
+        return put_at >= version
 
     def park(self, parking: Parking | Closing) -> None:
         """A study is parked, or what was parked of it is closed."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 __all__ = ["Backoff"]
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
+class Backoff(NamedTuple):
     """Exponential with full jitter: anything between nothing and the limit, which doubles up to the cap.
 
     The jitter keeps a hundred hospitals from coming back in step. Never changed: ``next`` makes the one for
@@ -32,4 +31,4 @@ class Backoff:
 
     def next(self) -> Backoff:
         """The one for the attempt after this."""
-        return replace(self, attempt=self.attempt + 1)
+        return self._replace(attempt=self.attempt + 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from cdc_indexer.flow.backfill import Ended
 from cdc_indexer.flow.case import Case, Hints
@@ -27,8 +27,7 @@ from cdc_indexer.model.outcome import Kind, Outcome
 __all__ = ["Result", "Settlement"]
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What became of a delivery, to be told."""
 
     delivery: Delivery

@@ -8,9 +8,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -28,7 +27,7 @@ log = structlog.get_logger("cdc_indexer")
 
 __all__ = ["HOLD_BACK", "Audit", "Audited"]
 
-PAGE = 1000
+PAGE = 500
 
 #: ``until`` stays this far behind the server's clock: a transaction may record a row and commit it minutes later.
 HOLD_BACK = timedelta(minutes=10)
@@ -50,8 +49,7 @@ _CLOCK_SLACK = timedelta(seconds=2)
 _CLOCK_BEHIND = timedelta(minutes=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Audited:
+class Audited(NamedTuple):
     """What an audit did: rows that nobody had, and whether the server's clock was found to have gone back."""
 
     found: int
@@ -152,6 +150,8 @@ class Audit:
                 if unknown and oldest_open is None:
                     oldest_open = min((recorded_at, row_id) for row_id, recorded_at in unknown.items())
                 found += self._hand_over(outbox, rows, epoch)
+                # Two megabytes, which the next page shall not come on top of.
+                del rows, row
             if len(page) < PAGE:
                 return found, oldest_unsettled, oldest_open
             mark = page[-1]

@@ -6,9 +6,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from cdc_indexer.flow.backfill import Backfill, Counted
 from cdc_indexer.flow.progress import Columns
@@ -32,8 +31,7 @@ _CHUNK = 50
 _EVENLY_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class InitialOptions:
+class InitialOptions(NamedTuple):
     """What the command line asks for. Dates are inclusive, of study_datetime; ``rate`` is in studies a second."""
 
     since: date | None = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -150,7 +149,7 @@ class Feeder:
                     break
                 except SourceError as error:
                     log.warning("the initial waits for the database", reason=str(error))
-                    options = replace(options, restart=False)
+                    options = options._replace(restart=False)
                     engine.jobs[Initial.NAME] = self._initial.state()
                     if self._runner.stopping.wait(_AWAY_PAUSE_SECONDS):
                         raise Stopped from None
@@ -168,7 +167,7 @@ class Feeder:
     def _begun(self, options: InitialOptions) -> None:
         """After a kill it goes on, instead of beginning once more."""
         if options.restart and not self._cancelled():
-            again = request_of(replace(options, restart=False), self._number)
+            again = request_of(options._replace(restart=False), self._number)
             requests.ask(self._engine.settings.state_dir, again)
 
     def _answer(self, *, done: bool = False, error: str = "") -> None:
@@ -177,5 +176,5 @@ class Feeder:
             requests.write(
                 self._engine.settings.state_dir,
                 requests.PROGRESS,
-                {"number": self._number, "counted": asdict(counted), "done": done, "error": error},
+                {"number": self._number, "counted": counted._asdict(), "done": done, "error": error},
             )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
@@ -46,8 +45,7 @@ DOCUMENT = "document"
 FIRST_PK = "first_pk"
 
 
-@dataclass(frozen=True, slots=True)
-class Recalled:
+class Recalled(NamedTuple):
     """The state, as the program uses it. ``news`` is what has to be written because it is new.
 
     ``taken``: the ledger says that the index at ``webservice_url`` has something.

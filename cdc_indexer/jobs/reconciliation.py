@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cdc_indexer.delivery.index_client import MAX_RANGES, IndexClient, Listed, Range, TooMany
 from cdc_indexer.flow.compare import digest_of, expected
@@ -50,8 +50,7 @@ class _Open:
             self.total = (self.total + int.from_bytes(digest, "big")) % _MODULUS
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(NamedTuple):
     """A study that the index has otherwise than it should: what it has and should have (None: nothing)."""
 
     study_iuid: str

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from cdc_indexer.flow.observer import Source
 from cdc_indexer.model.errors import (
@@ -40,8 +40,7 @@ class Then(Enum):
     END = "end"
 
 
-@dataclass(frozen=True, slots=True)
-class Recovery:
+class Recovery(NamedTuple):
     """What is done after an error.
 
     Attributes:

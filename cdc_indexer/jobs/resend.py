@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -34,8 +33,7 @@ _PAGE = 200
 Chosen = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class ResendOptions:
+class ResendOptions(NamedTuple):
     """Which studies: by UID, by patient id, or by the day of their study_datetime (both days included)."""
 
     study_iuids: tuple[str, ...] = ()

@@ -7,9 +7,8 @@ import time
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
@@ -61,8 +60,7 @@ def next_pass(last: datetime | None, every_hours: float, center: str, now: datet
     return slot
 
 
-@dataclass(frozen=True, slots=True)
-class _Due:
+class _Due(NamedTuple):
     """A pass to be done now."""
 
     reason: str

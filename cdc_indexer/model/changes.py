@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from cdc_indexer.model.ledger import Entry
 
@@ -22,8 +22,7 @@ class State(str, Enum):
     DISCARDED = "discarded"
 
 
-@dataclass(frozen=True, slots=True)
-class Parking:
+class Parking(NamedTuple):
     """A study that the index rejected. There is one open entry for a study; a later rejection takes its place.
 
     ``operation`` is 'post' or 'delete'. ``body`` is the document (None for a deletion, empty where the row couldn't become
@@ -42,8 +41,7 @@ class Parking:
     answer: str
 
 
-@dataclass(frozen=True, slots=True)
-class Closing:
+class Closing(NamedTuple):
     """What became of the open entry of a study, if it has one."""
 
     study_key: str

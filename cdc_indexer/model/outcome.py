@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class Kind(str, Enum):
@@ -39,8 +39,7 @@ class Refusal(str, Enum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What came of one request.
 
     ``status`` is None when no whole answer came. ``answer`` is at most MAX_ANSWER_BYTES of what the index said; it may

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import date, datetime
 from enum import Enum
 from hashlib import blake2b
@@ -43,8 +42,7 @@ class Operation(str, Enum):
     PATIENT = "patient"
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxRow:
+class OutboxRow(NamedTuple):
     """One row of ``study_service``.
 
     ``recorded_at`` is naive UTC with microseconds. ``values`` holds the columns of the view by name, as the

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cdc_indexer.monitor.causes import Level, Problem
 from cdc_indexer.monitor.report import iso
@@ -11,8 +10,7 @@ from cdc_indexer.monitor.report import iso
 __all__ = ["Alert"]
 
 
-@dataclass(frozen=True, slots=True)
-class Alert:
+class Alert(NamedTuple):
     """What is told: ``problems`` last, ``over`` have ended. ``id`` is the same however often it is tried."""
 
     id: str

@@ -174,9 +174,11 @@ def _why(error: Exception) -> str:
 
 def channels(settings: Settings) -> dict[str, Channel]:
     """Those that are set."""
+    alerts = settings.alerts
+    if alerts.email is None and alerts.webhook is None:
+        return {}
     from cdc_indexer.monitor import messengers  # noqa: PLC0415 - most have none
 
-    alerts = settings.alerts
     found: dict[str, Channel] = {}
     if alerts.email is not None:
         email = alerts.email

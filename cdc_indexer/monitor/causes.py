@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 __all__ = ["Cause", "Level", "Problem", "as_sentence", "parked_problem", "worst_first"]
 
@@ -88,8 +88,7 @@ _HELD = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing that is wrong: ``since`` is in seconds since 1970, ``message`` one sentence with the remedy."""
 
     cause: Cause

@@ -6,9 +6,8 @@ A running service writes it into its state directory; without one, `status` make
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cdc_indexer.monitor.causes import Level, Problem
 from cdc_indexer.source.errors import address_of
@@ -27,8 +26,7 @@ FILE_NAME = "status.json"
 MINUTES = 60
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """How it stands at ``time``. Times are UTC, ISO 8601; None stands for what isn't known.
 
     ``running``: a `run` is active; ``service``: it is, or the last one was, one that stays. ``problems`` are {cause, level,
@@ -74,14 +72,13 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object, in this order."""
-        return asdict(self)
+        return self._asdict()
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Report | None:
         """What ``to_json`` gave; None when it isn't that (another version's, say)."""
-        names = {field.name for field in fields(cls)}
         try:
-            return cls(**{name: value for name, value in content.items() if name in names})
+            return cls(**{name: value for name, value in content.items() if name in cls._fields})
         except TypeError:
             return None
 

@@ -5,11 +5,14 @@ Neither promises to keep these; tests/unit/test_driver.py says which of them a v
 
 from __future__ import annotations
 
+import importlib
 import socket
 import ssl
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from pymysql import _auth
 from pymysql.connections import Connection as _Connection
 from pymysql.protocol import MysqlPacket
 from pymysqlreplication.packet import BinLogPacketWrapper
@@ -23,6 +26,22 @@ if TYPE_CHECKING:
 __all__ = ["break_off", "decode", "encryption", "hang_up", "send_command", "socket_of"]
 
 _DECODED = frozenset({TableMapEvent, WriteRowsEvent})
+
+_encrypting = threading.Lock()
+
+
+def _encrypt(password: bytes, salt: bytes, public_key: bytes) -> bytes:
+    """Stands for PyMySQL's function, which alone needs cryptography: MySQL asks for it at the first login after its start,
+    without TLS. It takes 8 MB. PyMySQL's own module is read again, now with the library.
+    """
+    with _encrypting:
+        if _auth.sha2_rsa_encrypt is _encrypt:
+            importlib.reload(_auth)
+    return _auth.sha2_rsa_encrypt(password, salt, public_key)
+
+
+if not hasattr(_auth, "serialization"):
+    _auth.sha2_rsa_encrypt = _encrypt
 
 
 def socket_of(connection: Connection) -> socket.socket | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from cdc_indexer.model.position import Position
 from cdc_indexer.model.study import OutboxRow
@@ -14,16 +14,14 @@ if TYPE_CHECKING:
 __all__ = ["Event", "Heartbeat", "Rows", "TableChanged", "TableRead", "TransactionEnd"]
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(NamedTuple):
     """Rows inserted into the outbox: those of one event of the log, in its order; ``epoch`` is the source's."""
 
     rows: list[OutboxRow]
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class TransactionEnd:
+class TransactionEnd(NamedTuple):
     """Reading may begin again at ``position``: everything before it was given.
 
     ``at`` is the server's time of the commit, in seconds since 1970. ``columns`` are the outbox's at this
@@ -37,15 +35,13 @@ class TransactionEnd:
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
+class Heartbeat(NamedTuple):
     """The server is alive and has nothing to send: the stream is caught up. ``at`` is our time."""
 
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class TableRead:
+class TableRead(NamedTuple):
     """Rows may have been inserted that the log doesn't show: read the table now.
 
     The server may send a transaction a moment before its rows can be seen in the table.

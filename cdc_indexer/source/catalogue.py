@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from cdc_indexer.model.errors import NoBinlog, PositionLost, SchemaError
 from cdc_indexer.model.position import Identity, Position
@@ -28,8 +27,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(NamedTuple):
     """A column of a table; ``data_type`` is information_schema's, in lower case (``bigint``, ``varchar``)."""
 
     name: str

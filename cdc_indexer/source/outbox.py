@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,8 +34,7 @@ _LAST = 5000
 Mark = tuple[datetime, int]
 
 
-@dataclass(frozen=True, slots=True)
-class StudyPage:
+class StudyPage(NamedTuple):
     """A page of the view for `initial`, and the outbox rows that the same snapshot held of its studies.
 
     ``rows`` by study_pk: (id, recorded_at) of the 'stored' and 'changed' ones. ``epoch`` is the source's then.

@@ -12,10 +12,9 @@ import threading
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cdc_indexer.model.changes import State
 from cdc_indexer.model.errors import LedgerDamaged, StateError, StorageError
@@ -40,8 +39,7 @@ FROM parked
 """
 
 
-@dataclass(frozen=True, slots=True)
-class ParkedStudy:
+class ParkedStudy(NamedTuple):
     """One entry. ``parked_at`` is UTC, ISO 8601; all else as in ``Parking``. ``body`` and ``answer`` hold patient data."""
 
     id: int

@@ -52,7 +52,8 @@ class Refused(Exception):
 class Request(BaseModel):
     """What a request holds; ``id`` is in the answers to it. Extra keys, wrong types and impossible values are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    # Built when there is a request: a start seldom has one.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     name: ClassVar[str]
     id: str = Field(min_length=1, max_length=100)

@@ -11,9 +11,8 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from cdc_indexer.model import failpoints
 from cdc_indexer.model.changes import Changes
@@ -59,8 +58,7 @@ _FEW_PAGES = 60
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """What the state holds, but for the ledger's entries.
 
     Attributes:

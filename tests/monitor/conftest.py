@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ SAMPLE = Sample(
 
 
 def sample(**changes: Any) -> Sample:
-    return replace(SAMPLE, **changes)
+    return SAMPLE._replace(**changes)
 
 
 @dataclass

@@ -364,7 +364,7 @@ class Archive:
         """A trigger reads without locks: the last row has the patient's name as it was a moment before."""
         if self.triggers_on:
             last = transaction.rows[-1]
-            last.row = replace(last.row, values={**last.row.values, "patient_name": "n0"})
+            last.row = last.row._replace(values={**last.row.values, "patient_name": "n0"})
 
     # --- what it does, inside a transaction --------------------------------------------------------------
 

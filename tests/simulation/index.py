@@ -180,7 +180,7 @@ class Index:
         if said is not None:
             if self.mood == "lost" and request.send.deliveries[0].body is None:
                 # It may as well be the study that isn't there.
-                said = replace(said, kind=Kind.ABSENT)
+                said = said._replace(kind=Kind.ABSENT)
             return [said] * len(request.send.deliveries)
         return [self._take_one(delivery, request) for delivery in request.send.deliveries]
 

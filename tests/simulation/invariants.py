@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from cdc_indexer.flow.case import NO_HINTS, Hints
 from cdc_indexer.flow.decide import DOUBT
 from cdc_indexer.model.moment import EPOCH, moment
 from cdc_indexer.model.outcome import Kind
@@ -125,6 +126,7 @@ def restless(world: World, process: Process) -> str:
         "requests": len(process.requests),
         "a job": len(world.disk.jobs),
         "a doubt": int(process.doubted is not None),
+        "hints of everybody's": int(repr(NO_HINTS) != repr(Hints())),
     }
     for what, count in said.items():
         if count:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import inspect
 import socket
 import ssl
+import subprocess
+import sys
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -91,6 +93,36 @@ def _packet(kind: int, body: bytes) -> bytes:
     size = (19 + len(body)).to_bytes(4, "little")
     return b"\0" + bytes(4) + bytes([kind]) + bytes(4) + size + bytes(6) + body
 
+
+def test_pymysql_encrypts_a_password_by__auth_sha2_rsa_encrypt() -> None:
+    """Called by several threads at a time in a process that hasn't imported cryptography yet; each gets what it wants."""
+    done = subprocess.run(
+        [sys.executable, "-c", _ENCRYPT], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "True False 8 True\n", done.stderr
+
+
+_ENCRYPT = """
+import sys, threading
+from cdc_indexer.source import _driver
+from pymysql import _auth
+ours, before = _auth.sha2_rsa_encrypt is _driver._encrypt, "cryptography" in sys.modules
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+pem = key.public_key().public_bytes(
+    serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+)
+oaep = padding.OAEP(mgf=padding.MGF1(algorithm=hashes.SHA1()), algorithm=hashes.SHA1(), label=None)
+together, found = threading.Barrier(8), []
+def login():
+    together.wait()
+    found.append(key.decrypt(_auth.sha2_rsa_encrypt(b"secret", bytes(20), pem), oaep))
+threads = [threading.Thread(target=login) for _ in range(8)]
+for one in threads: one.start()
+for one in threads: one.join()
+print(ours, before, found.count(b"secret" + bytes(1)), _auth.sha2_rsa_encrypt is not _driver._encrypt)
+"""
 
 # What its errors mean
 
