@@ -19,6 +19,10 @@ from cdc_indexer.model.outcome import Kind, Outcome
 
 __all__ = ["QUEUE_LIMIT", "Delivery", "Order", "Send"]
 
+#: So long after a live study backfilled ones leave a slot free for the next: all slots wait for the same write, and it would
+#: wait for that before its own.
+_LIVE_SECONDS = 60.0
+
 #: How many deliveries may be queued for each of the two queues; who brings more waits until half of them are gone, so
 #: that the two sides don't take turns for every single one.
 QUEUE_LIMIT = 256
@@ -108,6 +112,7 @@ class Order:
         self._sequence = 0
         self._probing = False
         self._active = 0
+        self._live_at = -math.inf
 
     # --- what is asked -----------------------------------------------------------------------------------
 
@@ -181,7 +186,10 @@ class Order:
         if self.gate is Gate.OPEN:
             if self._delayed:
                 timeout = self._wake_delayed(now)
-            while self._active < self.concurrency and (self._ready or self._behind):
+            if self._ready:
+                self._live_at = now
+            for_behind = max(1, self.concurrency - (now - self._live_at < _LIVE_SECONDS))
+            while self._active < (self.concurrency if self._ready else for_behind if self._behind else 0):
                 sends.append(Send(self._next_batch()))
                 self._active += 1
         elif not self._probing and self._active < self.concurrency:
