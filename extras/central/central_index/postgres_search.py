@@ -33,14 +33,15 @@ _SURELY = 20
 #: table: it isn't asked for words that more than so many times as many studies have as the rarest.
 _GATHERED = 10
 #: Unless they are all old: then it is the other way after all.
-_ORDERED_MILLISECONDS = 250
+_ORDERED_MILLISECONDS = 500
 
 
 class _Question(NamedTuple):
     """``words``: what the index of words is asked; ``besides``: further words, looked at in what is found.
 
     ``exact``: all words without what only begins with them, where each is many studies'. That is answered quickly, and
-    enough to say that there are many. ``many``: that is known without being asked.
+    enough to say that there are many. ``many``: that is known without being asked. ``gathered``: how many rows the index of
+    words gathers for its words.
     """
 
     conditions: str
@@ -49,6 +50,7 @@ class _Question(NamedTuple):
     besides: str | None
     exact: str | None
     many: bool = False
+    gathered: float = 0.0
 
     def where(self, *, by_index: bool = True) -> tuple[str, list[Any]]:
         text, values = self.conditions, list(self.values)
@@ -91,7 +93,7 @@ async def _with_words(connection: Connection, filters: Filters, question: _Quest
         newest = await _newest(connection, filters, question)
         if newest.following is not None and (newest.more_hits or filters.after is not None):
             return newest
-    if newest is None or _fill_a_page_soon(newest, filters):
+    if newest is None or (not newest.more_hits and _fill_a_page_soon(newest, filters, question)):
         found = await _sorted(connection, filters, question, MOST_COUNTED)
         if found is not None:
             return found
@@ -99,7 +101,7 @@ async def _with_words(connection: Connection, filters: Filters, question: _Quest
             newest = await _newest(connection, filters, question)
         if newest.following is not None:
             return _with_hits(newest, None if filters.after else MOST_COUNTED + 1)
-    if not _fill_a_page_soon(newest, filters):
+    if not _fill_a_page_soon(newest, filters, question):
         found = await _sorted(connection, filters, question, _FEW)
         if found is not None:
             return found
@@ -117,9 +119,9 @@ async def _with_words(connection: Connection, filters: Filters, question: _Quest
         return every
 
 
-def _fill_a_page_soon(newest: Found, filters: Filters) -> bool:
-    """Whether so many of the newest match that to go on in order is quicker than to fetch all that match."""
-    return len(newest.studies) * _FEW >= (filters.limit + 1) * _NEWEST
+def _fill_a_page_soon(newest: Found, filters: Filters, question: _Question) -> bool:
+    """Whether so many of the newest match that to go on in order is quicker than to gather all that match and fetch them."""
+    return len(newest.studies) * max(_FEW, question.gathered / _GATHERED) >= (filters.limit + 1) * _NEWEST
 
 
 async def _sorted(
@@ -259,13 +261,13 @@ def _question(filters: Filters, frequencies: Frequencies) -> _Question | None:
     if not often or _is_narrow(filters):
         return _Question(conditions, values, None, _asked(often), None)
     # The statistics may be a day old, but not so far from the truth.
-    many = len(parts) == 1 and not values
-    many &= frequencies.share(*parts[0]) * frequencies.studies > _SURELY * MOST_COUNTED
+    rows = frequencies.studies * sum(frequencies.share(*part) for part in parts)
+    many = len(parts) == 1 and not values and rows > _SURELY * MOST_COUNTED
     if filters.center is not None:
         # A centre alone has an index in its order.
         often.append((center_mark(filters.center), False))
     exact = _asked([(lexeme, False) for lexeme, _ in often])
-    return _Question(conditions, values, _asked(often), None, exact, many)
+    return _Question(conditions, values, _asked(often), None, exact, many, rows)
 
 
 def _is_narrow(filters: Filters) -> bool:
