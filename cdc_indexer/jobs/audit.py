@@ -145,13 +145,13 @@ class Audit:
                         unknown[row_id] = recorded_at
             if unknown:
                 rows = outbox.rows(list(unknown))
-                for row in rows:
-                    del unknown[row.id]
+                seen = {row.id for row in rows}
+                unknown = {row_id: at for row_id, at in unknown.items() if row_id not in seen}
                 if unknown and oldest_open is None:
                     oldest_open = min((recorded_at, row_id) for row_id, recorded_at in unknown.items())
                 found += self._hand_over(outbox, rows, epoch)
                 # Two megabytes, which the next page shall not come on top of.
-                del rows, row
+                del rows
             if len(page) < PAGE:
                 return found, oldest_unsettled, oldest_open
             mark = page[-1]
