@@ -34,6 +34,7 @@ class Intake:
         self._parts = parts
         self._looks = looks
         self._to_look_up: dict[str, Case] = {}
+        self._forgotten = 0
         parts.forget_rows = self._forget_rows
 
     def take(self, row: OutboxRow, now: Now, *, streamed: bool = False, superseded: bool = False) -> bool:
@@ -89,15 +90,18 @@ class Intake:
         return bool(self._to_look_up)
 
     def to_look_up(self) -> tuple[int, list[str]]:
-        """Studies of which the ledger is to be asked before their first version goes out; its epoch is given back."""
-        return self._parts.results.ledger_epoch, list(self._to_look_up)
+        """Studies of which the ledger is to be asked before their first version goes out, and a number for ``looked_up``."""
+        return self._asking, list(self._to_look_up)
 
-    def looked_up(
-        self, ledger_epoch: int, keys: Iterable[str], entries: Mapping[str, Entry], now: Now
-    ) -> None:
+    @property
+    def _asking(self) -> int:
+        """It rises when what is being looked up may be old: the ledger is another, or the study was under way meanwhile."""
+        return self._parts.results.ledger_epoch + self._forgotten
+
+    def looked_up(self, number: int, keys: Iterable[str], entries: Mapping[str, Entry], now: Now) -> None:
         """What the ledger says of ``keys``; those that it doesn't know are absent from ``entries``."""
         parts = self._parts
-        if ledger_epoch != parts.results.ledger_epoch:
+        if number != self._asking:
             return
         for key in keys:
             case = self._to_look_up.pop(key, None)
@@ -167,6 +171,7 @@ class Intake:
         for change in parts.patients.drop():
             parts.progress.forget([change.row_id])
         self._looks.withdraw()
+        self._forgotten += 1
         for key in list(self._to_look_up):
             case = self._to_look_up.pop(key)
             if case.first is not None:

@@ -188,7 +188,7 @@ class Engine(Shared):
     def look_up(self) -> None:
         """Asks the ledger whether it knows studies whose first version has come."""
         with self.lock:
-            epoch, keys = self.core.intake.to_look_up()
+            number, keys = self.core.intake.to_look_up()
         if not keys:
             return
         try:
@@ -197,7 +197,7 @@ class Engine(Shared):
             self.storage.trouble(error)
             return
         with self.inside() as core:
-            core.intake.looked_up(epoch, keys, entries, self.now())
+            core.intake.looked_up(number, keys, entries, self.now())
         self.sending.wake()
 
     def restore_unverified(self) -> None:

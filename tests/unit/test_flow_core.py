@@ -159,6 +159,20 @@ def test_the_bounds_of_the_cases_that_it_is_given_hold() -> None:
     assert not core.room()
 
 
+def test_what_the_ledger_said_before_another_server_is_not_believed_of_what_that_one_brings() -> None:
+    drive = Drive()
+    drive.core.intake.take(row(7), drive.now, streamed=True)
+    number, keys = drive.core.intake.to_look_up()
+    drive.core.intake.restart_stream(Position("bin.1", 4), Identity("another", "pacsdb"))
+    drive.core.intake.take(row(7), drive.now, streamed=True)
+    # Meanwhile the study may have been under way, and got an entry.
+    drive.core.intake.looked_up(number, keys, {}, drive.now)
+    assert drive.core.intake.looking_up
+    drive.look_up()
+    assert not drive.core.intake.looking_up
+    assert len(drive.send_all()) == 1
+
+
 def test_a_study_without_patient_comes_to_rest() -> None:
     drive = Drive()
     drive.core.intake.take(row(7), drive.now, streamed=True)
