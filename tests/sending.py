@@ -18,9 +18,10 @@ from cdc_indexer.delivery._work import Client as AnyClient
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Webservice
 from cdc_indexer.flow.case import Case, Hints
-from cdc_indexer.flow.gate import Change, Gate, Gatekeeper
+from cdc_indexer.flow.gate import Gatekeeper
 from cdc_indexer.flow.observer import Observer
 from cdc_indexer.flow.order import Delivery, Order, Send
+from cdc_indexer.flow.verdict import Change, Gate
 from cdc_indexer.jobs.sending import Sending
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.moment import Now

@@ -19,7 +19,6 @@ from datetime import datetime
 from cdc_indexer.flow.backfills import Backfills
 from cdc_indexer.flow.case import Hints
 from cdc_indexer.flow.cases import Cases
-from cdc_indexer.flow.gate import Change
 from cdc_indexer.flow.intake import Intake
 from cdc_indexer.flow.looks import Looks
 from cdc_indexer.flow.order import Delivery, Order, Send
@@ -29,6 +28,7 @@ from cdc_indexer.flow.policy import Policy
 from cdc_indexer.flow.progress import Progress
 from cdc_indexer.flow.settlement import Result
 from cdc_indexer.flow.unproven import Accepted
+from cdc_indexer.flow.verdict import Change
 from cdc_indexer.model.changes import Changes
 from cdc_indexer.model.moment import Now
 from cdc_indexer.model.outcome import Kind, Outcome

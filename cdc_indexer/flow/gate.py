@@ -41,7 +41,7 @@ from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 if TYPE_CHECKING:
     import random
 
-__all__ = ["ACCEPTED_LATELY_SECONDS", "Change", "Do", "Gate", "Gatekeeper", "Verdict"]
+__all__ = ["ACCEPTED_LATELY_SECONDS", "Gatekeeper"]
 
 #: A study that was accepted so long ago shows that the index works.
 ACCEPTED_LATELY_SECONDS = 60.0

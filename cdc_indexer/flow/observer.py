@@ -8,8 +8,8 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from cdc_indexer.flow.gate import Gate
     from cdc_indexer.flow.order import Delivery
+    from cdc_indexer.flow.verdict import Gate
     from cdc_indexer.model.errors import StorageError
     from cdc_indexer.model.outcome import Outcome, Refusal
     from cdc_indexer.model.settings import Settings

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cdc_indexer.flow.case import Case, Hints, Row
-from cdc_indexer.flow.gate import Change, Do, Gate, Gatekeeper, Verdict
+from cdc_indexer.flow.gate import Gatekeeper
+from cdc_indexer.flow.verdict import Change, Do, Gate, Verdict
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.outcome import Kind, Outcome
 

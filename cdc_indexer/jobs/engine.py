@@ -15,10 +15,11 @@ import structlog
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.index_client import IndexClient
 from cdc_indexer.flow.core import Core
-from cdc_indexer.flow.gate import Gate, Gatekeeper
+from cdc_indexer.flow.gate import Gatekeeper
 from cdc_indexer.flow.observer import Observer
 from cdc_indexer.flow.order import Order
 from cdc_indexer.flow.progress import Progress
+from cdc_indexer.flow.verdict import Gate
 from cdc_indexer.jobs.pausing import Pausing
 from cdc_indexer.jobs.policies import policy_of
 from cdc_indexer.jobs.recall import DOCUMENT, FIRST_PK, MOVED, Recalled, other_document, recall

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 
-from cdc_indexer.flow.gate import Gate
 from cdc_indexer.flow.observer import Sample
+from cdc_indexer.flow.verdict import Gate
 from cdc_indexer.jobs.audit import Audit
 from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.lag import Lag

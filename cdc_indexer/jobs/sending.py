@@ -16,7 +16,7 @@ from cdc_indexer.flow.order import Send
 from cdc_indexer.model.outcome import Kind, Outcome
 
 if TYPE_CHECKING:
-    from cdc_indexer.flow.gate import Change
+    from cdc_indexer.flow.verdict import Change
     from cdc_indexer.jobs.shared import Shared
 
 __all__ = ["Sending"]

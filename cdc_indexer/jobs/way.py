@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cdc_indexer.flow.gate import Change, Gate
+from cdc_indexer.flow.verdict import Change, Gate
 from cdc_indexer.model.errors import FatalError
 from cdc_indexer.model.outcome import Refusal
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cdc_indexer.flow.gate import Gate
 from cdc_indexer.flow.observer import Condition, Source
+from cdc_indexer.flow.verdict import Gate
 from cdc_indexer.model.outcome import Refusal
 from cdc_indexer.monitor.causes import Cause, Level, Problem, as_sentence, parked_problem, worst_first
 

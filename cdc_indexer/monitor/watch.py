@@ -23,9 +23,9 @@ from cdc_indexer.monitor.report import FILE_NAME, MINUTES, Report, database_of, 
 from cdc_indexer.state import requests as handover
 
 if TYPE_CHECKING:
-    from cdc_indexer.flow.gate import Gate
     from cdc_indexer.flow.observer import Sample
     from cdc_indexer.flow.order import Delivery
+    from cdc_indexer.flow.verdict import Gate
     from cdc_indexer.model.outcome import Outcome, Refusal
     from cdc_indexer.model.settings import Settings
     from cdc_indexer.monitor.page import Page

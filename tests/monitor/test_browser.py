@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cdc_indexer.flow.gate import Gate
 from cdc_indexer.flow.observer import Source
+from cdc_indexer.flow.verdict import Gate
 from cdc_indexer.monitor.report import Report
 from cdc_indexer.monitor.texts import TEXTS
 from tests.indexer import wait_until

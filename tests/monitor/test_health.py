@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from cdc_indexer.delivery._meaning import classify
-from cdc_indexer.flow.gate import Gate
 from cdc_indexer.flow.observer import Condition, Source
+from cdc_indexer.flow.verdict import Gate
 from cdc_indexer.jobs.lag import Lag
 from cdc_indexer.model.errors import StorageError
 from cdc_indexer.model.outcome import Kind, Refusal

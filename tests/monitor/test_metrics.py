@@ -14,9 +14,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cdc_indexer.flow.case import Case, Hints
-from cdc_indexer.flow.gate import Gate
 from cdc_indexer.flow.observer import Source
 from cdc_indexer.flow.order import Delivery
+from cdc_indexer.flow.verdict import Gate
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 from cdc_indexer.monitor.causes import Cause

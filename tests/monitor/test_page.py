@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from cdc_indexer.flow.gate import Gate
 from cdc_indexer.flow.observer import Source
+from cdc_indexer.flow.verdict import Gate
 from cdc_indexer.model.errors import StorageError
 from cdc_indexer.model.outcome import Refusal
 from cdc_indexer.model.program import called

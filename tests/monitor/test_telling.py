@@ -19,8 +19,8 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
-from cdc_indexer.flow.gate import Gate
 from cdc_indexer.flow.observer import Condition, Source
+from cdc_indexer.flow.verdict import Gate
 from cdc_indexer.model.alert_settings import webhook_key
 from cdc_indexer.model.outcome import Refusal
 from cdc_indexer.monitor.alerts import Lasting

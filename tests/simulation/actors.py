@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from cdc_indexer.flow.backfill import Backfill
 from cdc_indexer.flow.case import Insist
 from cdc_indexer.flow.compare import compare
-from cdc_indexer.flow.gate import Gate
 from cdc_indexer.flow.readings import Found
+from cdc_indexer.flow.verdict import Gate
 from cdc_indexer.model.outcome import Kind, Outcome
 from cdc_indexer.model.study import names, study_key
 from tests.simulation.auditing import auditor, look_up, measure_clock

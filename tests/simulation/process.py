@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from cdc_indexer.flow.case import Case, Hints
 from cdc_indexer.flow.cases import Cases
 from cdc_indexer.flow.core import Core
-from cdc_indexer.flow.gate import Change, Gatekeeper
+from cdc_indexer.flow.gate import Gatekeeper
 from cdc_indexer.flow.order import Order
 from cdc_indexer.flow.patients import ChangedPatients
 from cdc_indexer.flow.progress import Progress
+from cdc_indexer.flow.verdict import Change
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.moment import EPOCH, Now
 from cdc_indexer.model.position import Identity, Position

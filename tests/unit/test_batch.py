@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from cdc_indexer.delivery._meaning import classify
-from cdc_indexer.flow.gate import Gate
 from cdc_indexer.flow.order import Delivery
+from cdc_indexer.flow.verdict import Gate
 from cdc_indexer.model.outcome import Kind, Outcome
 from tests.blocking import Client, Disk
 from tests.sending import Dispatcher, delivery_of, settings

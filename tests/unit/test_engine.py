@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cdc_indexer.flow.gate import Gate
 from cdc_indexer.flow.observer import Observer
+from cdc_indexer.flow.verdict import Gate
 from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.jobs.reporter import Reporter
 from cdc_indexer.jobs.storage import Storage

@@ -14,7 +14,7 @@ import pytest
 from cdc_indexer.delivery._meaning import classify
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Webservice
-from cdc_indexer.flow.gate import Gate
+from cdc_indexer.flow.verdict import Gate
 from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 from tests.indexer import KEY
 from tests.receiver import OK, Answer, Entry, Receiver

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc_indexer.flow.gate import ACCEPTED_LATELY_SECONDS, Do, Gate, Gatekeeper, Verdict
+from cdc_indexer.flow.gate import ACCEPTED_LATELY_SECONDS, Gatekeeper
+from cdc_indexer.flow.verdict import Do, Gate, Verdict
 from cdc_indexer.model.outcome import Kind, Outcome, Refusal
 
 ACCEPTED = Outcome(Kind.ACCEPTED, 201)

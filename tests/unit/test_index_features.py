@@ -11,7 +11,7 @@ import pytest
 
 from cdc_indexer.delivery.features import Known
 from cdc_indexer.delivery.webservice import Request, Webservice
-from cdc_indexer.flow.gate import Gate
+from cdc_indexer.flow.verdict import Gate
 from cdc_indexer.model.outcome import Kind
 from cdc_indexer.model.version import FAR_AHEAD
 from tests.indexer import KEY
