@@ -121,7 +121,7 @@ def test_a_pass_with_trouble_all_around(pacs: Pacs, index: Index, indexer: Index
 
         def found_nothing() -> bool:
             last = json.loads(indexer.run("status", "--json").stdout)["last_pass"]
-            return not any(last[what] for what in ("missing", "stale", "extra", "healed"))
+            return (last["missing"], last["stale"], last["extra"], last["healed"]) == (0, 0, 0, 0)
 
         # The log is ahead of what `status` reads, which is written every second.
         wait_until(found_nothing, 5, "a pass that finds nothing")

@@ -54,11 +54,11 @@ def look_up(p: Process) -> Steps:
     intake = p.core.intake
     if intake.looking_up:
         p.look_up_at = p.world.seconds + TICK_SECONDS
-        epoch, keys = intake.to_look_up()
+        number, keys = intake.to_look_up()
         yield None
         entries = p.world.disk.lookup(keys)
         yield None
-        intake.looked_up(epoch, keys, entries, p.now())
+        intake.looked_up(number, keys, entries, p.now())
         p.world.decided(p)
 
 

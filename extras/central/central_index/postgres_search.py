@@ -253,15 +253,16 @@ def _question(filters: Filters, frequencies: Frequencies) -> _Question | None:
         parts.append((modality_mark(filters.modality.upper()), False))
     often = [part for part in parts if frequencies.often(*part)]
     conditions, values = _conditions(filters, by_date=len(often) == len(parts))
+    shares = {part: frequencies.share(*part) for part in parts}
     if len(often) < len(parts):
-        most = _GATHERED * min(frequencies.share(*part) for part in parts)
-        gathered = [part for part in parts if part not in often or frequencies.share(*part) <= most]
+        most = _GATHERED * min(shares.values())
+        gathered = [part for part in parts if part not in often or shares[part] <= most]
         besides = [part for part in parts if part not in gathered]
         return _Question(conditions, values, _asked(gathered), _asked(besides), None)
     if not often or _is_narrow(filters):
         return _Question(conditions, values, None, _asked(often), None)
     # The statistics may be a day old, but not so far from the truth.
-    rows = frequencies.studies * sum(frequencies.share(*part) for part in parts)
+    rows = frequencies.studies * sum(shares[part] for part in parts)
     many = len(parts) == 1 and not values and rows > _SURELY * MOST_COUNTED
     if filters.center is not None:
         # A centre alone has an index in its order.

@@ -66,14 +66,13 @@ class PostgresStore:
         self._writers = Pool(database, "read-write", _WRITERS + 4, by_index)
         # A plan for anything would be one for nothing: MARIA isn't as rare as an id.
         own_plans = {"jit": "off", "plan_cache_mode": "force_custom_plan"}
-        # Rows of one name lie on as many pages: of those that aren't in memory many are fetched at a time.
-        many = {"effective_io_concurrency": "64"}
         reading = {
             "default_transaction_read_only": "on",
             "statement_timeout": "10s",
+            # Rows of one name lie on as many pages: of those that aren't in memory many are fetched at a time.
+            "effective_io_concurrency": "64",
             **by_index,
             **own_plans,
-            **many,
         }
         target = "primary" if read_database is None else "any"
         self._readers = Pool(read_database or database, target, 8, reading)
