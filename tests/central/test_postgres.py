@@ -140,7 +140,7 @@ def test_a_database_of_a_later_format_is_left_alone(cluster: Cluster, make_index
     url = cluster.new_database()
     cluster.execute(url.rpartition("/")[2], "INSERT INTO index_format (format) VALUES (99)")
     index = make_index(database=url)
-    with pytest.raises(AssertionError, match=r"The database is of format 99, this program knows 1\."):
+    with pytest.raises(AssertionError, match=r"The database is of format 99, this program knows 2\."):
         index.start()
     assert "Traceback" not in index.log
 
@@ -161,7 +161,7 @@ def test_many_processes_may_make_the_tables_at_once(cluster: Cluster, make_index
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(Index.start, made))
     assert [one.post(study(number)).status_code for number, one in enumerate(made)] == [201] * 3
-    assert cluster.execute(url.rpartition("/")[2], "SELECT format FROM index_format") == [(1,)]
+    assert cluster.execute(url.rpartition("/")[2], "SELECT format FROM index_format") == [(2,)]
 
 
 def test_a_cancelled_wait_for_the_standby_is_no_201(cluster: Cluster, index: Index) -> None:

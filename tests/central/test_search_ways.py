@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,9 @@ from central_index.words import words_of
 from tests.central.postgres import Cluster
 
 NUMBER = 1_500
-NOW = time.time()
+#: When they arrived, which is where those without a date stand.
+ARRIVED = "2026-03-04 05:06:07"
+NOW = datetime.fromisoformat(f"{ARRIVED}+00:00").timestamp()
 
 
 @pytest.fixture
@@ -43,8 +45,20 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(postgres_search, name, value)
 
 
+def _held() -> list[dict[str, Any]]:
+    """In the order of their ids; some without a date."""
+    return [
+        dict(
+            one,
+            center=CENTERS[one["study_pk"] % 7],
+            study_datetime=one["study_datetime"] if one["study_pk"] % 9 else None,
+        )
+        for one in studies(1, NUMBER)
+    ]
+
+
 async def _fill(database: str) -> list[dict[str, Any]]:
-    held = [dict(one, center=CENTERS[one["study_pk"] % 7]) for one in studies(1, NUMBER)]
+    held = _held()
     rows = [
         [
             *(one[field] for field in FIELDS),
@@ -62,11 +76,20 @@ async def _fill(database: str) -> list[dict[str, Any]]:
     async with await Connection.connect(database, autocommit=True) as connection:
         await connection.execute(MOVE, moved_rows(rows))
         await connection.execute("ANALYZE studies")
-    # In the order of their ids.
     return held
 
 
+def _moment(study: dict[str, Any]) -> str:
+    return str(study["study_datetime"] or ARRIVED)
+
+
+def _day(study: dict[str, Any]) -> str:
+    return _moment(study)[:10]
+
+
 def _matches(study: dict[str, Any], filters: Filters) -> bool:
+    if study["study_datetime"] is None and (filters.from_date or filters.to_date):
+        return False
     words = words_of(f"{study['patient_name']} {study['patient_id']}")
     wanted = words_of(filters.patient or "")
     return (
@@ -75,7 +98,7 @@ def _matches(study: dict[str, Any], filters: Filters) -> bool:
         and (filters.modality is None or filters.modality in study["study_modality"].split("\\"))
         and filters.center in (None, study["center"])
         and (filters.only is None or study["center"] in filters.only)
-        and (filters.from_date or "") <= study["study_datetime"][:10] <= (filters.to_date or "9")
+        and (filters.from_date or "") <= _day(study) <= (filters.to_date or "9")
     )
 
 
@@ -83,7 +106,7 @@ def _questions(held: list[dict[str, Any]], rng: random.Random) -> Iterator[Filte
     while True:
         some = rng.choice(held)
         words = words_of(some["patient_name"])
-        days = sorted((some["study_datetime"][:10], rng.choice(held)["study_datetime"][:10]))
+        days = sorted((_day(some), _day(rng.choice(held))))
         parts: list[dict[str, Any]] = [
             {
                 "patient": rng.choice(
@@ -106,6 +129,7 @@ def _questions(held: list[dict[str, Any]], rng: random.Random) -> Iterator[Filte
             {"from_date": days[0]},
             {"to_date": days[1]},
             {"from_date": days[0], "to_date": days[0]},
+            {"from_date": f"{days[0][:7]}-01", "to_date": f"{days[0][:7]}-28"},
             {"only": (CENTERS[1], CENTERS[2])},
         ]
         found: dict[str, Any] = {}
@@ -116,7 +140,7 @@ def _questions(held: list[dict[str, Any]], rng: random.Random) -> Iterator[Filte
 
 
 async def _compare(store: Store, held: list[dict[str, Any]], number: int) -> None:
-    order = sorted(enumerate(held), key=lambda one: (one[1]["study_datetime"], one[0]), reverse=True)
+    order = sorted(enumerate(held), key=lambda one: (_moment(one[1]), one[0]), reverse=True)
     questions = _questions(held, random.Random(7))
     for _ in range(number):
         filters = next(questions)
@@ -164,7 +188,7 @@ def test_every_way_through_the_embedded_store(
     monkeypatch.setattr(sqlite_search, "MOST_COUNTED", 40)
     monkeypatch.setattr(sqlite_search, "_NARROW", 60)
     monkeypatch.setattr(sqlite_search, "_NEWEST", 90)
-    held = [dict(one, center=CENTERS[one["study_pk"] % 7]) for one in studies(1, NUMBER)]
+    held = _held()
 
     async def run() -> None:
         store = SqliteStore(tmp_path / "central.sqlite", lambda: None)
@@ -225,7 +249,11 @@ class Explained:
         if "FROM studies" in statement:
             rows = await self._connection.execute(f"EXPLAIN (COSTS OFF) {statement}", values)
             way = "in order"
-            if "WITH matching" in statement:
+            if "JOIN studies AS s ON s.center = page.center AND s.sorted_at" in statement:
+                way = "days"
+            elif "FROM matching), *" in statement:
+                way = "in order, counted"
+            elif "WITH matching" in statement:
                 way = f"sorted, {values[-1]} at most"
             elif "AS newest" in statement:
                 way = "newest"
@@ -234,6 +262,7 @@ class Explained:
 
 
 NEWEST, SOME, MORE, IN_ORDER = "newest", "sorted, 40 at most", "sorted, 200 at most", "in order"
+DAYS, COUNTED = "days", "in order, counted"
 
 
 @pytest.mark.usefixtures("small")
@@ -246,6 +275,10 @@ NEWEST, SOME, MORE, IN_ORDER = "newest", "sorted, 40 at most", "sorted, 200 at m
         # Some of them: the page is full soon.
         ({"patient": "m", "modality": "CT", "to_date": "2022-12-31"}, [NEWEST, SOME, IN_ORDER]),
         ({"patient": "xqz"}, [SOME]),
+        ({"from_date": "2026-03-01", "to_date": "2026-03-15"}, [DAYS]),
+        ({"from_date": "2026-03-04", "to_date": "2026-03-04", "modality": "sr"}, [DAYS]),
+        ({"from_date": "2020-03-01", "to_date": "2026-03-15"}, [COUNTED]),
+        ({"from_date": "2026-03-04", "to_date": "2026-03-04", "patient": "maria"}, [COUNTED]),
     ],
 )
 def test_the_way_that_is_taken(cluster: Cluster, filters: dict[str, Any], ways: list[str]) -> None:
@@ -273,6 +306,12 @@ def test_the_way_that_is_taken(cluster: Cluster, filters: dict[str, Any], ways: 
 
     plans = asyncio.run(run())
     assert list(plans) == ways
+    if DAYS in plans:
+        # Only what is shown is read from the table.
+        assert (
+            "Index Only Scan Backward using studies_00_sorted_at_id_center_study_modality_idx" in plans[DAYS]
+        )
+        assert "Index Only Scan using studies_00_sorted_at_id_idx" in plans[DAYS]
     if IN_ORDER in plans:
         # The planner takes words for rarer than they are, and would rather fetch all and sort it.
         assert "Bitmap" not in plans[IN_ORDER]

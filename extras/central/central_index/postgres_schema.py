@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from central_index import audit
 from central_index.digests import FIELDS
 from central_index.model import UnusableStore
 
-FORMAT = 1
+FORMAT = 2
 #: Enough for a table of 100 million, few enough that a search that touches all of them stays quick.
 PARTITIONS = 16
 _LOCK = 0x63656E7472616C
+_LOOK_AGAIN_SECONDS = 0.2
 
 _FIELD_TYPES = {
     field: "bigint" if field.endswith(("_pk", "_series", "_instances")) else 'text COLLATE "C"'
@@ -100,23 +102,88 @@ CREATE TABLE refused_logins (
 CREATE INDEX refused_logins_by_address ON refused_logins (address, refused_at);
 {audit.TABLES}
 """
-_MIGRATIONS = {1: _FORMAT_1}
+#: Of format 2, so that days can be counted, and searched for a modality, without a look at each row. The second names those
+#: that a search by date doesn't mean, though they stand at the date of their arrival.
+_FORMAT_2 = {
+    "studies_by_date": "(sorted_at, id) INCLUDE (center, study_modality) WHERE NOT deleted",
+    "studies_undated": "(sorted_at) INCLUDE (id) WHERE study_datetime IS NULL AND NOT deleted",
+}
+_WHOLE_INDEXES = (
+    *(f"CREATE INDEX IF NOT EXISTS {name} ON studies {definition}" for name, definition in _FORMAT_2.items()),
+    "DROP INDEX IF EXISTS studies_in_order",
+)
 
 
 async def prepare(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Brings the database to today's format; many processes may ask at once. Raises UnusableStore."""
-    async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+    """Brings the database to today's format; many processes may ask at once. Raises UnusableStore.
+
+    ``connection`` is in autocommit. One by one, without a transaction that waits: an index that is built beside work that
+    goes on waits for all that are open.
+    """
+    while not await _value(connection, "SELECT pg_try_advisory_lock(%s)", _LOCK):
+        await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+    try:
         await connection.execute("CREATE TABLE IF NOT EXISTS index_format (format integer NOT NULL)")
-        row = await (await connection.execute("SELECT max(format) FROM index_format")).fetchone()
-        found = (row[0] if row is not None else None) or 0
+        found = await _value(connection, "SELECT max(format) FROM index_format") or 0
         if found > FORMAT:
             raise UnusableStore(f"The database is of format {found}, this program knows {FORMAT}.")
-        for number in range(found + 1, FORMAT + 1):
-            await connection.execute(_MIGRATIONS[number].encode())
-            if number == 1:
-                await _make_partitions(connection)
-            await connection.execute("INSERT INTO index_format (format) VALUES (%s)", [number])
+        if found < 1:
+            await _create(connection)
+        elif found < 2:
+            await _add_indexes(connection)
+    finally:
+        await connection.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+
+
+async def _value(connection: psycopg.AsyncConnection[Any], statement: str, *values: object) -> Any:
+    row = await (await connection.execute(statement.encode(), values)).fetchone()
+    return row[0] if row is not None else None
+
+
+async def _create(connection: psycopg.AsyncConnection[Any]) -> None:
+    """All of today's format at once."""
+    async with connection.transaction():
+        await connection.execute(_FORMAT_1.encode())
+        await _make_partitions(connection)
+        for statement in _WHOLE_INDEXES:
+            await connection.execute(statement.encode())
+        await _keep_format(connection, FORMAT)
+
+
+async def _add_indexes(connection: psycopg.AsyncConnection[Any]) -> None:
+    """To a database of format 1, while processes of that version go on. What was interrupted is taken up."""
+    for name, definition in _FORMAT_2.items():
+        for number in range(PARTITIONS):
+            part = f"{name}_{number:02}"
+            valid = await _value(
+                connection, "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", part
+            )
+            if valid is False:
+                await connection.execute(f"DROP INDEX CONCURRENTLY {part}".encode())
+            if not valid:
+                await connection.execute(
+                    f"CREATE INDEX CONCURRENTLY {part} ON studies_{number:02} {definition}".encode()
+                )
+    # What the partitions have already is taken for a part of each.
+    for statement in _WHOLE_INDEXES:
+        await _soon(connection, statement)
+    await _keep_format(connection, 2)
+
+
+async def _soon(connection: psycopg.AsyncConnection[Any], statement: str) -> None:
+    """What needs the whole table for a moment: whoever comes behind it doesn't wait for a long search before it."""
+    while True:
+        try:
+            async with connection.transaction():
+                await connection.execute(b"SET LOCAL lock_timeout = '1s'")
+                await connection.execute(statement.encode())
+                return
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            await asyncio.sleep(1.0)
+
+
+async def _keep_format(connection: psycopg.AsyncConnection[Any], number: int) -> None:
+    await connection.execute("INSERT INTO index_format (format) VALUES (%s)", [number])
 
 
 async def _make_partitions(connection: psycopg.AsyncConnection[Any]) -> None:

@@ -79,6 +79,8 @@ async def search(
         every = await _sorted(connection, filters, question, None)
         assert every is not None
         found = every
+    elif _is_of_days(filters):
+        found = await _of_days(connection, filters)
     elif question.words is None:
         found = await _in_order(connection, filters, question)
     else:
@@ -194,6 +196,33 @@ async def _in_order(
     return _counted_page(await rows.fetchall(), filters)
 
 
+async def _of_days(connection: Connection, filters: Filters) -> Found:
+    """Through the index of dates alone, which also has what is asked; only what is shown is read from the table."""
+    window, of_window = _window(filters)
+    undated = f"NOT deleted AND study_datetime IS NULL{' AND center = %s' * (filters.center is not None)}"
+    where = [
+        window,
+        f"id <> ALL (ARRAY(SELECT id FROM studies WHERE {undated} AND sorted_at BETWEEN %s AND %s))",
+    ]
+    values = [*of_window, *([filters.center] if filters.center is not None else []), *_moments(filters)]
+    if filters.only is not None:
+        where.append("center = ANY(%s)")
+        values.append(list(filters.only))
+    if filters.modality is not None:
+        where.append("strpos('\\' || upper(study_modality) || '\\', %s) > 0")
+        values.append(f"\\{filters.modality.upper()}\\")
+    rows = await connection.execute(
+        f"WITH matching AS MATERIALIZED (SELECT sorted_at, id, center FROM studies WHERE {' AND '.join(where)}"
+        " ORDER BY sorted_at DESC, id DESC LIMIT %s),"
+        " page AS MATERIALIZED (SELECT * FROM matching ORDER BY sorted_at DESC, id DESC LIMIT %s)"
+        f" SELECT (SELECT count(*) FROM matching), {', '.join(f's.{column}' for column in COLUMNS)}"
+        " FROM page JOIN studies AS s ON s.center = page.center AND s.sorted_at = page.sorted_at AND s.id = page.id"
+        " AND NOT s.deleted ORDER BY s.sorted_at DESC, s.id DESC",
+        [*values, MOST_COUNTED + 1 if filters.after is None else filters.limit + 1, filters.limit + 1],
+    )
+    return _counted_page(await rows.fetchall(), filters)
+
+
 def _counted(where: str) -> str:
     return f"(SELECT count(*) FROM (SELECT 1 FROM studies WHERE {where} LIMIT %s) AS counted)"
 
@@ -269,6 +298,22 @@ def _question(filters: Filters, frequencies: Frequencies) -> _Question | None:
         often.append((center_mark(filters.center), False))
     exact = _asked([(lexeme, False) for lexeme, _ in often])
     return _Question(conditions, values, _asked(often), None, exact, many, rows)
+
+
+def _is_of_days(filters: Filters) -> bool:
+    """Whether the index of dates has all that is asked, of few days."""
+    others = (
+        filters.patient,
+        filters.patient_id,
+        filters.patient_key,
+        filters.accession_number,
+        filters.study_iuid,
+    )
+    return _is_narrow(filters) and others == (None,) * len(others) and (filters.modality or "").isascii()
+
+
+def _moments(filters: Filters) -> tuple[str, str]:
+    return f"{filters.from_date} 00:00:00", f"{filters.to_date} 23:59:59"
 
 
 def _is_narrow(filters: Filters) -> bool:

@@ -86,7 +86,7 @@ class PostgresStore:
         await self._writers.open()
         await self._readers.open()
         try:
-            await self._writers.run(prepare)
+            await self._writers.run(prepare, in_transaction=False)
         except StoreUnavailable as error:
             await self._close_pools()
             raise UnusableStore(f"The database can't be used: {_sentence(error)}") from None

@@ -1,0 +1,151 @@
+"""A database of an older format becomes one of today's while it is in use."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from benchmarks.region_studies import studies
+from central_index import postgres_schema
+from central_index.digests import FIELDS, study_digest
+from central_index.postgres_pool import Connection
+from central_index.postgres_rows import MOVE, moved_rows
+from tests.central.conftest import Index, MakeIndex, study
+from tests.central.postgres import Cluster
+from tests.indexer import wait_until
+
+NUMBER = 3_000
+_LOCKED_SECONDS = 4.0
+INDEXES = "SELECT indexrelid::regclass::text, indisvalid FROM pg_index WHERE indrelid = 'studies'::regclass"
+
+
+@pytest.fixture
+def engine() -> str:
+    return "postgresql"
+
+
+@pytest.fixture
+def format_1(cluster: Cluster) -> str:
+    """As the version before made it, with studies."""
+    url = cluster.new_database(empty=True)
+
+    async def make() -> None:
+        async with await Connection.connect(url, autocommit=True) as connection:
+            await connection.execute("CREATE TABLE index_format (format integer NOT NULL)")
+            await connection.execute(postgres_schema._FORMAT_1.encode())
+            await postgres_schema._make_partitions(connection)
+            await postgres_schema._keep_format(connection, 1)
+            held = [
+                [
+                    *(one[field] for field in FIELDS),
+                    "{}",
+                    1e9,
+                    one["study_pk"],
+                    None,
+                    study_digest(one),
+                    False,
+                    1e9,
+                    1,
+                ]
+                for one in studies(1, NUMBER)
+            ]
+            await connection.execute(MOVE, moved_rows(held))
+
+    asyncio.run(make())
+    return url
+
+
+@contextlib.contextmanager
+def in_use(url: str) -> Iterator[list[float]]:
+    """Rows are written and read all the time; how long the longest of these took, in seconds, at the end."""
+    ended, longest = threading.Event(), [0.0]
+
+    def work() -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            while not ended.is_set():
+                began = time.monotonic()
+                connection.execute("UPDATE studies SET versions = versions + 1 WHERE study_pk = 77")
+                connection.execute("SELECT * FROM studies ORDER BY sorted_at DESC LIMIT 50").fetchall()
+                longest[0] = max(longest[0], time.monotonic() - began)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield longest
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_database_of_the_format_before_gets_its_indexes_while_it_is_used(
+    cluster: Cluster, format_1: str, make_index: MakeIndex
+) -> None:
+    name = format_1.rpartition("/")[2]
+    with in_use(format_1) as longest, psycopg.connect(format_1) as reading:
+        # A long search that began before.
+        reading.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        reading.execute("SELECT count(*) FROM studies").fetchall()
+        # Where a process was ended in the middle: one index of a partition is there, another is left unusable.
+        place = postgres_schema._FORMAT_2["studies_by_date"]
+        cluster.execute(name, f"CREATE INDEX studies_by_date_00 ON studies_00 {place}")
+        with pytest.raises(psycopg.errors.QueryCanceled), psycopg.connect(format_1, autocommit=True) as ended:
+            ended.execute("SET statement_timeout = '300ms'")
+            ended.execute(f"CREATE INDEX CONCURRENTLY studies_by_date_01 ON studies_01 {place}".encode())
+        made = [make_index(database=format_1) for _ in range(2)]
+        with ThreadPoolExecutor(2) as pool:
+            starting = [pool.submit(Index.start, one) for one in made]
+            time.sleep(1.0)
+            assert not any(one.done() for one in starting)
+            reading.rollback()
+            built = "SELECT 1 FROM pg_class WHERE relname = 'studies_undated_00'"
+            wait_until(lambda: cluster.execute(name, built) != [], 20, "the build doesn't go on")
+            # Another one, of which a build needs nothing; but what it has read can't be dropped.
+            reading.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+            reading.execute("SELECT count(*) FROM studies").fetchall()
+            wants = "SELECT 1 FROM pg_stat_activity WHERE query = 'DROP INDEX IF EXISTS studies_in_order' AND state = 'active'"
+            wait_until(lambda: cluster.execute(name, wants) != [], 20, "the old index isn't dropped")
+            time.sleep(_LOCKED_SECONDS)
+            assert not any(one.done() for one in starting)
+            reading.rollback()
+            for one in starting:
+                one.result()
+        assert [one.post(study(NUMBER + number)).status_code for number, one in enumerate(made, 1)] == [
+            201
+        ] * 2
+    # Who comes behind the one that waits for that.
+    assert longest[0] < 2.5
+    assert cluster.execute(name, "SELECT format FROM index_format ORDER BY 1") == [(1,), (2,)]
+    found = dict(cluster.execute(name, INDEXES))
+    assert all(found.values())
+    assert {"studies_by_date", "studies_undated"} <= set(found)
+    assert "studies_in_order" not in found
+    # Nothing was built a second time.
+    parts = "SELECT count(*) FROM pg_indexes WHERE tablename LIKE 'studies\\_%' AND indexdef LIKE '%INCLUDE (center%'"
+    assert cluster.execute(name, parts) == [(postgres_schema.PARTITIONS,)]
+    some = next(iter(studies(1, 1)))
+    day = some["study_datetime"][:10]
+    seen = made[1].studies(**{"from": day, "to": day, "modality": some["study_modality"].split("\\")[0]})
+    assert some["study_iuid"] in {one["study_iuid"] for one in seen}
+
+
+def test_a_new_database_has_what_one_of_the_format_before_gets(cluster: Cluster, format_1: str) -> None:
+    definitions = (
+        "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'studies'::regclass ORDER BY 1"
+    )
+
+    async def prepare() -> None:
+        async with await Connection.connect(format_1, autocommit=True) as connection:
+            await postgres_schema.prepare(connection)
+
+    asyncio.run(prepare())
+    new = cluster.new_database()
+    assert cluster.execute(format_1.rpartition("/")[2], definitions) == cluster.execute(
+        new.rpartition("/")[2], definitions
+    )
