@@ -109,7 +109,8 @@ def test_a_database_of_the_format_before_gets_its_indexes_while_it_is_used(
             # Another one, of which a build needs nothing; but what it has read can't be dropped.
             reading.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
             reading.execute("SELECT count(*) FROM studies").fetchall()
-            wants = "SELECT 1 FROM pg_stat_activity WHERE query = 'DROP INDEX IF EXISTS studies_in_order' AND state = 'active'"
+            drop = "DROP INDEX IF EXISTS studies_in_order"
+            wants = f"SELECT 1 FROM pg_stat_activity WHERE query = '{drop}' AND state = 'active'"
             wait_until(lambda: cluster.execute(name, wants) != [], 20, "the old index isn't dropped")
             time.sleep(_LOCKED_SECONDS)
             assert not any(one.done() for one in starting)
