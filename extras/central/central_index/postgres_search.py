@@ -199,20 +199,22 @@ async def _in_order(
 async def _of_days(connection: Connection, filters: Filters) -> Found:
     """Through the index of dates alone, which also has what is asked; only what is shown is read from the table."""
     window, of_window = _window(filters)
-    undated = f"NOT deleted AND study_datetime IS NULL{' AND center = %s' * (filters.center is not None)}"
-    where = [
-        window,
-        f"id <> ALL (ARRAY(SELECT id FROM studies WHERE {undated} AND sorted_at BETWEEN %s AND %s))",
-    ]
-    values = [*of_window, *([filters.center] if filters.center is not None else []), *_moments(filters)]
+    where, values = [window], [*of_window]
     if filters.only is not None:
         where.append("center = ANY(%s)")
         values.append(list(filters.only))
     if filters.modality is not None:
         where.append("strpos('\\' || upper(study_modality) || '\\', %s) > 0")
         values.append(f"\\{filters.modality.upper()}\\")
+    undated = f"NOT deleted AND study_datetime IS NULL{' AND center = %s' * (filters.center is not None)}"
+    values += [*([filters.center] if filters.center is not None else []), *_moments(filters)]
     rows = await connection.execute(
-        f"WITH matching AS MATERIALIZED (SELECT sorted_at, id, center FROM studies WHERE {' AND '.join(where)}"
+        # OFFSET 0: those without a date, of which the month in which a centre first came has many, are hashed once, and only
+        # what has the modality is looked up there.
+        "WITH matching AS MATERIALIZED (SELECT sorted_at, id, center FROM"
+        f" (SELECT sorted_at, id, center FROM studies WHERE {' AND '.join(where)}"
+        " ORDER BY sorted_at DESC, id DESC OFFSET 0) AS of_days"
+        f" WHERE id NOT IN (SELECT id FROM studies WHERE {undated} AND sorted_at BETWEEN %s AND %s)"
         " ORDER BY sorted_at DESC, id DESC LIMIT %s),"
         " page AS MATERIALIZED (SELECT * FROM matching ORDER BY sorted_at DESC, id DESC LIMIT %s)"
         f" SELECT (SELECT count(*) FROM matching), {', '.join(f's.{column}' for column in COLUMNS)}"
@@ -309,7 +311,14 @@ def _is_of_days(filters: Filters) -> bool:
         filters.accession_number,
         filters.study_iuid,
     )
-    return _is_narrow(filters) and others == (None,) * len(others) and (filters.modality or "").isascii()
+    modality = filters.modality or ""
+    # Two modalities aren't one, though they may stand side by side.
+    return (
+        _is_narrow(filters)
+        and others == (None,) * len(others)
+        and modality.isascii()
+        and "\\" not in modality
+    )
 
 
 def _moments(filters: Filters) -> tuple[str, str]:
