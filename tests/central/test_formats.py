@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import psycopg
 import pytest
@@ -106,9 +107,10 @@ def test_a_database_of_the_format_before_gets_its_indexes_while_it_is_used(
             reading.rollback()
             built = "SELECT 1 FROM pg_class WHERE relname = 'studies_undated_00'"
             wait_until(lambda: cluster.execute(name, built) != [], 20, "the build doesn't go on")
-            # Another one, of which a build needs nothing; but what it has read can't be dropped.
+            # Another one, of which a build needs nothing; but what it has read can't be dropped. (A build that met it while
+            # it reads would wait for its end, too.)
             reading.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-            reading.execute("SELECT count(*) FROM studies").fetchall()
+            reading.execute("LOCK TABLE studies IN ACCESS SHARE MODE")
             drop = "DROP INDEX IF EXISTS studies_in_order"
             wants = f"SELECT 1 FROM pg_stat_activity WHERE query = '{drop}' AND state = 'active'"
             wait_until(lambda: cluster.execute(name, wants) != [], 20, "the old index isn't dropped")
@@ -134,6 +136,62 @@ def test_a_database_of_the_format_before_gets_its_indexes_while_it_is_used(
     day = some["study_datetime"][:10]
     seen = made[1].studies(**{"from": day, "to": day, "modality": some["study_modality"].split("\\")[0]})
     assert some["study_iuid"] in {one["study_iuid"] for one in seen}
+
+
+def test_what_a_role_may_take_for_a_search_doesn_t_end_a_build(cluster: Cluster, format_1: str) -> None:
+    name = format_1.rpartition("/")[2]
+    for limit in ("statement_timeout", "lock_timeout"):
+        cluster.execute("postgres", f"ALTER ROLE tests IN DATABASE {name} SET {limit} = '300ms'")
+
+    async def prepare() -> list[object]:
+        async with await Connection.connect(format_1, autocommit=True) as connection:
+            await postgres_schema.prepare(connection)
+            row = await connection.execute(
+                "SELECT current_setting('statement_timeout'), current_setting('lock_timeout')"
+            )
+            return list(await row.fetchall())
+
+    # A build waits for it.
+    with psycopg.connect(format_1) as reading:
+        reading.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        reading.execute("SELECT count(*) FROM studies").fetchall()
+        with ThreadPoolExecutor(1) as pool:
+            prepared = pool.submit(asyncio.run, prepare())
+            time.sleep(1.0)
+            reading.rollback()
+            assert prepared.result() == [("300ms", "300ms")]
+
+
+class Held:
+    """A connection to a table that somebody holds for so many tries."""
+
+    def __init__(self, tries: int) -> None:
+        self.tries = tries
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        yield
+
+    async def execute(self, statement: bytes) -> None:
+        if statement.startswith(b"DROP"):
+            self.tries -= 1
+            if self.tries >= 0:
+                raise psycopg.errors.LockNotAvailable
+
+
+def test_a_table_that_a_backup_holds_is_asked_for_more_and_more_rarely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each time all searches and deliveries wait for a second."""
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    held: Any = Held(7)
+    asyncio.run(postgres_schema._soon(held, "DROP INDEX IF EXISTS studies_in_order"))
+    assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
 
 
 def test_a_new_database_has_what_one_of_the_format_before_gets(cluster: Cluster, format_1: str) -> None:

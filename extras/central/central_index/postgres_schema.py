@@ -17,6 +17,7 @@ FORMAT = 2
 PARTITIONS = 16
 _LOCK = 0x63656E7472616C
 _LOOK_AGAIN_SECONDS = 0.2
+_LONGEST_PAUSE_SECONDS = 30.0
 
 _FIELD_TYPES = {
     field: "bigint" if field.endswith(("_pk", "_series", "_instances")) else 'text COLLATE "C"'
@@ -112,6 +113,8 @@ _WHOLE_INDEXES = (
     *(f"CREATE INDEX IF NOT EXISTS {name} ON studies {definition}" for name, definition in _FORMAT_2.items()),
     "DROP INDEX IF EXISTS studies_in_order",
 )
+#: What a role or a database may be given for its searches; an index of a large table takes longer.
+_LIMITS = "pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout')"
 
 
 async def prepare(connection: psycopg.AsyncConnection[Any]) -> None:
@@ -123,6 +126,7 @@ async def prepare(connection: psycopg.AsyncConnection[Any]) -> None:
     while not await _value(connection, "SELECT pg_try_advisory_lock(%s)", _LOCK):
         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
     try:
+        await connection.execute(f"SELECT set_config(name, '0', false) FROM {_LIMITS}".encode())
         await connection.execute("CREATE TABLE IF NOT EXISTS index_format (format integer NOT NULL)")
         found = await _value(connection, "SELECT max(format) FROM index_format") or 0
         if found > FORMAT:
@@ -133,6 +137,7 @@ async def prepare(connection: psycopg.AsyncConnection[Any]) -> None:
             await _add_indexes(connection)
     finally:
         await connection.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+        await connection.execute(f"SELECT set_config(name, reset_val, false) FROM {_LIMITS}".encode())
 
 
 async def _value(connection: psycopg.AsyncConnection[Any], statement: str, *values: object) -> Any:
@@ -171,7 +176,11 @@ async def _add_indexes(connection: psycopg.AsyncConnection[Any]) -> None:
 
 
 async def _soon(connection: psycopg.AsyncConnection[Any], statement: str) -> None:
-    """What needs the whole table for a moment: whoever comes behind it doesn't wait for a long search before it."""
+    """What needs the whole table for a moment: whoever comes behind it doesn't wait for a long search before it.
+
+    More and more rarely, for a backup may hold the table for hours.
+    """
+    pause = 1.0
     while True:
         try:
             async with connection.transaction():
@@ -179,7 +188,8 @@ async def _soon(connection: psycopg.AsyncConnection[Any], statement: str) -> Non
                 await connection.execute(statement.encode())
                 return
         except (errors.LockNotAvailable, errors.DeadlockDetected):
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
 async def _keep_format(connection: psycopg.AsyncConnection[Any], number: int) -> None:
