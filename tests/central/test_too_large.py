@@ -7,7 +7,9 @@ import select
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -134,6 +136,22 @@ def test_a_login_is_small(index: Index) -> None:
     refused = index.ask("POST", "/login", json={"key": "k" * 20_000})
     assert refused.status_code == 413
     assert index.ask("POST", "/login", json={"key": READER}).status_code == 200
+
+
+def test_many_passwords_at_once_take_little_memory(index: Index) -> None:
+    """Each takes 64 MiB, whoever sends it; and those that come together count each other."""
+    memory = Memory(index.pid)
+
+    def guess(number: int) -> int:
+        return requests.post(
+            f"{index.url}/login", json={"name": "ana", "password": str(number)}, timeout=60
+        ).status_code
+
+    with ThreadPoolExecutor(40) as pool:
+        answers = Counter(pool.map(guess, range(40)))
+    assert memory.grown_mb() < 300
+    assert set(answers) == {401, 429}
+    assert answers[401] <= 31
 
 
 def test_a_head_without_an_end_is_refused(index: Index) -> None:
