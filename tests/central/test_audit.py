@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import time
 from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from central_index.audit import Record
+from central_index.disclosure import Disclosure
+from central_index.keys import Role
 from tests.central import conftest
 from tests.central.conftest import KEYS, READER, Index, MakeIndex, study
 from tests.indexer import wait_until
@@ -198,3 +203,30 @@ def test_one_patient_is_erased_everywhere_and_that_is_recorded(index: Index) -> 
     assert "26267267" not in str(index.rows("SELECT * FROM studies"))
     (record,) = of_patient(index, "26267267-K")
     assert (record["kind"], len(record["studies"])) == ("erase", 3)
+
+
+def test_who_goes_through_the_whole_index_fills_no_memory() -> None:
+    """And waits no longer for each page than for the first, as all others do with him."""
+    pages = 150
+    recorded: list[Record] = []
+
+    class Kept:
+        async def add(self, record: Record) -> None:
+            recorded.append(record)
+
+    kept: Any = Kept()
+    disclosure = Disclosure(kept, None)
+    asks: Any = SimpleNamespace(client=SimpleNamespace(host="192.0.2.1"))
+
+    async def run() -> None:
+        for page in range(pages):
+            shown = [
+                {"center": "000", "study_iuid": f"1.2.{page}.{n}", "versions": 1, "patient_id": "1"}
+                for n in range(500)
+            ]
+            for _ in range(2):
+                await disclosure.shown(asks, Role("r", writes=False), {"after": str(page)}, shown)
+
+    asyncio.run(run())
+    assert len(recorded) == pages
+    assert sum(len(known) for _, known in disclosure._lately.values()) <= 50_000

@@ -20,7 +20,9 @@ from central_index.model import StoreUnavailable
 
 #: An open page asks for the same again and again: what was recorded so lately isn't recorded again.
 _AGAIN_SECONDS = 600.0
+#: Questions, and studies of all of them: who goes through the whole index by pages must not fill the memory.
 _MOST_REMEMBERED = 1_000
+_MOST_STUDIES = 50_000
 _SEAL_SECONDS = 60.0
 _SOON_SECONDS = 2.0
 _FORGET_SECONDS = 3600.0
@@ -36,6 +38,7 @@ class Disclosure:
         self._months = months
         #: By reader, address and question: when it was recorded, and which studies.
         self._lately: dict[str, tuple[float, set[tuple[str, str, int]]]] = {}
+        self._studies = 0
         self._task: asyncio.Task[None] | None = None
         self._added = asyncio.Event()
 
@@ -75,9 +78,22 @@ class Disclosure:
         }
         await self._audit.add(Record(now(), role.name, address, "search", content))
         self._added.set()
-        while len(self._lately) >= _MOST_REMEMBERED:
-            del self._lately[next(iter(self._lately))]
-        self._lately[question] = began, known | {_which(one) for one in new}
+        self._remember(question, began, {_which(one) for one in new})
+
+    def _remember(self, question: str, began: float, new: set[tuple[str, str, int]]) -> None:
+        """What is forgotten for want of room is recorded once more."""
+        before, known = self._lately.pop(question, (began, set()))
+        self._studies -= len(known)
+        if before != began or len(known) > _MOST_STUDIES // 2:
+            known = set()
+        known |= new
+        while self._lately and (
+            len(self._lately) >= _MOST_REMEMBERED or self._studies + len(known) > _MOST_STUDIES
+        ):
+            _, forgotten = self._lately.pop(next(iter(self._lately)))
+            self._studies -= len(forgotten)
+        self._lately[question] = began, known
+        self._studies += len(known)
 
     async def _seal(self) -> None:
         """Soon after a record was added; now and then without, since another process may have ended before."""
