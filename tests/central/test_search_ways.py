@@ -314,12 +314,43 @@ def test_the_way_that_is_taken(cluster: Cluster, filters: dict[str, Any], ways: 
             "Index Only Scan Backward using studies_00_sorted_at_id_center_study_modality_idx" in plans[DAYS]
         )
         assert "Index Only Scan using studies_00_sorted_at_id_idx" in plans[DAYS]
-        # A month in which a centre first came may have thousands without a date: none is compared with all others.
+        # The month in which a centre first came may have thousands without a date: none is compared with all others.
         assert "hashed SubPlan" in plans[DAYS]
     if IN_ORDER in plans:
         # The planner takes words for rarer than they are, and would rather fetch all and sort it.
         assert "Bitmap" not in plans[IN_ORDER]
         assert "Merge Append" in plans[IN_ORDER]
+
+
+def test_however_many_have_no_date_none_is_compared_with_all_others(cluster: Cluster) -> None:
+    """The month in which a region first came has hundreds of thousands."""
+    database = cluster.new_database()
+    name = database.rpartition("/")[2]
+    cluster.execute(
+        name,
+        "INSERT INTO studies (study_iuid, center, study_pk, first_received_at, received_at, digest_low, sorted_at)"
+        " SELECT n::text, (n % 50)::text, n, 0, 0, 1, '2026-03-04 05:06:07' FROM generate_series(1, 8000) AS n;"
+        " ANALYZE studies",
+    )
+
+    async def run() -> str:
+        store = PostgresStore(database, None, lambda: None)
+        await store.open()
+
+        async def explain(connection: Connection) -> str:
+            # Eight thousand are as many for it as half a million are for the usual 4 MB.
+            await connection.execute("SET LOCAL work_mem = '64kB'")
+            explained: Any = Explained(connection)
+            filters = Filters(from_date="2026-03-01", to_date="2026-03-15", modality="CT")
+            await postgres_search.search(explained, filters, Frequencies({}), at_once=True)
+            return str(explained.plans[DAYS])
+
+        try:
+            return await store._readers.run(explain)
+        finally:
+            await store.close()
+
+    assert "hashed SubPlan" in asyncio.run(run())
 
 
 COMMON = Frequencies(

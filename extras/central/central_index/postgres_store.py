@@ -69,6 +69,8 @@ class PostgresStore:
         reading = {
             "default_transaction_read_only": "on",
             "statement_timeout": "10s",
+            # Studies without a date are hashed, however many came in the month that is asked for.
+            "hash_mem_multiplier": "16",
             # Rows of one name lie on as many pages: of those that aren't in memory many are fetched at a time.
             "effective_io_concurrency": "64",
             **by_index,
