@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -26,11 +27,16 @@ class Retries:
         self.studies = ParkedStudies(shared.settings.state_dir)
         #: What was rejected since then (seconds since 1970) is to be sent again, once that is durable.
         self._unpark_since: float | None = None
+        #: How often that was asked for: the sender may do so again while it is being done.
+        self._asked = 0
+        self._lock = threading.Lock()
 
     def unpark(self, seconds: float) -> None:
         """What was rejected in the last so many seconds wasn't those studies' fault."""
         since = time.time() - seconds
-        self._unpark_since = min(since, self._unpark_since or since)
+        with self._lock:
+            self._asked += 1
+            self._unpark_since = min(since, self._unpark_since or since)
 
     @property
     def pending(self) -> bool:
@@ -41,9 +47,12 @@ class Retries:
         """Hints at the studies that are marked."""
         shared = self._shared
         try:
-            if self._unpark_since is not None and not shared.core.parts.results.pending:
-                self.studies.retry_rejected_since(self._unpark_since)
-                self._unpark_since = None
+            asked, since = self._asked, self._unpark_since
+            if since is not None and not shared.core.parts.results.pending:
+                self.studies.retry_rejected_since(since)
+                with self._lock:
+                    if asked == self._asked:
+                        self._unpark_since = None
             marked = self.studies.requested(limit=_PAGE)
         except StorageError as error:
             shared.storage.trouble(error)
