@@ -130,6 +130,17 @@ def test_what_is_changed_by_hand_is_found_as_it_is_now(index: Index) -> None:
     assert [one["study_pk"] for one in index.studies(modality="US")] == [1]
 
 
+@pytest.mark.parametrize("more", ["[1]", '{"ward": 1e999}', '{"ward": "\\ud800"}'])
+def test_one_row_that_was_spoilt_by_hand_spoils_no_search(index: Index, more: str) -> None:
+    """It counts as one without further fields, so that its centre finds it and sends it again."""
+    index.post([study(1, ward="A"), study(2)])
+    index.execute(f"UPDATE studies SET more = '{more}' WHERE study_pk = 1")
+    assert sorted(one["study_pk"] for one in index.studies()) == [1, 2]
+    assert ask(index, [None, None]) == [of(study(1), study(2))]
+    index.post(study(1, ward="A"))
+    assert ask(index, [None, None]) == [of(study(1, ward="A"), study(2))]
+
+
 def test_each_centre_compares_its_own(index: Index) -> None:
     index.post(study())
     index.post(study(center="111"), key=KEYS["centers"]["111"])

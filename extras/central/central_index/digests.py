@@ -7,6 +7,7 @@ says it for other languages. A digest guards against accidents, not against forg
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -46,6 +47,18 @@ def canonical(study: Mapping[str, Any]) -> bytes:
 def study_digest(study: Mapping[str, Any]) -> bytes:
     """16 bytes; raises as `canonical`."""
     return hashlib.blake2b(canonical(study), digest_size=SIZE_BYTES).digest()
+
+
+def further(more: str) -> dict[str, Any]:
+    """A study's other fields, from what is stored; none where that was made unusable by hand, so that it differs."""
+    try:
+        found = json.loads(more)
+        if found:
+            # What can't be hashed can't be shown either.
+            _json([found])
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def range_digest(digests: Iterable[bytes]) -> str:

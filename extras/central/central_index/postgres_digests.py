@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
-from central_index.digests import FIELDS, as_hex, range_digest, study_digest
+from central_index.digests import FIELDS, as_hex, further, range_digest, study_digest
 from central_index.model import Range, RangeDigest, TooManyStudies
 from central_index.postgres_pool import Connection
 from central_index.postgres_rows import halves, joined, sorted_at, total
@@ -65,7 +64,7 @@ async def refresh(connection: Connection, center: str | None) -> None:
         )
         found = await rows.fetchall()
         for first_received_at, *known, more in found:
-            study = {**json.loads(more), **dict(zip(FIELDS, known, strict=True))}
+            study = {**further(more), **dict(zip(FIELDS, known, strict=True))}
             await connection.execute(
                 "UPDATE studies SET digest_high = %s, digest_low = %s, sorted_at = %s,"
                 " words = array_to_tsvector(%s::text[]) WHERE center = %s AND study_iuid = %s",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
-from central_index.digests import FIELDS
+from central_index.digests import FIELDS, further
 from central_index.model import LARGEST_VERSION, Change, Stored
 from central_index.versions import Held, Key
 from central_index.words import tokens_of
@@ -108,7 +108,7 @@ def moved_rows(rows: Sequence[Sequence[Any]]) -> list[str]:
                 "digest_low": low,
                 "deleted": bool(deleted),
                 "sorted_at": None if deleted else sorted_at(study["study_datetime"], first),
-                "tokens": [] if deleted else tokens_of({**json.loads(more), **study}),
+                "tokens": [] if deleted else tokens_of({**further(more), **study}),
                 "first_received_at": first,
                 "versions": versions,
             }

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from central_index.digests import FIELDS
+from central_index.digests import FIELDS, further
 
 #: What `as_json` takes, in this order.
 COLUMNS = ("id", "sorted_at", *FIELDS, "more", "first_received_at", "received_at", "versions")
@@ -16,7 +15,7 @@ COLUMNS = ("id", "sorted_at", *FIELDS, "more", "first_received_at", "received_at
 def as_json(row: Sequence[Any]) -> dict[str, Any]:
     number, _, *values, more, first_received_at, received_at, versions = row
     return {
-        **json.loads(more),
+        **further(more),
         "id": number,
         **dict(zip(FIELDS, values, strict=True)),
         "first_received_at": moment(first_received_at),

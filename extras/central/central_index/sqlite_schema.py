@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from central_index import audit
-from central_index.digests import FIELDS, study_digest
+from central_index.digests import FIELDS, further, study_digest
 from central_index.model import UnusableStore
 
 FORMAT = 2
@@ -172,7 +171,7 @@ def _statements(script: str) -> Iterator[str]:
 def digest_of_row(*values: Any) -> bytes:
     """Of a row's columns HASHED."""
     *known, more = values
-    return study_digest({**json.loads(more), **dict(zip(FIELDS, known, strict=True))})
+    return study_digest({**further(more), **dict(zip(FIELDS, known, strict=True))})
 
 
 @contextmanager
