@@ -102,6 +102,9 @@ def test_a_database_of_the_format_before_gets_its_indexes_while_it_is_used(
         made = [make_index(database=format_1) for _ in range(2)]
         with ThreadPoolExecutor(2) as pool:
             starting = [pool.submit(Index.start, one) for one in made]
+            # Whoever started them is told why they don't answer.
+            told = ("The tables get indexes of a newer version", "Another process prepares the tables")
+            wait_until(lambda: all(any(one in index.log for index in made) for one in told), 20, "not said")
             time.sleep(1.0)
             assert not any(one.done() for one in starting)
             reading.rollback()

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import psycopg
+import structlog
 from psycopg import errors, sql
 
 from central_index import audit
@@ -116,6 +117,8 @@ _WHOLE_INDEXES = (
 #: What a role or a database may be given for its searches; an index of a large table takes longer.
 _LIMITS = "pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout')"
 
+log = structlog.get_logger()
+
 
 async def prepare(connection: psycopg.AsyncConnection[Any]) -> None:
     """Brings the database to today's format; many processes may ask at once. Raises UnusableStore.
@@ -123,7 +126,11 @@ async def prepare(connection: psycopg.AsyncConnection[Any]) -> None:
     ``connection`` is in autocommit. One by one, without a transaction that waits: an index that is built beside work that
     goes on waits for all that are open.
     """
+    waits = False
     while not await _value(connection, "SELECT pg_try_advisory_lock(%s)", _LOCK):
+        if not waits:
+            log.info("Another process prepares the tables: this one waits until it is done.")
+        waits = True
         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
     try:
         await connection.execute(f"SELECT set_config(name, '0', false) FROM {_LIMITS}".encode())
@@ -157,6 +164,7 @@ async def _create(connection: psycopg.AsyncConnection[Any]) -> None:
 
 async def _add_indexes(connection: psycopg.AsyncConnection[Any]) -> None:
     """To a database of format 1, while processes of that version go on. What was interrupted is taken up."""
+    log.info("The tables get indexes of a newer version: this process serves once they are built.")
     for name, definition in _FORMAT_2.items():
         for number in range(PARTITIONS):
             part = f"{name}_{number:02}"
