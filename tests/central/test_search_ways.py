@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -95,15 +96,16 @@ def _matches(study: dict[str, Any], filters: Filters) -> bool:
     return (
         all(any(word.startswith(one) for word in words) for one in wanted)
         and filters.patient_id in (None, study["patient_id"])
-        and (filters.modality is None or filters.modality in study["study_modality"].split("\\"))
+        and (filters.modality is None or filters.modality.upper() in study["study_modality"].split("\\"))
         and filters.center in (None, study["center"])
         and (filters.only is None or study["center"] in filters.only)
         and (filters.from_date or "") <= _day(study) <= (filters.to_date or "9")
     )
 
 
-def _questions(held: list[dict[str, Any]], rng: random.Random) -> Iterator[Filters]:
-    while True:
+def _questions(held: list[dict[str, Any]], number: int) -> Iterator[Filters]:
+    rng = random.Random(7)
+    while number:
         some = rng.choice(held)
         words = words_of(some["patient_name"])
         days = sorted((_day(some), _day(rng.choice(held))))
@@ -136,14 +138,26 @@ def _questions(held: list[dict[str, Any]], rng: random.Random) -> Iterator[Filte
         for part in rng.sample(parts, rng.choice([1, 1, 2, 2, 3, 4])):
             found |= part
         if found.get("from_date", "") <= found.get("to_date", "9"):
+            number -= 1
             yield Filters(**found, limit=rng.choice([3, 20]))
 
 
-async def _compare(store: Store, held: list[dict[str, Any]], number: int) -> None:
+def _days() -> Iterator[Filters]:
+    """Some days, among them that at which those without a date stand; with all that the index of dates has besides."""
+    for first, last in (
+        (ARRIVED[:10], ARRIVED[:10]),
+        ("2026-03-01", "2026-03-15"),
+        ("2025-11-20", "2025-12-10"),
+    ):
+        for modality, center, only in itertools.product(
+            (None, "CT", "ct", "C", "ZZ"), (None, CENTERS[3]), (None, (CENTERS[1], CENTERS[2], CENTERS[3]))
+        ):
+            yield Filters(from_date=first, to_date=last, modality=modality, center=center, only=only, limit=3)
+
+
+async def _compare(store: Store, held: list[dict[str, Any]], questions: Iterable[Filters]) -> None:
     order = sorted(enumerate(held), key=lambda one: (_moment(one[1]), one[0]), reverse=True)
-    questions = _questions(held, random.Random(7))
-    for _ in range(number):
-        filters = next(questions)
+    for filters in questions:
         expected = [one["study_iuid"] for _, one in order if _matches(one, filters)]
         found = await store.search(filters)
         seen = [one["study_iuid"] for one in found.studies]
@@ -154,6 +168,7 @@ async def _compare(store: Store, held: list[dict[str, Any]], number: int) -> Non
             found = await store.search(replace(filters, after=found.following))
             seen = [one["study_iuid"] for one in found.studies]
             assert seen == expected[filters.limit : 2 * filters.limit], filters
+            assert (found.following is None) == (len(expected) <= 2 * filters.limit), filters
 
 
 NUMBERS = pytest.mark.parametrize(
@@ -174,7 +189,7 @@ def test_every_way_finds_what_is_there(cluster: Cluster, number: int) -> None:
             store._frequencies = await store._readers.run(postgres_search.frequencies)
             assert store._frequencies.often("maria", True)
             assert not store._frequencies.often("xqz", True)
-            await _compare(store, held, number)
+            await _compare(store, held, [*_days(), *_questions(held, number)])
         finally:
             await store.close()
 
@@ -195,7 +210,7 @@ def test_every_way_through_the_embedded_store(
         await store.open()
         try:
             await store.write([Stored(None, NOW, parse(one), one["study_pk"]) for one in held])
-            await _compare(store, held, number * 3)
+            await _compare(store, held, [*_days(), *_questions(held, number * 3)])
         finally:
             await store.close()
 
