@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from benchmarks.region_studies import CENTERS, studies
-from central_index import postgres_search, sqlite_search
+from central_index import postgres_question, postgres_search, sqlite_search
 from central_index.digests import FIELDS, study_digest
 from central_index.document import parse
 from central_index.frequencies import Frequencies
@@ -44,6 +44,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         ("_ORDERED_MILLISECONDS", 1_000),
     ):
         monkeypatch.setattr(postgres_search, name, value)
+    monkeypatch.setattr(postgres_question, "MOST_COUNTED", 40)
 
 
 def _held() -> list[dict[str, Any]]:
@@ -260,7 +261,7 @@ class Explained:
         self.plans: dict[str, str] = {}
         self.transaction = connection.transaction
 
-    async def execute(self, statement: str, values: Any = None) -> Any:
+    async def execute(self, statement: str, values: Any = None, *, prepare: bool | None = None) -> Any:
         if "FROM studies" in statement:
             rows = await self._connection.execute(f"EXPLAIN (COSTS OFF) {statement}", values)
             way = "in order"
@@ -273,7 +274,7 @@ class Explained:
             elif "AS newest" in statement:
                 way = "newest"
             self.plans[way] = "\n".join(line for (line,) in await rows.fetchall())
-        return await self._connection.execute(statement, values)
+        return await self._connection.execute(statement, values, prepare=prepare)
 
 
 NEWEST, SOME, MORE, IN_ORDER = "newest", "sorted, 40 at most", "sorted, 200 at most", "in order"
@@ -289,7 +290,8 @@ DAYS, COUNTED = "days", "in order, counted"
         ({"patient": "maria jose"}, [NEWEST, MORE]),
         # Some of them: the page is full soon.
         ({"patient": "m", "modality": "CT", "to_date": "2022-12-31"}, [NEWEST, SOME, IN_ORDER]),
-        ({"patient": "xqz"}, [SOME]),
+        # Of a rare word there is none among the newest.
+        ({"patient": "xqz"}, [MORE]),
         ({"from_date": "2026-03-01", "to_date": "2026-03-15"}, [DAYS]),
         ({"from_date": "2026-03-04", "to_date": "2026-03-04", "modality": "sr"}, [DAYS]),
         ({"from_date": "2020-03-01", "to_date": "2026-03-15"}, [COUNTED]),
@@ -333,6 +335,41 @@ def test_the_way_that_is_taken(cluster: Cluster, filters: dict[str, Any], ways: 
         assert "Merge Append" in plans[IN_ORDER]
 
 
+@pytest.mark.parametrize(
+    ("filters", "kept"),
+    [
+        ({"patient": "xqz"}, True),
+        ({"patient_id": "nobody's", "modality": "CT", "from_date": "2020-01-01"}, True),
+        ({"from_date": "2026-03-04", "to_date": "2026-03-04", "modality": "CT"}, True),
+        # In one centre there may be many, or few.
+        ({"patient": "xqz", "center": CENTERS[1]}, False),
+        ({"from_date": "2026-03-04", "to_date": "2026-03-04", "only": (CENTERS[1],)}, False),
+        ({"patient": "maria"}, False),
+    ],
+)
+def test_what_always_goes_the_same_way_is_planned_once(
+    cluster: Cluster, filters: dict[str, Any], kept: bool
+) -> None:
+    database = cluster.new_database()
+
+    async def run() -> tuple[int, int]:
+        await _fill(database)
+        async with await Connection.connect(database, autocommit=True) as connection:
+            frequencies = await postgres_search.frequencies(connection)
+            for _ in range(7):
+                # Another search in between, which is planned anew.
+                for wanted in (filters, {"patient": "soto maria"}):
+                    await postgres_search.search(connection, Filters(**wanted, limit=20), frequencies)
+            rows = await connection.execute(
+                "SELECT sum(generic_plans), sum(custom_plans) FROM pg_prepared_statements"
+                " WHERE statement LIKE '%FROM studies%' AND generic_plans > 0"
+            )
+            once, anew = (await rows.fetchall())[0]
+            return int(once or 0), int(anew or 0)
+
+    assert asyncio.run(run()) == ((7, 0) if kept else (0, 0))
+
+
 COMMON = Frequencies(
     {"maria": 0.1, "soto": 0.004, "sotomayor": 0.003, "rojas": 0.04, "rara": 0.001}, 0.001, 1_000_000
 )
@@ -341,7 +378,7 @@ COMMON = Frequencies(
 @pytest.mark.parametrize(
     ("patient", "words", "besides"),
     [
-        # As many as ten times the rarest: both are gathered, and few rows are read.
+        # As many as twenty times the rarest: both are gathered, and few rows are read.
         ("soto rara", "'soto':* & 'rara':*", None),
         ("soto xqz", "'soto':* & 'xqz':*", None),
         ("rara maria", "'rara':*", "'maria':*"),
@@ -350,7 +387,7 @@ COMMON = Frequencies(
     ],
 )
 def test_which_words_the_index_of_words_gathers(patient: str, words: str, besides: str | None) -> None:
-    question = postgres_search._question(Filters(patient=patient, limit=20), COMMON)
+    question = postgres_question.question_of(Filters(patient=patient, limit=20), COMMON)
     assert question is not None
     assert (question.words, question.besides) == (words, besides)
 
@@ -368,7 +405,7 @@ def test_which_words_the_index_of_words_gathers(patient: str, words: str, beside
     ],
 )
 def test_what_so_many_have_isn_t_counted(filters: dict[str, Any], many: bool) -> None:
-    question = postgres_search._question(Filters(**filters, limit=20), COMMON)
+    question = postgres_question.question_of(Filters(**filters, limit=20), COMMON)
     assert question is not None
     assert question.many == many
 
@@ -377,7 +414,7 @@ def test_what_so_many_have_isn_t_counted(filters: dict[str, Any], many: bool) ->
     ("words", "by_date"), [({"patient": "xqz"}, False), ({"patient": "maria"}, True), ({}, True)]
 )
 def test_the_index_of_dates_is_left_to_what_many_have(words: dict[str, Any], by_date: bool) -> None:
-    question = postgres_search._question(Filters(**words, from_date="2015-01-01", limit=20), COMMON)
+    question = postgres_question.question_of(Filters(**words, from_date="2015-01-01", limit=20), COMMON)
     assert question is not None
     assert ("sorted_at" in question.conditions) == by_date
     assert len(question.values) == question.conditions.count("%s")
