@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -403,6 +404,29 @@ def test_what_always_goes_the_same_way_is_planned_once(
             return int(once or 0), int(anew or 0)
 
     assert asyncio.run(run()) == ((7, 0) if kept else (0, 0))
+
+
+def test_a_search_by_days_leaves_nothing_off_for_others(cluster: Cluster) -> None:
+    """What arrived today is found by an index that nothing but a bitmap can use."""
+    database = cluster.new_database()
+
+    async def run() -> None:
+        async with await Connection.connect(database, autocommit=True) as connection:
+            for other in (
+                postgres_search.frequencies,
+                postgres_search.counts,
+                partial(postgres_search.arrivals, periods=[(0.0, 1.0), (1.0, 2.0)]),
+                partial(postgres_search.newest, centers=["000"]),
+            ):
+                days = Filters(from_date="2026-03-04", to_date="2026-03-04")
+                await postgres_search.search(connection, days, Frequencies({}))
+                await other(connection)
+                rows = await connection.execute(
+                    "SELECT current_setting('enable_bitmapscan'), current_setting('plan_cache_mode')"
+                )
+                assert await rows.fetchall() == [("on", "force_custom_plan")]
+
+    asyncio.run(run())
 
 
 COMMON = Frequencies(

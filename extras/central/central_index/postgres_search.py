@@ -247,6 +247,7 @@ def _with_hits(found: Found, hits: int | None) -> Found:
 
 async def frequencies(connection: Connection) -> Frequencies:
     """As the last ANALYZE of each partition found them."""
+    await _plan(connection, ANEW)
     rows = await connection.execute(
         "SELECT lexeme, sum(share) / %s, min(share) FROM pg_stats,"
         " unnest(most_common_elems::text::text[], most_common_elem_freqs) AS common (lexeme, share)"
@@ -264,6 +265,7 @@ async def frequencies(connection: Connection) -> Frequencies:
 
 
 async def counts(connection: Connection) -> dict[str, int]:
+    await _plan(connection, ANEW)
     # Nobody waits for it long: see `Counted`.
     await connection.execute("SET LOCAL statement_timeout = '10min'")
     rows = await connection.execute("SELECT center, count(*) FROM studies WHERE NOT deleted GROUP BY center")
@@ -272,6 +274,8 @@ async def counts(connection: Connection) -> dict[str, int]:
 
 async def arrivals(connection: Connection, periods: Sequence[tuple[float, float]]) -> dict[str, Arrivals]:
     found: list[dict[str, int]] = []
+    # The index of arrivals is a bitmap's, which a search by days on this connection may have left off.
+    await _plan(connection, ANEW)
     for begin, end in periods:
         rows = await connection.execute(
             "SELECT center, count(*) FROM studies "
@@ -284,6 +288,7 @@ async def arrivals(connection: Connection, periods: Sequence[tuple[float, float]
 
 
 async def newest(connection: Connection, centers: Sequence[str]) -> dict[str, int]:
+    await _plan(connection, ANEW)
     rows = await connection.execute(
         "SELECT one, (SELECT max(version) FROM studies WHERE center = one) FROM unnest(%s::text[]) AS one",
         [list(centers)],
