@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ class Question(NamedTuple):
 
     ``exact``: all words without what only begins with them, where each is many studies'. That is answered quickly, and
     enough to say that there are many. ``many``: that is known without being asked. ``gathered``: how many rows the index of
-    words gathers for its words.
+    words gathers for its words. ``part``: what part of all has all the words, if each had them by chance.
     """
 
     conditions: str
@@ -35,6 +36,12 @@ class Question(NamedTuple):
     exact: str | None
     many: bool = False
     gathered: float = 0.0
+    part: float = 0.0
+
+    @property
+    def by_words_alone(self) -> bool:
+        """No other index could be asked for a part of it."""
+        return self.words is not None and "sorted_at" not in self.conditions
 
     def where(self, *, by_index: bool = True) -> tuple[str, list[Any]]:
         text, values = self.conditions, list(self.values)
@@ -57,7 +64,7 @@ class Plans(NamedTuple):
 
 
 ANEW = Plans("force_custom_plan")
-BY_RARE_WORDS = Plans("force_generic_plan")
+BY_WORDS = Plans("force_generic_plan")
 BY_DATE = Plans("force_generic_plan", enable_bitmapscan="off")
 
 
@@ -94,7 +101,8 @@ def question_of(filters: Filters, frequencies: Frequencies) -> Question | None:
         # A centre alone has an index in its order.
         often.append((center_mark(filters.center), False))
     exact = _asked([(lexeme, False) for lexeme, _ in often])
-    return Question(conditions, values, _asked(often), None, exact, many, rows)
+    part = math.prod(shares[part] for part in parts)
+    return Question(conditions, values, _asked(often), None, exact, many, rows, part)
 
 
 def is_of_days(filters: Filters) -> bool:
@@ -160,11 +168,12 @@ def _conditions(filters: Filters, by_date: bool) -> tuple[str, list[Any]]:
     return " AND ".join(conditions), values
 
 
-def plans_of(filters: Filters, *, of_days: bool, rare: bool) -> Plans:
+def plans_of(filters: Filters, *, of_days: bool, by_words: bool) -> Plans:
+    """``by_words``: the index of words is asked first, and nothing else has one that could be asked."""
     if filters.center is not None or filters.only is not None or filters.study_iuid is not None:
         # Only some partitions are looked at, once it is known which. How many studies a centre has matters, too.
         return ANEW
-    return BY_DATE if of_days else BY_RARE_WORDS if rare else ANEW
+    return BY_DATE if of_days else BY_WORDS if by_words else ANEW
 
 
 def window_of(filters: Filters) -> tuple[str, list[Any]]:

@@ -31,6 +31,8 @@ _SORTED_BY = "sorted_at, id, center, study_iuid"
 _ALL = 2**62
 #: What many studies have is soon found among the newest.
 _NEWEST = 5_000
+#: Words may be so many times as often together as by chance.
+_TOGETHER = 20
 #: What so many have at most is fetched through the index of words and sorted; what more have, by going through all in order.
 _FEW = 20_000
 #: Unless they are all old: then it is the other way after all.
@@ -43,8 +45,8 @@ async def search(
     """None if rows were changed by hand since, so that they must be refreshed first."""
     question = question_of(filters, frequencies)
     of_days = is_of_days(filters)
-    rare = question is not None and question.words is not None and question.exact is None
-    if await _plan(connection, plans_of(filters, of_days=of_days, rare=rare)) and not at_once:
+    by_words = question is not None and question.by_words_alone and not _among_the_newest(filters, question)
+    if await _plan(connection, plans_of(filters, of_days=of_days, by_words=by_words)) and not at_once:
         return None
     if question is None:
         found = Found([], None, 0, False)
@@ -71,7 +73,7 @@ async def _plan(connection: Connection, plans: Plans) -> bool:
 
 async def _with_words(connection: Connection, filters: Filters, question: Question) -> Found:
     """The likely ways first; then in order, and if that takes too long all that match."""
-    likely = _by_rare_words if question.exact is None else _by_frequent_words
+    likely = _newest_first if _among_the_newest(filters, question) else _words_first
     found = await likely(connection, filters, question)
     if found is not None:
         return found
@@ -89,8 +91,12 @@ async def _with_words(connection: Connection, filters: Filters, question: Questi
         return every
 
 
-async def _by_rare_words(connection: Connection, filters: Filters, question: Question) -> Found | None:
-    """Among the newest there is none, or a few: all are fetched."""
+def _among_the_newest(filters: Filters, question: Question) -> bool:
+    """Whether a page of them may be: of a rare word, or of two that few have, all are fetched at once."""
+    return question.exact is not None and question.part * _NEWEST * _TOGETHER >= filters.limit
+
+
+async def _words_first(connection: Connection, filters: Filters, question: Question) -> Found | None:
     found = await _sorted(connection, filters, question, _FEW)
     if found is not None:
         return found
@@ -99,7 +105,7 @@ async def _by_rare_words(connection: Connection, filters: Filters, question: Que
     return _with_many_hits(newest, filters) if newest.following is not None else None
 
 
-async def _by_frequent_words(connection: Connection, filters: Filters, question: Question) -> Found | None:
+async def _newest_first(connection: Connection, filters: Filters, question: Question) -> Found | None:
     newest = await _newest(connection, filters, question)
     if newest.following is not None and (newest.more_hits or filters.after is not None):
         return newest
@@ -136,7 +142,7 @@ async def _sorted(
         " FROM (SELECT count(*) AS hits FROM matching) AS counted"
         f" LEFT JOIN {whole if many else 'page AS s'} ON hits <= %s ORDER BY s.sorted_at DESC, s.id DESC",
         [*values, most and most + 1, *of_place, filters.limit + 1, _ALL if most is None else most],
-        prepare=True if question.exact is None and most is not None else None,
+        prepare=True if most == _FEW else None,
     )
     found = await rows.fetchall()
     hits = found[0][0]
