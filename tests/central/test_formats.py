@@ -104,7 +104,12 @@ def test_a_database_of_the_format_before_gets_its_indexes_while_it_is_used(
             starting = [pool.submit(Index.start, one) for one in made]
             # Whoever started them is told why they don't answer.
             told = ("The tables get indexes of a newer version", "Another process prepares the tables")
-            wait_until(lambda: all(any(one in index.log for index in made) for one in told), 20, "not said")
+            logs = [one.log_path for one in made]
+            for log in logs:
+                log.touch()
+            wait_until(
+                lambda: all(any(one in log.read_text() for log in logs) for one in told), 20, "not said"
+            )
             time.sleep(1.0)
             assert not any(one.done() for one in starting)
             reading.rollback()
