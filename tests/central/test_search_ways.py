@@ -90,6 +90,12 @@ def _day(study: dict[str, Any]) -> str:
     return _moment(study)[:10]
 
 
+def _has(modalities: list[str], wanted: str) -> bool:
+    """Each that is asked for, in any order."""
+    asked = {one for one in wanted.upper().split("\\") if one}
+    return bool(asked) and asked <= {*modalities}
+
+
 def _matches(study: dict[str, Any], filters: Filters) -> bool:
     if study["study_datetime"] is None and (filters.from_date or filters.to_date):
         return False
@@ -98,7 +104,7 @@ def _matches(study: dict[str, Any], filters: Filters) -> bool:
     return (
         all(any(word.startswith(one) for word in words) for one in wanted)
         and filters.patient_id in (None, study["patient_id"])
-        and (filters.modality is None or filters.modality.upper() in study["study_modality"].split("\\"))
+        and (filters.modality is None or _has(study["study_modality"].split("\\"), filters.modality))
         and filters.center in (None, study["center"])
         and (filters.only is None or study["center"] in filters.only)
         and (filters.from_date or "") <= _day(study) <= (filters.to_date or "9")
@@ -128,7 +134,7 @@ def _questions(held: list[dict[str, Any]], number: int) -> Iterator[Filters]:
                 )
             },
             {"patient_id": some["patient_id"]},
-            {"modality": rng.choice(["CT", "SR", "XA", "ZZ"])},
+            {"modality": rng.choice(["CT", "SR", "XA", "ZZ", "SR\\CT"])},
             {"center": rng.choice([some["center"], CENTERS[0], "nowhere"])},
             {"from_date": days[0]},
             {"to_date": days[1]},
@@ -152,7 +158,9 @@ def _days() -> Iterator[Filters]:
         ("2025-11-20", "2025-12-10"),
     ):
         for modality, center, only in itertools.product(
-            (None, "CT", "ct", "C", "ZZ"), (None, CENTERS[3]), (None, (CENTERS[1], CENTERS[2], CENTERS[3]))
+            (None, "CT", "ct", "C", "ZZ", "SR\\ct", "\\"),
+            (None, CENTERS[3]),
+            (None, (CENTERS[1], CENTERS[2], CENTERS[3])),
         ):
             yield Filters(from_date=first, to_date=last, modality=modality, center=center, only=only, limit=3)
 
@@ -297,8 +305,8 @@ DAYS, COUNTED = "days", "in order, counted"
         ({"patient": "xqz"}, [MORE]),
         ({"from_date": "2026-03-01", "to_date": "2026-03-15"}, [DAYS]),
         ({"from_date": "2026-03-04", "to_date": "2026-03-04", "modality": "sr"}, [DAYS]),
-        # Two modalities, which no study has as one.
-        ({"from_date": "2026-03-04", "to_date": "2026-03-04", "modality": "CT\\SR"}, [MORE]),
+        # Both of them.
+        ({"from_date": "2026-03-04", "to_date": "2026-03-04", "modality": "CT\\SR"}, [DAYS]),
         ({"from_date": "2020-03-01", "to_date": "2026-03-15"}, [COUNTED]),
         ({"from_date": "2026-03-04", "to_date": "2026-03-04", "patient": "maria"}, [COUNTED]),
     ],

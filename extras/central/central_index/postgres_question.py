@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 
 from central_index.frequencies import Frequencies
 from central_index.model import MOST_COUNTED, Filters
-from central_index.words import accession_mark, center_mark, id_mark, key_mark, modality_mark, words_of
+from central_index.words import (
+    accession_mark,
+    center_mark,
+    id_mark,
+    key_mark,
+    modalities_of,
+    modality_mark,
+    words_of,
+)
 
 #: In such a way that no index is asked.
 _LOOKED_AT = " AND (words @@ %s::tsquery) IS TRUE"
@@ -83,7 +91,10 @@ def question_of(filters: Filters, frequencies: Frequencies) -> Question | None:
     if filters.accession_number is not None:
         parts.append((accession_mark(filters.accession_number), False))
     if filters.modality is not None:
-        parts.append((modality_mark(filters.modality.upper()), False))
+        modalities = modalities_of(filters.modality)
+        if not modalities:
+            return None
+        parts += [(modality_mark(one), False) for one in modalities]
     often = [part for part in parts if frequencies.often(*part)]
     conditions, values = _conditions(filters, by_date=len(often) == len(parts))
     shares = {part: frequencies.share(*part) for part in parts}
@@ -114,14 +125,7 @@ def is_of_days(filters: Filters) -> bool:
         filters.accession_number,
         filters.study_iuid,
     )
-    modality = filters.modality or ""
-    # Two modalities aren't one, though they may stand side by side.
-    return (
-        _is_narrow(filters)
-        and others == (None,) * len(others)
-        and modality.isascii()
-        and "\\" not in modality
-    )
+    return _is_narrow(filters) and others == (None,) * len(others) and (filters.modality or "").isascii()
 
 
 def moments(filters: Filters) -> tuple[str, str]:

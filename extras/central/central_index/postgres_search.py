@@ -24,6 +24,7 @@ from central_index.postgres_question import (
 )
 from central_index.postgres_schema import PARTITIONS
 from central_index.shown import COLUMNS, as_json
+from central_index.words import modalities_of
 
 _COLUMNS = ", ".join(COLUMNS)
 _SORTED_BY = "sorted_at, id, center, study_iuid"
@@ -202,9 +203,9 @@ async def _of_days(connection: Connection, filters: Filters) -> Found:
     if filters.only is not None:
         where.append("center = ANY(%s)")
         values.append(list(filters.only))
-    if filters.modality is not None:
+    for modality in modalities_of(filters.modality or ""):
         where.append("strpos('\\' || upper(study_modality) || '\\', %s) > 0")
-        values.append(f"\\{filters.modality.upper()}\\")
+        values.append(f"\\{modality}\\")
     undated = f"NOT deleted AND study_datetime IS NULL{' AND center = %s' * (filters.center is not None)}"
     values += [*([filters.center] if filters.center is not None else []), *moments(filters)]
     rows = await connection.execute(

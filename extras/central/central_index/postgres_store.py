@@ -167,10 +167,15 @@ class PostgresStore:
     async def _maintain(self) -> None:
         """One of all processes forgets what is too old."""
         while True:
-            with contextlib.suppress(StoreUnavailable):
+            try:
                 self._frequencies = await self._readers.run(postgres_search.frequencies)
                 await self._writers.run(_forget)
                 await self._writers.run(partial(postgres_digests.refresh, center=None))
+            except StoreUnavailable:
+                pass
+            except Exception as error:
+                # Whatever it is: nothing old would be forgotten any more.
+                log.error("What is done each minute failed; it is tried again.", error=type(error).__name__)
             await asyncio.sleep(_MAINTENANCE_SECONDS)
 
     # --- reading -----------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from central_index.model import (
 )
 from central_index.shown import COLUMNS, as_json
 from central_index.sqlite_schema import HASHED, digest_of_row
+from central_index.words import modalities_of
 
 #: A window of so few studies is gone through; in a larger one the words are asked first.
 _NARROW = 5_000
@@ -160,10 +161,10 @@ def _conditions(filters: Filters) -> tuple[str, list[Any]]:
         if value is not None:
             found.append((f"{column} = ?", value))
     if filters.modality is not None:
-        # DICOM parts the values of one field by a backslash: CT\SR.
-        found.append(
-            (r"instr('\' || upper(study_modality) || '\', '\' || ? || '\') > 0", filters.modality.upper())
-        )
+        found += [
+            (r"instr('\' || upper(study_modality) || '\', '\' || ? || '\') > 0", one)
+            for one in modalities_of(filters.modality) or [""]
+        ]
     if filters.from_date is not None:
         found.append(("study_datetime >= ?", f"{filters.from_date} 00:00:00"))
         found.append(("sorted_at >= ?", f"{filters.from_date} 00:00:00"))
@@ -219,7 +220,7 @@ def _words(filters: Filters) -> str | None:
         words = " ".join(f"{_quoted(word)}*" for word in filters.patient.split())
         parts.append(f"words : ({words})" if words else '""')
     if filters.modality is not None:
-        parts.append(f"modalities : {_quoted(filters.modality)}")
+        parts += [f"modalities : {_quoted(one)}" for one in modalities_of(filters.modality)]
     if filters.center is not None:
         parts.append(f"center : {_quoted(filters.center)}")
     return " AND ".join(parts) if parts else None

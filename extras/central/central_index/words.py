@@ -45,6 +45,11 @@ def id_key(patient_id: str) -> str:
     return re.sub(r"[ .\-/]", "", patient_id).translate(_UPPER).lstrip("0")
 
 
+def modalities_of(text: str) -> list[str]:
+    """DICOM parts the values of one field by a backslash: CT\\SR is both."""
+    return [one.upper() for one in text.split("\\") if one]
+
+
 def modality_mark(modality: str) -> str:
     return f"=m:{modality}"
 
@@ -76,7 +81,6 @@ def tokens_of(study: Mapping[str, Any]) -> list[str]:
     accession = study.get("accession_number")
     if isinstance(accession, str) and 0 < len(accession) <= _LONGEST:
         tokens[accession_mark(accession)] = None
-    for modality in (study["study_modality"] or "").split("\\"):
-        if modality:
-            tokens[modality_mark(modality.upper())] = None
+    for modality in modalities_of(study["study_modality"] or ""):
+        tokens[modality_mark(modality)] = None
     return list(tokens)
