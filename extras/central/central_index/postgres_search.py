@@ -4,74 +4,48 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import date, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from psycopg import errors
 
 from central_index.frequencies import Frequencies
 from central_index.model import MOST_COUNTED, Arrivals, CenterReport, Filters, Found, Place
 from central_index.postgres_pool import Connection
+from central_index.postgres_question import (
+    ANEW,
+    GATHERED,
+    Plans,
+    Question,
+    is_of_days,
+    moments,
+    plans_of,
+    question_of,
+    window_of,
+)
 from central_index.postgres_schema import PARTITIONS
 from central_index.shown import COLUMNS, as_json
-from central_index.words import accession_mark, center_mark, id_mark, key_mark, modality_mark, words_of
 
 _COLUMNS = ", ".join(COLUMNS)
 _SORTED_BY = "sorted_at, id, center, study_iuid"
-#: In such a way that no index is asked.
-_LOOKED_AT = " AND (words @@ %s::tsquery) IS TRUE"
 #: More than there will be.
 _ALL = 2**62
 #: What many studies have is soon found among the newest.
 _NEWEST = 5_000
-_NARROW = timedelta(days=31)
 #: What so many have at most is fetched through the index of words and sorted; what more have, by going through all in order.
 _FEW = 20_000
-#: What so many times as many studies have as are counted isn't counted.
-_SURELY = 20
-#: The index of words gathers all that begins with a word, each at a tenth of what a row costs that is read from the
-#: table: it isn't asked for words that more than so many times as many studies have as the rarest.
-_GATHERED = 10
 #: Unless they are all old: then it is the other way after all.
 _ORDERED_MILLISECONDS = 500
-
-
-class _Question(NamedTuple):
-    """``words``: what the index of words is asked; ``besides``: further words, looked at in what is found.
-
-    ``exact``: all words without what only begins with them, where each is many studies'. That is answered quickly, and
-    enough to say that there are many. ``many``: that is known without being asked. ``gathered``: how many rows the index of
-    words gathers for its words.
-    """
-
-    conditions: str
-    values: list[Any]
-    words: str | None
-    besides: str | None
-    exact: str | None
-    many: bool = False
-    gathered: float = 0.0
-
-    def where(self, *, by_index: bool = True) -> tuple[str, list[Any]]:
-        text, values = self.conditions, list(self.values)
-        if self.words is not None:
-            text += " AND words @@ %s::tsquery" if by_index else _LOOKED_AT
-            values.append(self.words)
-        if self.besides is not None:
-            text += _LOOKED_AT
-            values.append(self.besides)
-        return text, values
 
 
 async def search(
     connection: Connection, filters: Filters, frequencies: Frequencies, at_once: bool = False
 ) -> Found | None:
     """None if rows were changed by hand since, so that they must be refreshed first."""
-    if not at_once:
-        rows = await connection.execute("SELECT 1 FROM edits LIMIT 1")
-        if await rows.fetchone() is not None:
-            return None
-    question = _question(filters, frequencies)
+    question = question_of(filters, frequencies)
+    of_days = is_of_days(filters)
+    rare = question is not None and question.words is not None and question.exact is None
+    if await _plan(connection, plans_of(filters, of_days=of_days, rare=rare)) and not at_once:
+        return None
     if question is None:
         found = Found([], None, 0, False)
     elif filters.study_iuid is not None:
@@ -79,7 +53,7 @@ async def search(
         every = await _sorted(connection, filters, question, None)
         assert every is not None
         found = every
-    elif _is_of_days(filters):
+    elif of_days:
         found = await _of_days(connection, filters)
     elif question.words is None:
         found = await _in_order(connection, filters, question)
@@ -88,25 +62,19 @@ async def search(
     return found
 
 
-async def _with_words(connection: Connection, filters: Filters, question: _Question) -> Found:
-    """The likely way first."""
-    newest: Found | None = None
-    if question.exact is not None:
-        newest = await _newest(connection, filters, question)
-        if newest.following is not None and (newest.more_hits or filters.after is not None):
-            return newest
-    if newest is None or (not newest.more_hits and _fill_a_page_soon(newest, filters, question)):
-        found = await _sorted(connection, filters, question, MOST_COUNTED)
-        if found is not None:
-            return found
-        if newest is None:
-            newest = await _newest(connection, filters, question)
-        if newest.following is not None:
-            return _with_hits(newest, None if filters.after else MOST_COUNTED + 1)
-    if not _fill_a_page_soon(newest, filters, question):
-        found = await _sorted(connection, filters, question, _FEW)
-        if found is not None:
-            return found
+async def _plan(connection: Connection, plans: Plans) -> bool:
+    """From now on; and whether there are edits, which is asked with it."""
+    settings = ", ".join(f"set_config('{name}', %s, false)" for name in plans._fields)
+    rows = await connection.execute(f"SELECT EXISTS (SELECT 1 FROM edits), {settings}", plans, prepare=True)
+    return bool((await rows.fetchall())[0][0])
+
+
+async def _with_words(connection: Connection, filters: Filters, question: Question) -> Found:
+    """The likely ways first; then in order, and if that takes too long all that match."""
+    likely = _by_rare_words if question.exact is None else _by_frequent_words
+    found = await likely(connection, filters, question)
+    if found is not None:
+        return found
     try:
         async with connection.transaction():
             # It takes words for rarer than they are, and would rather fetch all that lies in the window and sort it.
@@ -121,13 +89,37 @@ async def _with_words(connection: Connection, filters: Filters, question: _Quest
         return every
 
 
-def _fill_a_page_soon(newest: Found, filters: Filters, question: _Question) -> bool:
+async def _by_rare_words(connection: Connection, filters: Filters, question: Question) -> Found | None:
+    """Among the newest there is none, or a few: all are fetched."""
+    found = await _sorted(connection, filters, question, _FEW)
+    if found is not None:
+        return found
+    await _plan(connection, ANEW)
+    newest = await _newest(connection, filters, question)
+    return _with_many_hits(newest, filters) if newest.following is not None else None
+
+
+async def _by_frequent_words(connection: Connection, filters: Filters, question: Question) -> Found | None:
+    newest = await _newest(connection, filters, question)
+    if newest.following is not None and (newest.more_hits or filters.after is not None):
+        return newest
+    if not _fill_a_page_soon(newest, filters, question):
+        return await _sorted(connection, filters, question, _FEW)
+    if newest.more_hits:
+        return None
+    found = await _sorted(connection, filters, question, MOST_COUNTED)
+    if found is None and newest.following is not None:
+        return _with_many_hits(newest, filters)
+    return found
+
+
+def _fill_a_page_soon(newest: Found, filters: Filters, question: Question) -> bool:
     """Whether so many of the newest match that to go on in order is quicker than to gather all that match and fetch them."""
-    return len(newest.studies) * max(_FEW, question.gathered / _GATHERED) >= (filters.limit + 1) * _NEWEST
+    return len(newest.studies) * max(_FEW, question.gathered / GATHERED) >= (filters.limit + 1) * _NEWEST
 
 
 async def _sorted(
-    connection: Connection, filters: Filters, question: _Question, most: int | None
+    connection: Connection, filters: Filters, question: Question, most: int | None
 ) -> Found | None:
     """All that match, sorted here; None if they are more than ``most``."""
     where, values = question.where(by_index=filters.study_iuid is None)
@@ -144,6 +136,7 @@ async def _sorted(
         " FROM (SELECT count(*) AS hits FROM matching) AS counted"
         f" LEFT JOIN {whole if many else 'page AS s'} ON hits <= %s ORDER BY s.sorted_at DESC, s.id DESC",
         [*values, most and most + 1, *of_place, filters.limit + 1, _ALL if most is None else most],
+        prepare=True if question.exact is None and most is not None else None,
     )
     found = await rows.fetchall()
     hits = found[0][0]
@@ -152,9 +145,9 @@ async def _sorted(
     return _page([row[1:] for row in found if row[1] is not None], filters, None if filters.after else hits)
 
 
-async def _newest(connection: Connection, filters: Filters, question: _Question) -> Found:
+async def _newest(connection: Connection, filters: Filters, question: Question) -> Found:
     """Looks among the newest only, and whether there are many in all."""
-    window, of_window = _window(filters)
+    window, of_window = window_of(filters)
     where, values = question.where(by_index=False)
     hits, of_hits = str(MOST_COUNTED + 1 if question.many else 0), []
     if question.exact is not None and filters.after is None and not question.many:
@@ -170,10 +163,10 @@ async def _newest(connection: Connection, filters: Filters, question: _Question)
 
 
 async def _in_order(
-    connection: Connection, filters: Filters, question: _Question, hits: int | None = None
+    connection: Connection, filters: Filters, question: Question, hits: int | None = None
 ) -> Found:
     """Through the index of their order, until the page is full; counts, if ``hits`` aren't known."""
-    window, of_window = _window(filters)
+    window, of_window = window_of(filters)
     where, values = question.where(by_index=False)
     counting, of_counting = str(hits or 0), []
     page = (
@@ -198,13 +191,13 @@ async def _in_order(
 
 async def _of_days(connection: Connection, filters: Filters) -> Found:
     """Through the index of dates alone, which also has what is asked; only what is shown is read from the table."""
-    window, of_window = _window(filters)
+    window, of_window = window_of(filters)
     undated = f"NOT deleted AND study_datetime IS NULL{' AND center = %s' * (filters.center is not None)}"
     where = [
         window,
         f"id <> ALL (ARRAY(SELECT id FROM studies WHERE {undated} AND sorted_at BETWEEN %s AND %s))",
     ]
-    values = [*of_window, *([filters.center] if filters.center is not None else []), *_moments(filters)]
+    values = [*of_window, *([filters.center] if filters.center is not None else []), *moments(filters)]
     if filters.only is not None:
         where.append("center = ANY(%s)")
         values.append(list(filters.only))
@@ -219,31 +212,13 @@ async def _of_days(connection: Connection, filters: Filters) -> Found:
         " FROM page JOIN studies AS s ON s.center = page.center AND s.sorted_at = page.sorted_at AND s.id = page.id"
         " AND NOT s.deleted ORDER BY s.sorted_at DESC, s.id DESC",
         [*values, MOST_COUNTED + 1 if filters.after is None else filters.limit + 1, filters.limit + 1],
+        prepare=True,
     )
     return _counted_page(await rows.fetchall(), filters)
 
 
 def _counted(where: str) -> str:
     return f"(SELECT count(*) FROM (SELECT 1 FROM studies WHERE {where} LIMIT %s) AS counted)"
-
-
-def _window(filters: Filters) -> tuple[str, list[Any]]:
-    """What bounds the way through their order."""
-    bounds = ["NOT deleted"]
-    values: list[Any] = []
-    if filters.after is not None:
-        bounds.append("(sorted_at, id) < (%s, %s)")
-        values += filters.after
-    if filters.center is not None:
-        bounds.append("center = %s")
-        values.append(filters.center)
-    if filters.from_date is not None:
-        bounds.append("sorted_at >= %s")
-        values.append(f"{filters.from_date} 00:00:00")
-    if filters.to_date is not None:
-        bounds.append("sorted_at <= %s")
-        values.append(f"{filters.to_date} 23:59:59")
-    return " AND ".join(bounds), values
 
 
 def _counted_page(rows: Sequence[Sequence[Any]], filters: Filters) -> Found:
@@ -258,102 +233,14 @@ def _page(rows: Sequence[Sequence[Any]], filters: Filters, hits: int | None) -> 
     return _with_hits(Found([as_json(row) for row in shown], following, None, False), hits)
 
 
+def _with_many_hits(found: Found, filters: Filters) -> Found:
+    return _with_hits(found, None if filters.after else MOST_COUNTED + 1)
+
+
 def _with_hits(found: Found, hits: int | None) -> Found:
     if hits is None:
         return found
     return found._replace(hits=min(hits, MOST_COUNTED), more_hits=hits > MOST_COUNTED)
-
-
-def _question(filters: Filters, frequencies: Frequencies) -> _Question | None:
-    """None where nothing can match."""
-    parts: list[tuple[str, bool]] = []
-    if filters.patient is not None:
-        words = words_of(filters.patient)
-        if not words:
-            return None
-        parts += [(word, True) for word in words]
-    if filters.patient_id is not None:
-        parts.append((id_mark(filters.patient_id), False))
-    if filters.patient_key is not None:
-        parts.append((key_mark(filters.patient_key), False))
-    if filters.accession_number is not None:
-        parts.append((accession_mark(filters.accession_number), False))
-    if filters.modality is not None:
-        parts.append((modality_mark(filters.modality.upper()), False))
-    often = [part for part in parts if frequencies.often(*part)]
-    conditions, values = _conditions(filters, by_date=len(often) == len(parts))
-    shares = {part: frequencies.share(*part) for part in parts}
-    if len(often) < len(parts):
-        most = _GATHERED * min(shares.values())
-        gathered = [part for part in parts if part not in often or shares[part] <= most]
-        besides = [part for part in parts if part not in gathered]
-        return _Question(conditions, values, _asked(gathered), _asked(besides), None)
-    if not often or _is_narrow(filters):
-        return _Question(conditions, values, None, _asked(often), None)
-    # The statistics may be a day old, but not so far from the truth.
-    rows = frequencies.studies * sum(shares[part] for part in parts)
-    many = len(parts) == 1 and not values and rows > _SURELY * MOST_COUNTED
-    if filters.center is not None:
-        # A centre alone has an index in its order.
-        often.append((center_mark(filters.center), False))
-    exact = _asked([(lexeme, False) for lexeme, _ in often])
-    return _Question(conditions, values, _asked(often), None, exact, many, rows)
-
-
-def _is_of_days(filters: Filters) -> bool:
-    """Whether the index of dates has all that is asked, of few days."""
-    others = (
-        filters.patient,
-        filters.patient_id,
-        filters.patient_key,
-        filters.accession_number,
-        filters.study_iuid,
-    )
-    return _is_narrow(filters) and others == (None,) * len(others) and (filters.modality or "").isascii()
-
-
-def _moments(filters: Filters) -> tuple[str, str]:
-    return f"{filters.from_date} 00:00:00", f"{filters.to_date} 23:59:59"
-
-
-def _is_narrow(filters: Filters) -> bool:
-    """So few days that to look at each of their studies is quicker than the index of words."""
-    if filters.from_date is None or filters.to_date is None:
-        return False
-    return date.fromisoformat(filters.to_date) - date.fromisoformat(filters.from_date) < _NARROW
-
-
-def _asked(parts: Sequence[tuple[str, bool]]) -> str | None:
-    return " & ".join(_quoted(lexeme) + (":*" if begins else "") for lexeme, begins in parts) or None
-
-
-def _quoted(lexeme: str) -> str:
-    return "'{}'".format(lexeme.replace("\\", "\\\\").replace("'", "''"))
-
-
-def _conditions(filters: Filters, by_date: bool) -> tuple[str, list[Any]]:
-    """``by_date``: so that the index of dates can be used. For rare words it mustn't: of two conditions on one date the
-    planner expects a hundredth of what one leaves, and would go through years of studies for one of an id.
-    """
-    found: list[tuple[str, object]] = []
-    if filters.study_iuid is not None:
-        found.append(("study_iuid = %s", filters.study_iuid))
-    if filters.center is not None:
-        # Only its own partition is looked at.
-        found.append(("center = %s", filters.center))
-    if filters.only is not None:
-        found.append(("center = ANY(%s)", list(filters.only)))
-    if filters.from_date is not None:
-        found.append(
-            (f"study_datetime >= %s{' AND sorted_at >= %s' * by_date}", f"{filters.from_date} 00:00:00")
-        )
-    if filters.to_date is not None:
-        found.append(
-            (f"study_datetime <= %s{' AND sorted_at <= %s' * by_date}", f"{filters.to_date} 23:59:59")
-        )
-    conditions = ["NOT deleted", *(condition for condition, _ in found)]
-    values = [value for condition, value in found for _ in range(condition.count("%s"))]
-    return " AND ".join(conditions), values
 
 
 async def frequencies(connection: Connection) -> Frequencies:

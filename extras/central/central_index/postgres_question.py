@@ -1,0 +1,179 @@
+"""How PostgreSQL is asked for what a reader looks for: conditions, words, and how it is to be planned (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+from typing import Any, NamedTuple
+
+from central_index.frequencies import Frequencies
+from central_index.model import MOST_COUNTED, Filters
+from central_index.words import accession_mark, center_mark, id_mark, key_mark, modality_mark, words_of
+
+#: In such a way that no index is asked.
+_LOOKED_AT = " AND (words @@ %s::tsquery) IS TRUE"
+_NARROW = timedelta(days=31)
+#: What so many times as many studies have as are counted isn't counted.
+_SURELY = 20
+#: The index of words gathers all that begins with a word, each at a twentieth of what a row costs that is read from the
+#: table: it isn't asked for words that more than so many times as many studies have as the rarest.
+GATHERED = 20
+
+
+class Question(NamedTuple):
+    """``words``: what the index of words is asked; ``besides``: further words, looked at in what is found.
+
+    ``exact``: all words without what only begins with them, where each is many studies'. That is answered quickly, and
+    enough to say that there are many. ``many``: that is known without being asked. ``gathered``: how many rows the index of
+    words gathers for its words.
+    """
+
+    conditions: str
+    values: list[Any]
+    words: str | None
+    besides: str | None
+    exact: str | None
+    many: bool = False
+    gathered: float = 0.0
+
+    def where(self, *, by_index: bool = True) -> tuple[str, list[Any]]:
+        text, values = self.conditions, list(self.values)
+        if self.words is not None:
+            text += " AND words @@ %s::tsquery" if by_index else _LOOKED_AT
+            values.append(self.words)
+        if self.besides is not None:
+            text += _LOOKED_AT
+            values.append(self.besides)
+        return text, values
+
+
+class Plans(NamedTuple):
+    """How a statement is planned. To look at 16 partitions takes longer than most searches, so what always goes the same way
+    is planned once for each connection; and since nothing is known of the values then, it is told which way that is.
+    """
+
+    plan_cache_mode: str
+    enable_bitmapscan: str = "on"
+
+
+ANEW = Plans("force_custom_plan")
+BY_RARE_WORDS = Plans("force_generic_plan")
+BY_DATE = Plans("force_generic_plan", enable_bitmapscan="off")
+
+
+def question_of(filters: Filters, frequencies: Frequencies) -> Question | None:
+    """None where nothing can match."""
+    parts: list[tuple[str, bool]] = []
+    if filters.patient is not None:
+        words = words_of(filters.patient)
+        if not words:
+            return None
+        parts += [(word, True) for word in words]
+    if filters.patient_id is not None:
+        parts.append((id_mark(filters.patient_id), False))
+    if filters.patient_key is not None:
+        parts.append((key_mark(filters.patient_key), False))
+    if filters.accession_number is not None:
+        parts.append((accession_mark(filters.accession_number), False))
+    if filters.modality is not None:
+        parts.append((modality_mark(filters.modality.upper()), False))
+    often = [part for part in parts if frequencies.often(*part)]
+    conditions, values = _conditions(filters, by_date=len(often) == len(parts))
+    shares = {part: frequencies.share(*part) for part in parts}
+    if len(often) < len(parts):
+        most = GATHERED * min(shares.values())
+        gathered = [part for part in parts if part not in often or shares[part] <= most]
+        besides = [part for part in parts if part not in gathered]
+        return Question(conditions, values, _asked(gathered), _asked(besides), None)
+    if not often or _is_narrow(filters):
+        return Question(conditions, values, None, _asked(often), None)
+    # The statistics may be a day old, but not so far from the truth.
+    rows = frequencies.studies * sum(shares[part] for part in parts)
+    many = len(parts) == 1 and not values and rows > _SURELY * MOST_COUNTED
+    if filters.center is not None:
+        # A centre alone has an index in its order.
+        often.append((center_mark(filters.center), False))
+    exact = _asked([(lexeme, False) for lexeme, _ in often])
+    return Question(conditions, values, _asked(often), None, exact, many, rows)
+
+
+def is_of_days(filters: Filters) -> bool:
+    """Whether the index of dates has all that is asked, of few days."""
+    others = (
+        filters.patient,
+        filters.patient_id,
+        filters.patient_key,
+        filters.accession_number,
+        filters.study_iuid,
+    )
+    return _is_narrow(filters) and others == (None,) * len(others) and (filters.modality or "").isascii()
+
+
+def moments(filters: Filters) -> tuple[str, str]:
+    return f"{filters.from_date} 00:00:00", f"{filters.to_date} 23:59:59"
+
+
+def _is_narrow(filters: Filters) -> bool:
+    """So few days that to look at each of their studies is quicker than the index of words."""
+    if filters.from_date is None or filters.to_date is None:
+        return False
+    return date.fromisoformat(filters.to_date) - date.fromisoformat(filters.from_date) < _NARROW
+
+
+def _asked(parts: Sequence[tuple[str, bool]]) -> str | None:
+    return " & ".join(_quoted(lexeme) + (":*" if begins else "") for lexeme, begins in parts) or None
+
+
+def _quoted(lexeme: str) -> str:
+    return "'{}'".format(lexeme.replace("\\", "\\\\").replace("'", "''"))
+
+
+def _conditions(filters: Filters, by_date: bool) -> tuple[str, list[Any]]:
+    """``by_date``: so that the index of dates can be used. For rare words it mustn't: of two conditions on one date the
+    planner expects a hundredth of what one leaves, and would go through years of studies for one of an id.
+    """
+    found: list[tuple[str, object]] = []
+    if filters.study_iuid is not None:
+        found.append(("study_iuid = %s", filters.study_iuid))
+    if filters.center is not None:
+        # Only its own partition is looked at.
+        found.append(("center = %s", filters.center))
+    if filters.only is not None:
+        found.append(("center = ANY(%s)", list(filters.only)))
+    if filters.from_date is not None:
+        found.append(
+            (f"study_datetime >= %s{' AND sorted_at >= %s' * by_date}", f"{filters.from_date} 00:00:00")
+        )
+    if filters.to_date is not None:
+        found.append(
+            (f"study_datetime <= %s{' AND sorted_at <= %s' * by_date}", f"{filters.to_date} 23:59:59")
+        )
+    conditions = ["NOT deleted", *(condition for condition, _ in found)]
+    values = [value for condition, value in found for _ in range(condition.count("%s"))]
+    return " AND ".join(conditions), values
+
+
+def plans_of(filters: Filters, *, of_days: bool, rare: bool) -> Plans:
+    if filters.center is not None or filters.only is not None or filters.study_iuid is not None:
+        # Only some partitions are looked at, once it is known which. How many studies a centre has matters, too.
+        return ANEW
+    return BY_DATE if of_days else BY_RARE_WORDS if rare else ANEW
+
+
+def window_of(filters: Filters) -> tuple[str, list[Any]]:
+    """What bounds the way through their order."""
+    bounds = ["NOT deleted"]
+    values: list[Any] = []
+    if filters.after is not None:
+        bounds.append("(sorted_at, id) < (%s, %s)")
+        values += filters.after
+    if filters.center is not None:
+        bounds.append("center = %s")
+        values.append(filters.center)
+    if filters.from_date is not None:
+        bounds.append("sorted_at >= %s")
+        values.append(f"{filters.from_date} 00:00:00")
+    if filters.to_date is not None:
+        bounds.append("sorted_at <= %s")
+        values.append(f"{filters.to_date} 23:59:59")
+    return " AND ".join(bounds), values
