@@ -95,6 +95,14 @@ def test_while_it_is_followed(outbox: Outbox, disguise: str) -> None:
     assert_told(live.seen, 3)
 
 
+def test_without_a_word_before_the_first_row_that_is_read(outbox: Outbox) -> None:
+    """No number of the table is known yet that could change, and both the old columns and the new ones fit."""
+    start, columns = outbox.end(), outbox.columns()
+    run(outbox, "not logged")
+    outbox.insert(1, **VALUES)
+    assert_told(outbox.follow(start, columns), 1)
+
+
 def test_there_and_back_while_nobody_reads(outbox: Outbox) -> None:
     """The catalogue says the same as before, and yet the rows between have other columns."""
     start, columns = outbox.end(), outbox.columns()

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import struct
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdc_indexer.model.errors import Stopped
+from cdc_indexer.model.position import Position
+from cdc_indexer.model.settings import StreamSettings
+from cdc_indexer.source import _events as events
 from cdc_indexer.source._events import Statement, classify, full_offset, may_alter, xa_of, xid_of
+from cdc_indexer.source.binlog import BinlogReader, Event, TransactionEnd
 
 STATEMENTS = {
     Statement.BEGIN: ["BEGIN", "begin"],
@@ -121,3 +129,65 @@ def test_the_low_bits_and_a_count_that_is_off_give_the_offset(offset: int, wrong
 def test_an_xa_transactions_name_is_the_same_when_prepared_and_committed() -> None:
     packet = b"\0" * 20 + bytes.fromhex("00010000000200000001000000") + b"x1" + b"\xfe" + b"crc!"
     assert xa_of(packet) == (False, xid_of(b"XA COMMIT X'7831',X'FE',1"))
+
+
+# No end lies inside a transaction
+
+
+class _Played:
+    """Stands for the stream: before each event the reader could say how far it is."""
+
+    names_ignore_case = False
+
+    def __init__(self, packets: list[bytes]) -> None:
+        self._packets = packets
+
+    def buffered(self) -> None:
+        return None
+
+    def wait(self) -> bytes:
+        if not self._packets:
+            raise Stopped
+        return self._packets.pop(0)
+
+
+def _query(text: str) -> tuple[int, bytes]:
+    return events.QUERY, bytes(13) + b"\0" + text.encode()
+
+
+_BEGINS = {
+    "MariaDB": [(events.MARIADB_GTID, bytes(13))],
+    "MySQL": [(events.GTID, bytes(25)), _query("BEGIN")],
+    "MySQL before BEGIN": [(events.GTID, bytes(25))],
+}
+_NOTES = {f"note {kind}": (kind, bytes(4)) for kind in sorted(events.NOTES)}
+_STATEMENTS = {
+    text: _query(text)
+    for text in ("SAVEPOINT `a`", "ROLLBACK TO `a`", "CREATE TEMPORARY TABLE x (a INT)", "INSERT x")
+}
+
+
+@pytest.mark.parametrize(
+    ("begin", "within"),
+    [
+        (begin, within)
+        for begin in _BEGINS
+        # Without a BEGIN a statement is a transaction of its own.
+        for within in (*_NOTES, *(_STATEMENTS if begin != "MySQL before BEGIN" else ()))
+    ],
+)
+def test_no_end_lies_inside_a_transaction(begin: str, within: str) -> None:
+    packets, offset = [], 1000
+    inside = {**_NOTES, **_STATEMENTS}[within]
+    for kind, body in (*_BEGINS[begin], inside, (events.XID, bytes(8))):
+        size = events.HEADER_BYTES - 1 + len(body) + 4
+        offset += size
+        packets.append(struct.pack("<xIBIIIH", 1, kind, 1, size, offset, 0) + body + bytes(4))
+    source = SimpleNamespace(database=SimpleNamespace(name="pacsdb"))
+    reader = BinlogReader(source, StreamSettings(), 1, Position("bin.000001", 1000), ())  # type: ignore[arg-type]
+    reader._stream = _Played(packets)  # type: ignore[assignment]
+    seen: list[Event] = []
+    with pytest.raises(Stopped):
+        for event in reader._read():
+            seen.append(event)
+    assert [event.position.offset for event in seen if isinstance(event, TransactionEnd)] == [offset]

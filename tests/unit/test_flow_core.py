@@ -136,6 +136,61 @@ def test_a_bare_hint_is_looked_at() -> None:
     assert drive.at_rest()
 
 
+def test_a_slot_is_free_when_its_result_is_durable() -> None:
+    """Else a kill would have more requests sent twice than there are slots."""
+    drive = Drive()
+    for number in range(1, 7):
+        drive.core.intake.take(row(number, study_iuid=f"1.{number}", study_pk=number), drive.now)
+    drive.look_up()
+    sends = drive.take()
+    assert len(sends) == 4
+    for send in sends:
+        drive.answer(send)
+    assert drive.take() == []
+    drive.write()
+    assert len(drive.take()) == 2
+
+
+def test_a_settled_row_is_not_taken_again() -> None:
+    drive = Drive()
+    drive.core.intake.take(row(7), drive.now, streamed=True)
+    drive.look_up()
+    assert len(drive.send_all()) == 1
+    for streamed in (True, False):
+        assert not drive.core.intake.take(row(7), drive.now, streamed=streamed)
+
+
+def test_what_is_durable_are_the_columns_at_the_position_and_not_others() -> None:
+    """Else rows would be read with the columns of before, if the table was altered there and back."""
+    before, after = (
+        (("id", "bigint", True), ("a", "int", False)),
+        (("a", "int", False), ("id", "bigint", True)),
+    )
+    drive = Drive()
+    intake = drive.core.intake
+
+    def durable() -> tuple[object, object]:
+        meta = drive.write().meta
+        return meta["position"]["offset"], meta["columns"]
+
+    intake.end_transaction(Position("bin.1", 100), before)
+    assert durable() == (100, before)
+    intake.end_transaction(Position("bin.1", 200), after)
+    assert durable() == (200, after)
+    # A transaction that waits for its row, and one behind it that has none: the position is the end of both.
+    intake.take(row(7), drive.now, streamed=True)
+    intake.end_transaction(Position("bin.1", 300), after)
+    intake.end_transaction(Position("bin.1", 400), before)
+    drive.look_up()
+    for send in drive.take():
+        drive.answer(send)
+    assert durable() == (400, before)
+    intake.restart_stream(Position("bin.2", 4), columns=after)
+    assert durable() == (4, after)
+    intake.restart_stream(Position("bin.3", 4))
+    assert durable() == (4, None)
+
+
 def test_what_a_sweep_finds_goes_with_the_row_that_comes_meanwhile() -> None:
     drive = Drive()
     drive.core.backfills.hint("1.2", 5, drive.now)

@@ -209,6 +209,58 @@ def test_killed_anywhere_what_was_said_to_be_durable_is(state_dir: Path) -> None
         store.close()
 
 
+def test_what_a_killed_process_left_in_the_log_is_on_the_disk_before_it_is_believed(state_dir: Path) -> None:
+    """Killed before its sync a step may be in the kernel's memory only: read, acted upon, and gone with the power."""
+    done = subprocess.run(
+        [sys.executable, "-c", APPLY_AND_DIE, str(state_dir)],
+        env={**os.environ, "CDC_INDEXER_FAILPOINT": "after_commit:5"},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    log = state_dir / "state.sqlite-wal"
+    assert log.stat().st_size > 0
+    store = Store(state_dir)
+    try:
+        # SQLite syncs the log before it moves it into the file.
+        assert log.stat().st_size == 0
+        assert store.load().ledger == 5
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("how", ["made", "rebuilt"])
+def test_the_name_of_a_new_file_is_on_the_disk(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Without a sync of the directory a power cut may take the name, or bring the damaged file back."""
+    if how == "rebuilt":
+        before = Store(state_dir)
+        before.apply(example())
+        before.close()
+        _database.mark_damaged(state_dir)
+    done: list[str] = []
+    rename, fsync = Path.rename, os.fsync
+
+    def renamed(self: Path, target: Path) -> Path:
+        done.append(f"rename {target.name}")
+        return rename(self, target)
+
+    def synced(descriptor: int) -> None:
+        done.append(f"sync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", renamed)
+        patch.setattr(os, "fsync", synced)
+        store = Store(state_dir)
+    store.close()
+    assert store.rebuilt == (how == "rebuilt")
+    place = done.index("rename state.sqlite")
+    assert f"sync {state_dir.name}" in done[place:]
+
+
 def test_killed_while_it_is_made_there_is_none_or_a_whole_one(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,8 +75,14 @@ def test_many_results_share_one_step_and_none_returns_before_it_is_durable(disk:
     core = Core()
     heard: list[int] = []
     early = []
+
+    def told(generation: int) -> None:
+        heard.append(generation)
+        if durable(disk) < generation:
+            early.append(generation)
+
     writer = Writer(disk, core.take)
-    writer.listen(heard.append)
+    writer.listen(told)
     writer.start()
 
     def work() -> None:
@@ -104,9 +110,11 @@ def test_many_results_share_one_step_and_none_returns_before_it_is_durable(disk:
 
 def test_what_could_not_be_written_is_written_first_when_there_is_room(disk: Disk) -> None:
     troubles: list[StorageError | None] = []
+    heard: list[int] = []
     core = Core()
     disk.error = StorageError("no space left")
     writer = Writer(disk, core.take, troubles.append, retry_seconds=0.02)
+    writer.listen(heard.append)
     writer.start()
     waiting = [threading.Thread(target=writer.wait, args=[core.change()]) for _ in range(3)]
     for thread in waiting:
@@ -115,6 +123,7 @@ def test_what_could_not_be_written_is_written_first_when_there_is_room(disk: Dis
         time.sleep(0.01)
     core.change(meta=False)  # comes while the disk is full
     assert all(thread.is_alive() for thread in waiting)
+    early = list(heard)
     disk.error = None
     for thread in waiting:
         thread.join(5)
@@ -122,6 +131,8 @@ def test_what_could_not_be_written_is_written_first_when_there_is_room(disk: Dis
     writer.wait(4)
     assert writer.close()
     assert disk.count == 4
+    assert early == []
+    assert heard[-1] == 4
     assert [type(trouble) for trouble in troubles] == [StorageError, type(None)]
 
 
