@@ -6,16 +6,16 @@ import os
 import shlex
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cdc_indexer.checks.database import is_local, preflight
+from cdc_indexer.checks.files import check_files
 from cdc_indexer.checks.retention import Following
 from cdc_indexer.delivery.features import Known
-from cdc_indexer.model._sources import read_json
 from cdc_indexer.model.errors import StateError, StorageError
 from cdc_indexer.model.finding import Finding, Status, failed, failed_by, later, ok, warning
 from cdc_indexer.model.moment import for_people
@@ -41,16 +41,10 @@ _PUBLISHED_KEYS = frozenset(
 
 _SPACE_ENOUGH_BYTES = 100 * 1024 * 1024
 
-#: As the environment names them.
-_SECRETS = ("KEY", "DATABASE__PASSWORD", "ALERTS__EMAIL__PASSWORD", "ALERTS__WEBHOOK_SECRET")
-
-#: Mounted for one container, in which there is nobody else.
-_CONTAINER_SECRETS = Path("/run/secrets")
-
 
 def check(settings: Settings, administrator: DatabaseSettings | None = None) -> Iterator[Finding]:
     """The findings, in the order in which things are set up; ``administrator``: a login that sees triggers too."""
-    yield from _files(settings)
+    yield from check_files(settings)
     yield from _values(settings)
     yield from _alerts(settings)
     try:
@@ -112,78 +106,6 @@ def check_index(settings: Settings, known: Known | None = None) -> Iterator[Find
     from cdc_indexer.delivery.probe import probe  # noqa: PLC0415 - requests takes longer to import than all before
 
     return probe(settings, known)
-
-
-# --- files -----------------------------------------------------------------------------------------------
-
-
-def _files(settings: Settings) -> Iterator[Finding]:
-    config = settings.config_path
-    secret = _secret_files(settings)
-    plain = [path for path in (config.with_name("server.json"),) if path.exists()]
-    (secret if _holds_secrets(config) else plain).insert(0, config)
-    troubles = [finding for path in secret for finding in _secret_file(path)]
-    troubles += [finding for path in plain for finding in _writable(path)]
-    yield from troubles
-    if not troubles:
-        names = ", ".join(path.name for path in (*secret, *plain))
-        yield ok("files", f"{names}: nobody else can read the secrets or change the settings.")
-
-
-def _holds_secrets(config: Path) -> bool:
-    """Whether the key or the password is in config.json; they may come from elsewhere."""
-    return any(_value(read_json(config), name.lower().split("__")) for name in _SECRETS)
-
-
-def _value(values: object, path: Sequence[str]) -> object:
-    for name in path:
-        values = values.get(name) if isinstance(values, dict) else None
-    return values
-
-
-def _secret_files(settings: Settings) -> list[Path]:
-    """Files besides config.json that hold a password or a private key."""
-    base = settings.config_path.parent
-    named = [
-        (base / os.environ[variable]).absolute()
-        for variable in (f"CDC_INDEXER_{name}_FILE" for name in _SECRETS)
-        if os.environ.get(variable)
-    ]
-    tls = settings.database.tls
-    named += [path for path in (tls.key or tls.cert if tls else None, settings.delivery.client_cert) if path]
-    return [path for path in named if not path.is_relative_to(_CONTAINER_SECRETS)]
-
-
-def _secret_file(path: Path) -> Iterator[Finding]:
-    status = path.stat()
-    mode = stat.S_IMODE(status.st_mode)
-    # root:service 0640 is how a service reads a file that it can't change.
-    by_group = mode & stat.S_IRGRP and not (status.st_uid == 0 and status.st_gid != 0)
-    if mode & stat.S_IROTH or by_group:
-        yield warning(
-            "files",
-            f"{path} holds a secret, and {'everybody' if mode & stat.S_IROTH else 'its group'} on this machine can read it "
-            f"(mode {mode:04o}).",
-            f"Let only the service's account read it:\nchmod 600 {shlex.quote(str(path))}",
-        )
-    yield from _writable(path)
-
-
-def _writable(path: Path) -> Iterator[Finding]:
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        yield warning(
-            "files",
-            f"Others than its owner can change {path} (mode {mode:04o}): they could send the studies elsewhere.",
-            f"Let only its owner change it:\nchmod go-w {shlex.quote(str(path))}",
-        )
-    directory = path.parent.stat().st_mode
-    if directory & stat.S_IWOTH and not directory & stat.S_ISVTX:
-        yield warning(
-            "files",
-            f"Everybody can replace the files in {path.parent}.",
-            f"Let only its owner change what is in it:\nchmod o-w {shlex.quote(str(path.parent))}",
-        )
 
 
 # --- values ----------------------------------------------------------------------------------------------

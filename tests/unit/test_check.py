@@ -126,6 +126,22 @@ def test_a_group_of_the_services_own_may_read(make: Make, tmp_path: Path) -> Non
     assert only(settings, "files").status is WARNING
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+def test_what_is_advised_for_another_ones_file_lets_the_service_read_it(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 600 it would be locked out of root's config.json."""
+    settings, config = make(), tmp_path / "config.json"
+    config.chmod(0o644)
+    monkeypatch.setattr("os.geteuid", lambda: 4242)
+    monkeypatch.setattr("os.getegid", lambda: 4242)
+    remedy = only(settings, "files").remedy
+    assert remedy.splitlines()[1:] == [f"chown root:4242 {config}", f"chmod 640 {config}"]
+    os.chown(config, 0, 4242)
+    config.chmod(0o640)
+    assert only(settings, "files").status is OK
+
+
 def test_files_of_secrets_are_looked_at_too(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

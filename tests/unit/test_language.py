@@ -63,7 +63,9 @@ NOT_SHOWN = {
     "All of them.",  # a help text
     "bold red",
     "binary log is not open",
+    "chmod 640 {}",
     "chmod go-w {}",
+    "chown root:{} {}",
     'echo "whsec_$(openssl rand -base64 32)"',
     "id IN ({}) ORDER BY recorded_at, id",
     "read again",
