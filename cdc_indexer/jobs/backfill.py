@@ -110,6 +110,16 @@ class Initial:
 
     def feed(self) -> None:
         """Sends everything; returns when all is settled and durable. Stopped ends it, SourceError as well."""
+        jobs = self._engine.jobs
+        try:
+            self._feed()
+        except BaseException:
+            # In the same `run` another one may go on with it.
+            jobs[self.NAME] = self.state()
+            raise
+        jobs.pop(self.NAME, None)
+
+    def _feed(self) -> None:
         engine = self._engine
         self._last_pk = self._outbox.last_study_pk()
         with engine.inside() as core:

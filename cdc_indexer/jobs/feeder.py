@@ -150,7 +150,6 @@ class Feeder:
                 except SourceError as error:
                     log.warning("the initial waits for the database", reason=str(error))
                     options = options._replace(restart=False)
-                    engine.jobs[Initial.NAME] = self._initial.state()
                     if self._runner.stopping.wait(_AWAY_PAUSE_SECONDS):
                         raise Stopped from None
             self._answer(done=True)

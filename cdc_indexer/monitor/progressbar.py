@@ -35,7 +35,7 @@ class Progressbar:
     ) -> None:
         self._command = command
         #: What ``Counted.sent`` and ``.skipped`` are.
-        self._words = ("compared", "healed") if command == "reconcile" else ("sent", "left_to_run")
+        self._words = ("compared", "healed") if command == "reconcile" else ("sent", "not_needed")
         self._clock = clock
         self._terminal = sys.stderr.isatty() if terminal is None else terminal
         self._bar: tuple[Progress, TaskID] | None = None

@@ -230,6 +230,25 @@ def test_beside_a_run_a_signal_takes_the_request_back(
         assert len(receiver.accepted()) < 2000
 
 
+@pytest.mark.one_server
+def test_beside_a_run_one_that_was_interrupted_is_done_once(
+    pacs: Pacs, receiver: Receiver, indexer: Indexer
+) -> None:
+    """Whoever asks for it again, when it is done, has the whole archive looked at."""
+    pacs.store_studies(1500)
+    receiver.always(Answer(delay_seconds=0.005))
+    indexer.start("initial")
+    wait_until(lambda: len(receiver.accepted()) > 300, what="some sent")
+    assert indexer.stop(signal.SIGINT) == 0
+    receiver.always(Answer())
+    with indexer.running():
+        wait_until(lambda: indexer.caught_up, what="caught up")
+        done = [json.loads(indexer.run("initial").stderr.splitlines()[-1]) for _ in range(2)]
+    assert [one["event"] for one in done] == ["initial done"] * 2
+    assert (done[1]["sent"], done[1]["not_needed"]) == (0, 1500)
+    assert len(receiver.accepted()) == 1500
+
+
 def test_another_centre_is_a_choice_for_a_person(pacs: Pacs, receiver: Receiver, indexer: Indexer) -> None:
     pacs.store_study("1.1")
     assert indexer.run("run", "--until-caught-up").returncode == 0
