@@ -228,6 +228,21 @@ def test_what_the_ledger_said_before_another_server_is_not_believed_of_what_that
     assert len(drive.send_all()) == 1
 
 
+def test_a_first_version_that_a_backfill_overtakes_keeps_its_key() -> None:
+    """The ledger is being asked about its row when an `initial` comes to it; after a kill it may be otherwise."""
+    alone, overtaken = Drive(), Drive()
+    for drive in (alone, overtaken):
+        drive.core.intake.take(row(7), drive.now, streamed=True)
+    alone.look_up()
+    overtaken.core.backfills.hint("1.2", 5, overtaken.now, backfill=Backfill("initial", "run", {}))
+    overtaken.seconds += 6
+    assert overtaken.read(study()) == 1
+    overtaken.look_up()
+    assert overtaken.send_all() == alone.send_all()
+    overtaken.write()
+    assert overtaken.core.parts.progress.is_settled(7)
+
+
 def test_a_study_without_patient_comes_to_rest() -> None:
     drive = Drive()
     drive.core.intake.take(row(7), drive.now, streamed=True)
