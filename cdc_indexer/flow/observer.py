@@ -46,6 +46,8 @@ class Condition(str, Enum):
     OTHER_WRITER = "other_writer"
     #: The index lost something of what it had accepted.
     INDEX_LOST = "index_lost"
+    #: An `initial` was begun and isn't done, and no comparison looks at what the archive held before.
+    INITIAL_UNFINISHED = "initial_unfinished"
     #: The archive has studies that the triggers didn't record.
     NOT_RECORDED = "not_recorded"
     #: The archive has stored no new study for longer than monitor.quiet_hours.

@@ -14,6 +14,7 @@ from cdc_indexer.flow.progress import Columns
 from cdc_indexer.flow.readings import Found, Reading
 from cdc_indexer.jobs.engine import Engine
 from cdc_indexer.model.errors import InvalidStudy, NoBinlog, SourceChanged, Stopped
+from cdc_indexer.model.unfinished import ALL, INITIAL
 from cdc_indexer.source import catalogue
 from cdc_indexer.source.outbox import Outbox, StudyPage
 
@@ -21,8 +22,6 @@ __all__ = ["ALL", "Initial", "InitialOptions", "draw", "plain", "study_pk_of", "
 
 PAGE = 500
 
-#: `scope` in the durable state: everything that the view holds is the ledger's business; else what is above a study_pk.
-ALL = "all"
 
 #: How many studies are offered at a time: a live version of one of them waits until it is sent.
 _CHUNK = 50
@@ -74,7 +73,7 @@ class Initial:
     ``begun`` is called once the beginning is durable: what is interrupted after that can be resumed.
     """
 
-    NAME = "initial"
+    NAME = INITIAL
 
     def __init__(
         self,

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from cdc_indexer.flow.backfill import Counted
+from cdc_indexer.flow.observer import Condition
 from cdc_indexer.jobs.backfill import Initial, InitialOptions
 from cdc_indexer.jobs.passes import Wanted
 from cdc_indexer.jobs.resend import Resend, ResendOptions
 from cdc_indexer.model.errors import IndexerError, SourceError, Stopped, StorageError
+from cdc_indexer.model.unfinished import UNFINISHED, is_unfinished
 from cdc_indexer.state import requests
 from cdc_indexer.state.requests import Inbox, InitialRequest, Refused, Request, ResendRequest
 
@@ -68,6 +70,7 @@ class Feeder:
         self._thread: threading.Thread | None = None
         self._number = ""
         self._initial: Initial | None = None
+        self._unfinished = False
 
     def look(self) -> None:
         """Begins with a new request, and says how far the present one is."""
@@ -77,6 +80,7 @@ class Feeder:
         self._thread = None
         request = self._request()
         resending = self._read(ResendRequest) if request is None else None
+        self._tell(begins=request is not None)
         if request is None and resending is None:
             return
         self._number = (request or resending).id  # type: ignore[union-attr]
@@ -89,6 +93,17 @@ class Feeder:
                 target=target, args=[request or resending], name="feeder", daemon=True
             )
             self._thread.start()
+
+    def _tell(self, *, begins: bool) -> None:
+        """Whether one waits to be taken up: who began it may believe that it is done."""
+        engine = self._engine
+        unfinished = not begins and is_unfinished(engine.jobs, engine.meta)
+        if unfinished == self._unfinished:
+            return
+        self._unfinished = unfinished
+        engine.observer.condition(Condition.INITIAL_UNFINISHED, UNFINISHED if unfinished else None)
+        if unfinished:
+            log.warning("an initial isn't done", reason=UNFINISHED)
 
     def join(self) -> None:
         """Waits for the thread; ``stopping`` is set."""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from cdc_indexer.jobs.backfill import ALL
+from cdc_indexer.model.unfinished import ALL
 
 __all__ = ["LAST_RESULT", "Pass", "Wanted", "scope_pk"]
 

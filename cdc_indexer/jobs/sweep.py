@@ -19,7 +19,6 @@ from cdc_indexer.flow.backfill import Backfill
 from cdc_indexer.flow.case import Insist
 from cdc_indexer.flow.compare import Compared, compare
 from cdc_indexer.flow.readings import Values
-from cdc_indexer.jobs.backfill import ALL
 from cdc_indexer.jobs.differing import LOOKS, IndexHalf
 from cdc_indexer.jobs.gone import Gone
 from cdc_indexer.jobs.passes import LAST_RESULT, Pass, Wanted, scope_pk
@@ -28,6 +27,7 @@ from cdc_indexer.model import failpoints
 from cdc_indexer.model.errors import Stopped
 from cdc_indexer.model.ledger import Entry
 from cdc_indexer.model.study import names, study_key
+from cdc_indexer.model.unfinished import ALL
 from cdc_indexer.source.outbox import Outbox
 
 if TYPE_CHECKING:

@@ -43,6 +43,7 @@ class Cause(str, Enum):
     VERIFICATION = "verification"
     STARTING = "starting"
     INDEX_LOST = "index_lost"
+    INITIAL_UNFINISHED = "initial_unfinished"
     POSITION_LOST = "position_lost"
     PAUSED = "paused"
     QUIET = "quiet"
@@ -69,6 +70,7 @@ _WARNINGS = frozenset(
     {
         Cause.PARKED,
         Cause.INDEX_LOST,
+        Cause.INITIAL_UNFINISHED,
         Cause.POSITION_LOST,
         Cause.OPEN_TRANSACTION,
         Cause.PAUSED,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cdc_indexer import __version__
 from cdc_indexer.model.errors import IndexerError, NoBinlog, SchemaError, StateError, StorageError
 from cdc_indexer.model.position import Position
+from cdc_indexer.model.unfinished import INITIAL, UNFINISHED
 from cdc_indexer.monitor.causes import Cause, Problem, as_sentence, parked_problem, worst_first
 from cdc_indexer.monitor.report import Report, database_of, iso, judged, moment
 from cdc_indexer.monitor.texts import span
@@ -102,6 +103,8 @@ class Offline:
             }
             if isinstance(checkpoint.last_pass, dict) and (held := checkpoint.last_pass.get("held")):
                 self._wrong(Cause.CHANGES_HELD, str(held))
+            if checkpoint.unfinished and (self._holder is None or self._holder[0] != INITIAL):
+                self._wrong(Cause.INITIAL_UNFINISHED, UNFINISHED)
         return checkpoint
 
     def _read_copy(self) -> None:

@@ -219,6 +219,10 @@ CAUSES: Mapping[Cause, str] = {
         "El índice central perdió algo de lo que había aceptado. Si responde a comparaciones, se compara con el archivo y "
         "se completa solo; si no, envíe todo de nuevo con `cdc-indexer initial --restart`."
     ),
+    Cause.INITIAL_UNFINISHED: (
+        "Un `initial` quedó sin terminar, así que al índice central le faltan estudios anteriores: ejecútelo de nuevo, "
+        "con las mismas opciones; continúa donde quedó."
+    ),
     Cause.PAUSED: "Alguien pidió una pausa: los estudios esperan. `cdc-indexer resume` la termina.",
     Cause.QUIET: (
         "El archivo no guarda estudios nuevos desde hace más de `monitor.quiet_hours`: revise si las modalidades llegan "

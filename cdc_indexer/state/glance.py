@@ -13,6 +13,7 @@ from typing import Any
 from cdc_indexer.model.errors import LedgerDamaged, StateError
 from cdc_indexer.model.position import Identity, Position
 from cdc_indexer.model.settled import EPOCH, Settled
+from cdc_indexer.model.unfinished import is_unfinished
 from cdc_indexer.state import checkpoint_copy
 from cdc_indexer.state._database import connect, read_all
 from cdc_indexer.state._files import FILE_NAME, check_file, check_place, damaged, meaning
@@ -35,6 +36,8 @@ class Glance:
     written: datetime | None
     #: What the last comparison of archive and index came to.
     last_pass: dict[str, Any] | None = None
+    #: See model/unfinished.py.
+    unfinished: bool = False
 
 
 def glance(state_dir: Path) -> Glance | None:
@@ -64,6 +67,7 @@ def glance(state_dir: Path) -> Glance | None:
             Settled.load(until, content["settled"]),
             datetime.fromisoformat(copy["time"].replace("Z", "+00:00")) if "time" in copy else None,
             meta.get("last_pass"),
+            is_unfinished(content["jobs"], meta),
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise StateError(

@@ -52,6 +52,12 @@ def test_patients_without_a_study_are_left_out(pacs: Pacs, receiver: Receiver, i
     assert [entry.json["study_iuid"] for entry in receiver.accepted()] == ["1.1"]
 
 
+def causes(indexer: Indexer) -> list[str]:
+    """What `status` says is wrong."""
+    problems = json.loads(indexer.run("status", "--json").stdout)["problems"]
+    return [one["cause"] for one in problems]
+
+
 def test_killed_again_and_again_it_goes_on_where_it_was(
     pacs: Pacs, receiver: Receiver, indexer: Indexer
 ) -> None:
@@ -241,9 +247,12 @@ def test_beside_a_run_one_that_was_interrupted_is_done_once(
     wait_until(lambda: len(receiver.accepted()) > 300, what="some sent")
     assert indexer.stop(signal.SIGINT) == 0
     receiver.always(Answer())
+    assert "initial_unfinished" in causes(indexer)
     with indexer.running():
         wait_until(lambda: indexer.caught_up, what="caught up")
+        wait_until(lambda: causes(indexer) == ["initial_unfinished"], what="that it isn't done is said")
         done = [json.loads(indexer.run("initial").stderr.splitlines()[-1]) for _ in range(2)]
+        wait_until(lambda: causes(indexer) == [], what="all is well")
     assert [one["event"] for one in done] == ["initial done"] * 2
     assert (done[1]["sent"], done[1]["not_needed"]) == (0, 1500)
     assert len(receiver.accepted()) == 1500

@@ -45,6 +45,7 @@ SHOWN = (
             "model/alert_settings.py",
             "model/finding.py",
             "model/settings.py",
+            "model/unfinished.py",
             "monitor/causes.py",
             "monitor/findings.py",
             "monitor/health.py",
