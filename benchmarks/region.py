@@ -23,10 +23,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.region_studies import CENTERS, FAMILY_NAMES, GIVEN_NAMES, studies
-from central_index.digests import FIELDS, study_digest
+from benchmarks.region_studies import CENTERS, FAMILY_NAMES, GIVEN_NAMES, as_moved, studies
 from central_index.postgres_pool import Connection
-from central_index.postgres_rows import MOVE, moved_rows
+from central_index.postgres_rows import MOVE
 from central_index.postgres_schema import prepare
 from tests.central.postgres import Cluster, started
 from tests.ports import free_port
@@ -381,14 +380,8 @@ async def fill(url: str, number: int) -> None:
             await connection.execute(f"DROP INDEX {name}")
         now = time.time()
         for first in range(1, number + 1, _FILLED_AT_ONCE):
-            held = [
-                [
-                    *(one[field] for field in FIELDS), "{}", now, int(now * 1e6) + one["study_pk"], None,
-                    study_digest(one), False, now, 1,
-                ]
-                for one in studies(first, min(_FILLED_AT_ONCE, number - first + 1))
-            ]  # fmt: skip
-            await connection.execute(MOVE, moved_rows(held))
+            some = studies(first, min(_FILLED_AT_ONCE, number - first + 1))
+            await connection.execute(MOVE, as_moved(some, now, int(now * 1e6)))
         await connection.execute("SET maintenance_work_mem = '512MB'")
         for _, definition in indexes_:
             await connection.execute(definition.replace(" ON ONLY ", " ON "))

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
+
+from central_index.digests import FIELDS, study_digest
+from central_index.postgres_rows import moved_rows
 
 CENTERS = [f"{number:03}" for number in range(300)]
 _DAYS = 3_650
@@ -87,3 +90,16 @@ def studies(first: int, number: int, seed: int = 0) -> Iterator[dict[str, Any]]:
             "study_instances": rng.randrange(1, 900),
             "center": rng.choices(CENTERS, cum_weights=_CENTER_WEIGHTS)[0],
         }
+
+
+def as_moved(some: Iterable[dict[str, Any]], at: float, versions_above: int = 0) -> list[str]:
+    """The parameters of MOVE for these documents, received at that moment; the version of each follows its study_pk."""
+    return moved_rows(
+        [
+            [
+                *(one[field] for field in FIELDS), "{}", at, versions_above + one["study_pk"], None,
+                study_digest(one), False, at, 1,
+            ]
+            for one in some
+        ]
+    )  # fmt: skip

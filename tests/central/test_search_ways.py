@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 
-from benchmarks.region_studies import CENTERS, studies
+from benchmarks.region_studies import CENTERS, as_moved, studies
 from central_index import postgres_question, postgres_search, sqlite_search
-from central_index.digests import FIELDS, study_digest
 from central_index.document import parse
 from central_index.frequencies import Frequencies
 from central_index.model import Filters, Stored
 from central_index.postgres_pool import Connection
-from central_index.postgres_rows import MOVE, moved_rows
+from central_index.postgres_rows import MOVE
 from central_index.postgres_store import PostgresStore
 from central_index.sqlite_schema import snapshot
 from central_index.sqlite_store import SqliteStore
@@ -62,22 +61,8 @@ def _held() -> list[dict[str, Any]]:
 
 async def _fill(database: str) -> list[dict[str, Any]]:
     held = _held()
-    rows = [
-        [
-            *(one[field] for field in FIELDS),
-            "{}",
-            NOW,
-            one["study_pk"],
-            None,
-            study_digest(one),
-            False,
-            NOW,
-            1,
-        ]
-        for one in held
-    ]
     async with await Connection.connect(database, autocommit=True) as connection:
-        await connection.execute(MOVE, moved_rows(rows))
+        await connection.execute(MOVE, as_moved(held, NOW))
         await connection.execute("ANALYZE studies")
     return held
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.beside import beside
 from tests.faults.case import Case, MakeCase
 from tests.indexer import Indexer, wait_until
 from tests.pacs import Pacs
@@ -51,23 +52,17 @@ def variable(server: Server, name: str) -> int:
 def largest_state(case: Case) -> Iterator[list[int]]:
     """The largest sizes in bytes of the settled intervals and of the write-ahead log, as long as the block takes."""
     sizes = [0, 0]
-    ended = threading.Event()
     path = case.indexer.state_dir / "state.sqlite"
 
-    def watch() -> None:
+    def watch(ended: threading.Event) -> None:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
             while not ended.wait(0.2):
                 ((settled,),) = db.execute("SELECT ifnull(sum(length(value)), 0) FROM settled")
                 sizes[0] = max(sizes[0], settled)
                 sizes[1] = max(sizes[1], path.with_name("state.sqlite-wal").stat().st_size)
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    with beside(watch):
         yield sizes
-    finally:
-        ended.set()
-        thread.join()
 
 
 def many_rows(case: Case, count: int, seconds: float) -> None:
