@@ -70,6 +70,7 @@ NAMES_OF_MANY = Frequencies(
     {"maria": 0.1, "mariana": 0.02, "gonzalez": 0.04, "juan": 0.03, "jose": 0.03, "rara": 0.001},
     0.0005,
     10_000_000,
+    pairs=True,
 )
 
 

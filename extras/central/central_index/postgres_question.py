@@ -130,7 +130,7 @@ def _pairs(filters: Filters, frequencies: Frequencies, gathered: Sequence[float]
     """What the index of pairs is asked, if that is less work than to gather words with these shares; and how much it is."""
     rows = math.prod(gathered) + sum(gathered) / GATHERED
     words = words_of(filters.patient or "")
-    if pairs := pairs_asked(words):
+    if frequencies.pairs and (pairs := pairs_asked(words)):
         both = min(math.prod(frequencies.share(one, True) for one in pair) for pair in pairs)
         if both < rows:
             # What has too many pairs may have these.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import psycopg
@@ -174,39 +176,61 @@ _LIMITS = "pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', 'tran
 log = structlog.get_logger()
 
 
-async def prepare(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Brings the database to today's format; many processes may ask at once. Raises UnusableStore.
+async def prepare(connection: psycopg.AsyncConnection[Any]) -> bool:
+    """Makes the tables where there are none; many processes may ask at once. Raises UnusableStore.
 
-    ``connection`` is in autocommit. One by one, without a transaction that waits: an index that is built beside work that
-    goes on waits for all that are open.
+    ``connection`` is in autocommit. Whether they are of an older format: they can be used as they are, and `upgrade` is to
+    be called.
     """
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != "UTF8":
         raise UnusableStore(
             f"The database's encoding is {encoding}, and names need UTF8: create it with ENCODING 'UTF8'."
         )
-    waits = False
+    if not await _format(connection):
+        async with _alone(connection):
+            if not await _format(connection):
+                await _create(connection)
+    found = await _format(connection)
+    if found > FORMAT:
+        raise UnusableStore(f"The database is of format {found}, this program knows {FORMAT}.")
+    return found < FORMAT
+
+
+async def upgrade(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Brings tables of an older format to today's, while all processes go on. What was interrupted is taken up.
+
+    ``connection`` is in autocommit.
+    """
+    async with _alone(connection):
+        found = await _format(connection)
+        for number, newer in _NEWER.items():
+            if number > found:
+                log.info("The tables get indexes of a newer version, while they are used.", format=number)
+                await _add_indexes(connection, newer)
+                await _keep_format(connection, number)
+    if found < FORMAT:
+        log.info("The tables are of today's format.", format=FORMAT)
+
+
+@asynccontextmanager
+async def _alone(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[None]:
+    """No other process does the same. Without a transaction that waits, for an index that is built waits for all of them."""
     while not await _value(connection, "SELECT pg_try_advisory_lock(%s)", _LOCK):
-        if not waits:
-            log.info("Another process prepares the tables: this one waits until it is done.")
-        waits = True
         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
     try:
         await connection.execute(f"SELECT set_config(name, '0', false) FROM {_LIMITS}".encode())
-        await connection.execute("CREATE TABLE IF NOT EXISTS index_format (format integer NOT NULL)")
-        found = await _value(connection, "SELECT max(format) FROM index_format") or 0
-        if found > FORMAT:
-            raise UnusableStore(f"The database is of format {found}, this program knows {FORMAT}.")
-        if found < 1:
-            await _create(connection)
-            return
-        for number, newer in _NEWER.items():
-            if number > found:
-                await _add_indexes(connection, newer)
-                await _keep_format(connection, number)
+        yield
     finally:
         await connection.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
         await connection.execute(f"SELECT set_config(name, reset_val, false) FROM {_LIMITS}".encode())
+
+
+async def _format(connection: psycopg.AsyncConnection[Any]) -> int:
+    """0: there are no tables."""
+    if await _value(connection, "SELECT to_regclass('index_format')") is None:
+        return 0
+    return await _value(connection, "SELECT max(format) FROM index_format") or 0
 
 
 async def _value(connection: psycopg.AsyncConnection[Any], statement: str, *values: object) -> Any:
@@ -217,6 +241,7 @@ async def _value(connection: psycopg.AsyncConnection[Any], statement: str, *valu
 async def _create(connection: psycopg.AsyncConnection[Any]) -> None:
     """All of today's format at once."""
     async with connection.transaction():
+        await connection.execute("CREATE TABLE IF NOT EXISTS index_format (format integer NOT NULL)")
         await connection.execute(_FORMAT_1.encode())
         await _make_partitions(connection)
         for newer in _NEWER.values():
@@ -226,8 +251,6 @@ async def _create(connection: psycopg.AsyncConnection[Any]) -> None:
 
 
 async def _add_indexes(connection: psycopg.AsyncConnection[Any], newer: _Newer) -> None:
-    """To a database of an older format, while processes of that version go on. What was interrupted is taken up."""
-    log.info("The tables get indexes of a newer version: this process serves once they are built.")
     await connection.execute(newer.first.encode())
     for name, definition in newer.indexes.items():
         for number in range(PARTITIONS):
