@@ -78,6 +78,17 @@ def test_who_needs_somebody_comes_first(index: Index) -> None:
     assert states(index) == [("000", "ok"), ("111", "ok")]
 
 
+def test_a_centre_that_was_taken_out_is_not_silent(index: Index) -> None:
+    index.post(study())
+    for center in KEYS["centers"]:
+        send(index, center)
+    index.execute("UPDATE reports SET received_at = received_at - 400")
+    assert states(index) == [("000", "silent"), ("111", "silent")]
+    index.write_keys({**KEYS, "centers": {**KEYS["centers"], "000": {"disabled": True}}})
+    assert states(index) == [("111", "silent"), ("000", "unknown")]
+    assert centers(index)[1]["studies"] == 1
+
+
 def test_the_centres_are_for_readers(shared_index: Index) -> None:
     assert shared_index.ask("GET", "/api/v1/centers").status_code == 401
     assert shared_index.ask("GET", "/api/v1/centers", WRITER).status_code == 403

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.central import conftest
-from tests.central.conftest import KEYS, READER, WRITER, Index, study
+from tests.central.conftest import KEYS, READER, WRITER, Index, MakeIndex, study
 
 OTHER = KEYS["centers"]["111"]
 KEY = "key-of-one-who-sees-less"
@@ -217,3 +217,25 @@ def test_a_centre_gets_a_key_and_another_one(index: Index) -> None:
     assert central_index(index, "centre", "disable", "333") == "Error: There is no 333.\n"
     assert central_index(index, "centre", "list") == "000\n111\n222: out\n"
     assert (index.directory / "keys.json").stat().st_mode == mode
+
+
+@pytest.mark.parametrize(
+    ("believed", "said", "address"),
+    [
+        (None, "10.9.9.9", "10.9.9.9"),
+        # What the proxy overwrote or added comes last.
+        (None, "10.9.9.9, 10.8.8.8", "10.8.8.8"),
+        ("", "10.9.9.9", "127.0.0.1"),
+        ("10.0.0.5", "10.9.9.9", "127.0.0.1"),
+    ],
+)
+def test_whose_word_for_an_address_counts(
+    make_index: MakeIndex, believed: str | None, said: str, address: str
+) -> None:
+    index = make_index()
+    if believed is not None:
+        index.options["FORWARDED_ALLOW_IPS"] = believed
+    index.start()
+    answer = index.ask("POST", "/api/v1/search", READER, json={}, headers={"X-Forwarded-For": said})
+    assert answer.status_code == 200
+    assert index.rows("SELECT address FROM audit") == [(address,)]
