@@ -105,6 +105,8 @@ def test_one_who_is_out_keeps_what_was_said_of_them(keys: Path) -> None:
 
 
 def test_an_entry_that_is_only_a_key_keeps_it_and_what_it_means(keys: Path) -> None:
+    run(keys, "user", "key", "ana")
+    assert json.loads(keys.read_text())["readers"]["radiology"] == KEY.format("radiology")
     run(keys, "user", "add", "radiology")
     role = Keys(keys).role(KEY.format("radiology"))
     assert role is not None

@@ -34,9 +34,6 @@ def _read(path: Path) -> dict[str, Any]:
     text = path.read_bytes()
     check(text, path)
     content: dict[str, Any] = json.loads(text)
-    # What an entry means that is only a key.
-    content["centers"] = {name: in_full(entry) for name, entry in content["centers"].items()}
-    content["readers"] = {name: in_full(entry, exports=True) for name, entry in content["readers"].items()}
     return content
 
 
@@ -71,18 +68,27 @@ def _changed(path: Path) -> Iterator[dict[str, Any]]:
         raise click.ClickException(str(error)) from None
 
 
+def _in_full(section: str, entry: Any) -> Any:
+    """With members, also where it is only a key; as keys.py understands it."""
+    return in_full(entry, exports=True) if section == "readers" else in_full(entry)
+
+
 def _known(content: dict[str, Any], section: str, name: str) -> dict[str, Any]:
     """The entry of one that isn't out. Raises ClickException."""
-    entry: dict[str, Any] | None = content[section].get(name)
-    if entry is None or entry.get("disabled"):
-        raise click.ClickException(f"There is no {name}." if entry is None else f"{name} is out.")
+    if name not in content[section]:
+        raise click.ClickException(f"There is no {name}.")
+    entry: dict[str, Any] = _in_full(section, content[section][name])
+    if entry.get("disabled"):
+        raise click.ClickException(f"{name} is out.")
+    content[section][name] = entry
     return entry
 
 
 def _let_in(content: dict[str, Any], section: str, name: str) -> dict[str, Any]:
     """The entry of NAME, who may come in from now on: what was said of it before goes on to count."""
-    entry: dict[str, Any] = content[section].setdefault(name, {})
+    entry: dict[str, Any] = _in_full(section, content[section].get(name, {}))
     entry.pop("disabled", None)
+    content[section][name] = entry
     return entry
 
 
@@ -307,7 +313,7 @@ def list_centres(given: Any) -> None:
 def _listed(path: Path, section: str) -> list[tuple[str, dict[str, Any]]]:
     """Raises ClickException."""
     try:
-        return sorted(_read(path)[section].items())
+        return sorted((name, _in_full(section, entry)) for name, entry in _read(path)[section].items())
     except OSError as error:
         raise click.ClickException(f"{path} can't be read: {error.strerror}.") from None
     except UnusableKeys as error:
