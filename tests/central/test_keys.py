@@ -46,7 +46,9 @@ def run(keys: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def entry(keys: Path, name: str) -> dict[str, Any]:
     content = json.loads(keys.read_text())
     found: dict[str, Any] = (content["readers"] | content["centers"])[name]
-    return {member: value for member, value in found.items() if member not in ("keys", "password")}
+    return {
+        member: value for member, value in found.items() if member not in ("keys", "password", "pseudonyms")
+    }
 
 
 ANA = {"centers": ["111"], "names": "initials", "until": "2099-01-01", "exports": True}
@@ -102,6 +104,31 @@ def test_one_who_is_out_keeps_what_was_said_of_them(keys: Path) -> None:
     assert Keys(keys).viewer("111", "1.2") is None
     run(keys, "centre", "add", "111")
     assert entry(keys, "111") == {"viewer": VIEWER}
+
+
+def test_pseudonyms_stay_whatever_key_or_password_comes(keys: Path) -> None:
+    def by(key: str) -> bytes:
+        role = Keys(keys).role(key)
+        assert role is not None
+        return role.secret
+
+    def by_password() -> bytes:
+        known = Keys(keys)
+        role = known.role_of_digest(known.digest_of_password("ana", PASSWORD) or b"")
+        assert role is not None
+        return role.secret
+
+    before = by(KEY.format("ana"))
+    second = run(keys, "user", "key", "ana").stdout.strip()
+    run(keys, "user", "retire-key", "ana")
+    assert by(second) == before
+    run(keys, "user", "disable", "ana")
+    for _ in range(2):
+        run(keys, "user", "add", "ana")
+        assert by_password() == before
+    # Another reader's are others.
+    run(keys, "user", "change", "radiology", "--initials")
+    assert by(KEY.format("radiology")) != before
 
 
 def test_an_entry_that_is_only_a_key_keeps_it_and_what_it_means(keys: Path) -> None:

@@ -23,6 +23,7 @@ from central_index.keys import (
     checked_viewer,
     hashed,
     in_full,
+    made_with,
 )
 
 _SHORTEST_PASSWORD = 12
@@ -73,6 +74,13 @@ def _in_full(section: str, entry: Any) -> Any:
     return in_full(entry, exports=True) if section == "readers" else in_full(entry)
 
 
+def _keep_pseudonyms(entry: dict[str, Any]) -> None:
+    """Who sees pseudonyms goes on to see the same ones, whatever key or password comes."""
+    members = [*entry.get("keys", []), entry.get("password")]
+    if entry.get("names") == "initials" and any(members):
+        entry.setdefault("pseudonyms", made_with(*filter(None, members)))
+
+
 def _known(content: dict[str, Any], section: str, name: str) -> dict[str, Any]:
     """The entry of one that isn't out. Raises ClickException."""
     if name not in content[section]:
@@ -80,6 +88,7 @@ def _known(content: dict[str, Any], section: str, name: str) -> dict[str, Any]:
     entry: dict[str, Any] = _in_full(section, content[section][name])
     if entry.get("disabled"):
         raise click.ClickException(f"{name} is out.")
+    _keep_pseudonyms(entry)
     content[section][name] = entry
     return entry
 
@@ -88,6 +97,7 @@ def _let_in(content: dict[str, Any], section: str, name: str) -> dict[str, Any]:
     """The entry of NAME, who may come in from now on: what was said of it before goes on to count."""
     entry: dict[str, Any] = _in_full(section, content[section].get(name, {}))
     entry.pop("disabled", None)
+    _keep_pseudonyms(entry)
     content[section][name] = entry
     return entry
 
@@ -144,15 +154,15 @@ class _Limits:
 
 def _limits(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--exports/--no-exports", default=None, help="Whether they may take a search as CSV; no at first."),
-        click.option("--no-end", is_flag=True, help="They may for good."),
+        click.option("--exports/--no-exports", default=None, help="Whether they may take a search as CSV; at first not."),
+        click.option("--no-end", is_flag=True, help="There is no last day."),
         click.option("--until", metavar="YYYY-MM-DD", callback=_day, help="The last day; at first there is none."),
         click.option(
             "--initials/--names", default=None,
-            help="Initials and pseudonyms instead of names and ids, or these; these at first.",
+            help="Initials and pseudonyms instead of names and ids; --names: names and ids, as at first.",
         ),
-        click.option("--all-centers", is_flag=True, help="They see all of them."),
-        click.option("--center", "centers", multiple=True, metavar="NAME", help="What they see; all of them at first."),
+        click.option("--all-centers", is_flag=True, help="They see all centres."),
+        click.option("--center", "centers", multiple=True, metavar="NAME", help="One that they see; at first all."),
     ):  # fmt: skip
         command = option(command)
     return command

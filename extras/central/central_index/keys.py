@@ -53,7 +53,7 @@ class Role:
     initials: bool = False
     until: date | None = None
     exports: bool = False
-    #: For pseudonyms, which stay the same as long as the reader's first key does.
+    #: What pseudonyms are made with, which stay the same as long as it does.
     secret: bytes = b""
 
     def sees(self, center: str) -> bool:
@@ -113,6 +113,8 @@ class _Reader(_Entry):
     names: Literal["full", "initials"] = "full"
     until: Annotated[date, BeforeValidator(_day)] | None = None
     exports: bool = False
+    #: What their pseudonyms are made with, where that is no longer the first key or the password.
+    pseudonyms: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
     @model_validator(mode="after")
     def _can_come_in(self) -> _Reader:
@@ -295,9 +297,19 @@ def _readers(content: _File) -> Iterator[tuple[Role, _Reader]]:
             initials=reader.names == "initials",
             until=reader.until,
             exports=reader.exports,
-            secret=digest((reader.keys or [reader.password or SecretStr("")])[0].get_secret_value()),
+            secret=bytes.fromhex(
+                reader.pseudonyms
+                or made_with(
+                    *(one.get_secret_value() for one in (*reader.keys, reader.password) if one is not None)
+                )
+            ),
         )
         yield role, reader
+
+
+def made_with(*secrets: str) -> str:
+    """What a reader's pseudonyms are made with, in hexadecimal digits: by the keys, and the password."""
+    return digest(secrets[0]).hex()
 
 
 @cache
