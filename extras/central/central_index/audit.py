@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hmac
 import itertools
 import json
@@ -87,15 +86,28 @@ class AuditKey:
     """Seals, hides what is personal, and finds a patient without opening every record."""
 
     def __init__(self, path: Path) -> None:
-        """Makes the file if it isn't there. Raises UnusableAuditKey."""
+        """Where the file isn't there, `Audit.open` sees to it. Raises UnusableAuditKey."""
+        self.path = path.absolute()
+        self.check: str | None = None
         try:
-            if not path.exists():
-                _make(path)
-            text = path.read_text().strip()
+            if path.exists():
+                self._read()
         except OSError as error:
             raise UnusableAuditKey(f"{path} can't be used: {error.strerror}.") from None
+
+    def make(self) -> bool:
+        """False if another process was sooner. Raises UnusableAuditKey."""
+        try:
+            made = _make(self.path)
+            self._read()
+            return made
+        except OSError as error:
+            raise UnusableAuditKey(f"{self.path} can't be made: {error.strerror}.") from None
+
+    def _read(self) -> None:
+        text = self.path.read_text().strip()
         if len(text) < 32:
-            raise UnusableAuditKey(f"{path} must hold a random key of at least 32 characters.")
+            raise UnusableAuditKey(f"{self.path} must hold a random key of at least 32 characters.")
         self._key = text.encode()
         self._of_patients = self._derived("patient")
         self._of_seals = self._derived("seal")
@@ -122,16 +134,25 @@ class AuditKey:
         return hmac.digest(self._of_seals, text.encode(), "sha256").hex()
 
 
-def _make(path: Path) -> None:
+def _make(path: Path) -> bool:
     """Complete or not at all; where another process makes it at the same time, the first one counts."""
     new = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         with os.fdopen(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(32) + "\n")
-        with contextlib.suppress(FileExistsError):
-            os.link(new, path)
+        os.link(new, path)
+        return True
+    except FileExistsError:
+        return False
     finally:
         new.unlink(missing_ok=True)
+
+
+def _missing(path: Path) -> UnusableAuditKey:
+    return UnusableAuditKey(
+        f"This database's record was begun with a key that isn't at {path}: copy the file from where the first process "
+        "has it, or name it with --audit-key."
+    )
 
 
 class Audit:
@@ -143,21 +164,38 @@ class Audit:
         self._waiting: list[tuple[Record, asyncio.Future[None]]] = []
         self._adding: asyncio.Task[None] | None = None
 
-    async def open(self) -> None:
-        """Raises UnusableAuditKey if the records are another key's."""
-        await self._store.run(
-            [
-                (
-                    "INSERT INTO audit_marks (name, value) VALUES ('key', ?) ON CONFLICT DO NOTHING",
-                    [self._key.check],
+    async def open(self, make: bool = False) -> None:
+        """``make``: the key's file, if it isn't there and nothing is recorded yet. Raises UnusableAuditKey."""
+        kept, made = await self._kept(), False
+        if self._key.check is None:
+            if kept is not None:
+                raise _missing(self._key.path)
+            if not make:
+                raise UnusableAuditKey(
+                    f"{self._key.path} isn't there, and nothing is recorded yet: the index makes it when it starts."
                 )
-            ]
-        )
-        ((kept,),) = (await self._store.run([("SELECT value FROM audit_marks WHERE name = 'key'", [])]))[0]
-        if kept != self._key.check:
-            raise UnusableAuditKey(
-                "The audit's records were made with another key: give --audit-key its file."
+            made = self._key.make()
+        if kept is None:
+            await self._store.run(
+                [
+                    (
+                        "INSERT INTO audit_marks (name, value) VALUES ('key', ?) ON CONFLICT DO NOTHING",
+                        [self._key.check],
+                    )
+                ]
             )
+            kept = await self._kept()
+        if kept == self._key.check:
+            return
+        if made:
+            # Another process began at the same time, in another directory.
+            self._key.path.unlink(missing_ok=True)
+            raise _missing(self._key.path)
+        raise UnusableAuditKey("The audit's records were made with another key: give --audit-key its file.")
+
+    async def _kept(self) -> str | None:
+        (rows,) = await self._store.run([("SELECT value FROM audit_marks WHERE name = 'key'", [])])
+        return rows[0][0] if rows else None
 
     async def add(self, record: Record) -> None:
         """Durable when this returns. Those that come while others are written share one commit."""
