@@ -41,13 +41,17 @@ _FOUND = {
     "type": "object",
     "required": ["studies", "next", "hits", "more_hits", "total"],
     "properties": {
-        "studies": {"type": "array", "items": {"type": "object"}},
+        "studies": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"valid_id": {"type": "boolean"}}},
+        },
         "next": {"type": ["string", "null"]},
         "hits": {"type": ["integer", "null"]},
         "more_hits": {"type": "boolean"},
         "total": {"type": ["integer", "null"]},
         "one_person": {"type": "boolean"},
         "names_differ": {"type": "boolean"},
+        "patient_is_id": {"const": True},
     },
 }
 #: What any request may be answered with.
