@@ -25,7 +25,12 @@ _STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"
 _ERROR = {
     "type": "object",
     "required": ["status", "reason"],
-    "properties": {"status": {"const": "Error"}, "reason": {"type": "string"}},
+    "properties": {
+        "status": {"const": "Error"},
+        "reason": {"type": "string"},
+        # Where a status has several; docs/index-api.md, "Searches".
+        "code": {"type": "string"},
+    },
 }
 _STALE = {
     "type": "object",

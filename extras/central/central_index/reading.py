@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import structlog
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -21,7 +20,7 @@ from central_index.keys import Keys, Role
 from central_index.model import Filters, Found, StoreUnavailable
 from central_index.persons import IdRule, hidden, names_differ
 from central_index.store import Store
-from central_index.web import json_body, refusal
+from central_index.web import Refused, json_body, refusal
 from central_index.words import id_key
 
 #: A spreadsheet takes hardly more.
@@ -60,7 +59,7 @@ class Reading:
         """The same as CSV, for who may."""
         role = await self._access.reader(request)
         if not role.exports:
-            return refusal(403, "This reader may not take a search as CSV.")
+            raise Refused(403, "no_csv", "This reader may not take a search as CSV.")
         wanted = await self._wanted(request)
         if isinstance(wanted, Response):
             return wanted
@@ -130,11 +129,11 @@ class Reading:
         )
 
     def _allowed(self, role: Role, filters: Filters) -> Filters:
-        """What this reader may look for. Raises Rejected, HTTPException."""
+        """What this reader may look for. Raises Rejected, Refused."""
         if role.initials and (filters.patient or filters.patient_id or filters.accession_number):
-            raise HTTPException(403, "This reader sees no names, and can't look for a person.")
+            raise Refused(403, "no_person", "This reader sees no names, and can't look for a person.")
         if filters.center is not None and not role.sees(filters.center):
-            raise HTTPException(403, "This reader doesn't see that centre.")
+            raise Refused(403, "other_center", "This reader doesn't see that centre.")
         if filters.patient_id is not None and self._is_valid(filters.patient_id):
             # However each centre writes it. Without the leading zeros of its own, any other id may be somebody else's.
             filters = replace(filters, patient_id=None, patient_key=id_key(filters.patient_id))
