@@ -14,6 +14,7 @@ import pytest
 
 import central_index
 from tests.central.conftest import KEYS, READER, Index, MakeIndex, study
+from tests.central.test_reading import LITTLE_CSV
 from tests.central.test_reports import report
 from tests.indexer import wait_until
 from tests.monitor.keyboard import Keyboard, open_page
@@ -31,6 +32,7 @@ def engine() -> str:
 def _index_with_a_rule(_make_indexes: MakeIndex) -> Index:
     one = _make_indexes()
     one.options["CENTRAL_ID_RULE"] = "cl.rut"
+    one.program = ("-c", LITTLE_CSV)
     return one
 
 
@@ -410,6 +412,16 @@ def test_refusals_are_said_in_spanish_and_nothing_stays_beneath(page: Keyboard, 
     index.post(study(4))
     time.sleep(1.5)
     assert rows(page, "rows") == 0
+
+
+def test_a_csv_that_is_cut_says_so(page: Keyboard, index: Index) -> None:
+    page.value("document.getElementById('csv').click()")
+    time.sleep(1)
+    assert text(page, "#message") == ""
+    index.post([study(number) for number in range(10, 1_010)])
+    page.value("document.getElementById('csv').click()")
+    said = "The CSV has only the first 1,000 studies: narrow the search."
+    wait_until(lambda: text(page, "#message") == said, 15, "not said")
 
 
 def test_an_index_that_is_away_for_a_moment_leaves_what_is_shown_and_says_so(page: Keyboard) -> None:

@@ -203,7 +203,7 @@ _ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"200": _answer("One page.", _FOUND), "415": _answer("No JSON.", _ERROR)},
     ),
     "POST /api/v1/search.csv": (
-        "The same as CSV, at most 10,000 studies, for who may",
+        "The same as CSV, for who may; of more than 1,000,000 studies the last line says that it was cut",
         {
             "200": {"description": "UTF-8 with a mark.", "content": {"text/csv": {}}},
             "415": _answer("No JSON.", _ERROR),
