@@ -58,7 +58,7 @@ class IdRule:
             return False
         plain = re.sub(r"[ .\-/]", "", patient_id).upper()
         short = plain.lstrip("0")
-        spellings = [patient_id, plain, short]
+        spellings = [patient_id, plain]
         if len(short) >= self._length - _LOST_ZEROS:
             spellings.append(short.zfill(self._length))
         return any(self._module.is_valid(one) for one in dict.fromkeys(spellings) if one)
