@@ -228,7 +228,10 @@ def test_words_that_are_something_else_are_offered_as_that(page: Keyboard, index
         assert page.value(offered) == []
         assert page.value("document.getElementById('kind').selectedOptions[0].innerText") == wanted
         assert page.value("document.activeElement.id") == "patient"
-    look_for(page, "patient", "pena")
+    look_for(page, "patient_id", "Pena")
+    others = ["Name or id", "Accession number", "Study UID"]
+    wait_until(lambda: page.value(offered) == others, 10, "nothing else is offered")
+    page.value("document.querySelector('#as button').click()")
     wait_until(lambda: rows(page, "rows") == 4, 10, "not found")
     assert page.value(offered) == []
 

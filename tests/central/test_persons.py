@@ -165,13 +165,16 @@ WRONG = {
     "pl.pesel": ["44051401358", "02381307589", "3628"],
     "fi.hetu": ["131052-308U", "310252-308Y"],
     "us.ssn": ["666-00-0000", "051121"],
+    # On these the library raises something else.
+    "pt.cc": ["\u06638K\u0663"],
+    "si.maticna": ["068/ 35\nZ"],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", VALID)
+@pytest.mark.parametrize("rule", sorted({*VALID, *WRONG}))
 def test_an_id_is_valid_however_it_is_written(rule: str) -> None:
     known = IdRule(rule)
-    assert [one for one in VALID[rule] if not known.is_valid(one)] == []
+    assert [one for one in VALID.get(rule, []) if not known.is_valid(one)] == []
     assert [one for one in WRONG.get(rule, []) if known.is_valid(one)] == []
 
 

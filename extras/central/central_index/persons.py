@@ -61,7 +61,14 @@ class IdRule:
         spellings = [patient_id, plain]
         if len(short) >= self._length - _LOST_ZEROS:
             spellings.append(short.zfill(self._length))
-        return any(self._module.is_valid(one) for one in dict.fromkeys(spellings) if one)
+        return any(self._takes(one) for one in dict.fromkeys(spellings) if one)
+
+    def _takes(self, number: str) -> bool:
+        try:
+            return self._module.is_valid(number)
+        except (ValueError, LookupError):
+            # Some trip over signs that no number has. What a centre sends must not keep its studies from being shown.
+            return False
 
     def _has(self, length: int) -> bool:
         """Whether one may have so many figures."""

@@ -78,11 +78,12 @@ function fail(text, passing) {
   else clear();
 }
 
-// Words that are, or may be, something else than words.
+// What was looked for is, or may be, something else.
 function offer(answer, count) {
-  const text = (filters.patient ?? "").trim();
-  const kinds = text === "" ? []
-    : UID.test(text) ? ["study_iuid"] : answer.patient_is_id ? ["patient_id"] : count === 0 ? KINDS.slice(1) : [];
+  const asked = KINDS.find((kind) => filters[kind]);
+  const kinds = asked === undefined ? []
+    : asked === "patient" && UID.test(filters.patient) ? ["study_iuid"] : answer.patient_is_id ? ["patient_id"]
+      : count === 0 ? KINDS.filter((kind) => kind !== asked) : [];
   byId("as").hidden = kinds.length === 0;
   for (const button of byId("as").querySelectorAll("button")) button.hidden = !kinds.includes(button.dataset.kind);
 }
