@@ -189,6 +189,10 @@ def test_what_somebody_types_is_found(page: Keyboard, index: Index) -> None:
         wait_until(lambda number=number: rows(page, "rows") == number, 10, f"{kind} {typed}")  # type: ignore[misc]
         look_for(page, "patient", "nobody")
         wait_until(lambda: rows(page, "rows") == 0, 10, "not empty")
+    # By the keyboard alone.
+    page.value("document.getElementById('kind').focus()")
+    page.press("Tab")
+    assert page.value("document.activeElement.id") == "patient"
     # It is in no address, which holds the rest of the search.
     page.value("document.getElementById('from').value = '2026-03-01'")
     look_for(page, "patient_id", "123456785")
@@ -444,6 +448,16 @@ def test_an_index_that_is_away_for_a_moment_leaves_what_is_shown_and_says_so(pag
     # It comes back by itself.
     wait_until(lambda: rows(page, "rows") == 2 and text(page, "#message") == "", 15, "still away")
     assert page.value("getComputedStyle(document.getElementById('rows')).opacity") == "1"
+
+
+def test_a_login_while_the_index_is_away_isnt_a_wrong_key(page: Keyboard) -> None:
+    page.value("document.getElementById('logout').click()")
+    wait_until(lambda: page.value("!document.getElementById('login').hidden") is True, 10, "still in")
+    page.value(
+        'window.fetch = async () => new Response(\'{"status": "Error", "reason": "away"}\', {status: 503});'
+        "document.getElementById('key').value = 'x'; document.getElementById('login').requestSubmit()"
+    )
+    wait_until(lambda: text(page, "#login-error") == "away", 10, "not said")
 
 
 def test_every_refusal_of_a_search_has_its_spanish_sentence() -> None:

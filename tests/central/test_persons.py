@@ -200,6 +200,8 @@ def test_an_id_is_valid_however_it_is_written(rule: str) -> None:
         ("SOTO^ANA", "ROJAS^ANA", True),
         ("SOTO^ANA", "ROJAS DE SOTO^ANA", False),
         ("SOTO", "ROJAS^ANA", True),
+        ("DE LA CRUZ^ANA", "DE LA FUENTE^PEDRO", True),
+        ("DE LA CRUZ^ANA", "CRUZ^ANA", False),
         # One word is common to one word only.
         ("ANA^ANA MARIA", "ANA^PAULA", True),
     ],
@@ -212,7 +214,7 @@ def test_names_that_differ_much(one: str | None, other: str | None, differ: bool
 def test_any_two_names_may_differ() -> None:
     assert names_differ(["PEÑA^JOSÉ", "PEÑA^JOSÉ LUIS", "LUIS^JOSÉ", "PEÑA^EVA"])
     # Nobody has so many. It is said at once.
-    names = ["^".join(f"{letter * 40}{number}" for letter in "abcdefgh") for number in range(2_000)]
+    names = ["^".join(f"{letter * 16}{number}" for letter in "abcdefgh") for number in range(2_000)]
     began = time.monotonic()
     assert names_differ(names)
     assert not names_differ(names[:20])

@@ -22,6 +22,9 @@ _LOST_ZEROS = 2
 #: Of one id. Who has more is hardly one person, and to compare them takes long.
 _MOST_NAMES = 20
 _MOST_WORDS = 8
+_MOST_LETTERS = 20
+#: What half of all names have says nothing of whose a name is.
+_PARTICLES = {"da", "das", "de", "del", "do", "dos", "e", "el", "la", "las", "los", "van", "von", "y"}
 #: So alike are two spellings of a name: GONZALES and GONZALEZ.
 _NEARLY = 0.8
 
@@ -97,7 +100,8 @@ def names_differ(names: Iterable[str | None]) -> bool:
 
 
 def _words(name: str | None) -> list[str]:
-    return list(dict.fromkeys(words_of(name or "")))[:_MOST_WORDS]
+    words = dict.fromkeys(word[:_MOST_LETTERS] for word in words_of(name or ""))
+    return [word for word in words if word not in _PARTICLES][:_MOST_WORDS]
 
 
 def _in_common(one: Sequence[str], other: Sequence[str], alike: dict[tuple[str, str], bool]) -> int:
@@ -125,7 +129,7 @@ def _alike(one: str, other: str) -> bool:
     """Equal, or an initial of the other, or nearly equal."""
     if one.startswith(other) or other.startswith(one):
         return True
-    matcher = SequenceMatcher(None, one[:_LONGEST_ID], other[:_LONGEST_ID], autojunk=False)
+    matcher = SequenceMatcher(None, one, other, autojunk=False)
     return matcher.quick_ratio() >= _NEARLY and matcher.ratio() >= _NEARLY
 
 
