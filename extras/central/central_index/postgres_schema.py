@@ -12,7 +12,7 @@ from psycopg import errors, sql
 from central_index import audit
 from central_index.digests import FIELDS
 from central_index.model import UnusableStore
-from central_index.words import MOST_STARTS, START, TOO_MANY
+from central_index.words import BEGINNING, HEAD, MOST_PAIRED, TOO_MANY
 
 #: Enough for a table of 100 million, few enough that a search that touches all of them stays quick.
 PARTITIONS = 16
@@ -131,8 +131,8 @@ _FORMAT_2 = _Newer(
     },
     drops="studies_in_order",
 )
-#: words.pairs_of what a study is found by. Of two names that many have, all that begins with one or the other would be
-#: gathered from the words.
+#: Each two names of a study, see words.pairs_asked. Of two names that many have, all that begins with one or the other would
+#: be gathered from the words.
 _FORMAT_3 = _Newer(
     {"studies_by_pairs": "USING gin (study_pairs(words)) WITH (fastupdate = off) WHERE NOT deleted"},
     first=f"""
@@ -142,22 +142,28 @@ DECLARE
     word text;
     start text COLLATE "C";
     last text COLLATE "C" := '';
-    -- Each with a space behind it.
-    starts text := '';
+    head text;
+    fourth text;
+    fifth text;
+    -- Of each word that was before: its head | the fourth letter / the fifth, and a space.
+    before text := '';
     pairs text := '';
     number integer := 0;
 BEGIN
     -- They are sorted by their bytes.
     FOREACH word IN ARRAY tsvector_to_array(words) LOOP
-        start := substr(word, 1, {START});
-        IF start >= 'a' AND start <> last AND length(start) = {START} THEN
-            pairs := pairs || replace(starts, ' ', start || ' ');
-            starts := starts || start || ' ';
+        start := substr(word, 1, {BEGINNING});
+        IF start >= 'a' AND start <> last AND length(start) >= {HEAD} THEN
+            head := substr(start, 1, {HEAD});
+            fourth := rpad(substr(start, {HEAD + 1}, 1), 1, '.');
+            fifth := rpad(substr(start, {BEGINNING}, 1), 1, '.') || ' ';
+            pairs := pairs || replace(replace(replace(before, '|', head), '/', fourth), ' ', fifth);
+            before := before || head || '|' || fourth || '/' || fifth;
             last := start;
             number := number + 1;
         END IF;
     END LOOP;
-    RETURN CASE WHEN number > {MOST_STARTS} THEN '{TOO_MANY}' ELSE pairs END::tsvector;
+    RETURN CASE WHEN number > {MOST_PAIRED} THEN '{TOO_MANY}' ELSE pairs END::tsvector;
 END $$""",
 )
 _NEWER = {2: _FORMAT_2, 3: _FORMAT_3}
