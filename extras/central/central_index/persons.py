@@ -7,6 +7,7 @@ import hmac
 import re
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
+from functools import lru_cache
 from itertools import combinations
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from central_index.words import id_key, words_of
 _LONGEST_ID = 40
 #: So many zeros at the front are put back. With more, many a hospital's own number would be valid by chance.
 _LOST_ZEROS = 2
+_MOST_KNOWN = 10_000
 #: Of one id. Who has more is hardly one person, and to compare them takes long.
 _MOST_NAMES = 20
 _MOST_WORDS = 8
@@ -54,11 +56,14 @@ class IdRule:
         lengths = [length for length in range(1, _LONGEST_ID) if self._has(length)]
         #: Where all have the same.
         self._length = lengths[0] if len(lengths) == 1 else 0
+        #: Each study that is shown asks, and people have several.
+        self._known = lru_cache(_MOST_KNOWN)(self._looked_at)
 
     def is_valid(self, patient_id: str) -> bool:
         """Whether it names one person, check digit included: as it is written, or as others write the same."""
-        if len(patient_id) > _LONGEST_ID:
-            return False
+        return len(patient_id) <= _LONGEST_ID and self._known(patient_id)
+
+    def _looked_at(self, patient_id: str) -> bool:
         plain = re.sub(r"[ .\-/]", "", patient_id).upper()
         short = plain.lstrip("0")
         spellings = [patient_id, plain]
