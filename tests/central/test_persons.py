@@ -47,9 +47,20 @@ def test_an_id_is_found_however_it_is_written(index: Index) -> None:
     assert "patient_is_id" not in search(index, patient="123456784")
 
 
-def test_an_id_that_isnt_valid_is_only_itself(index: Index) -> None:
+def test_an_id_of_the_right_form_is_found_however_it_is_written(index: Index) -> None:
+    """Its check digit is wrong, so nobody says that it is one person."""
+    written = ["26.267.267-K", "26267267-k", "026267267K"]
+    index.post([study(number, patient_id=one) for number, one in enumerate(written, 1)])
+    for one in written:
+        found = search(index, patient_id=one)
+        assert sorted(held["study_pk"] for held in found["studies"]) == [1, 2, 3]
+        assert found["one_person"] is False
+        assert not any(held["valid_id"] for held in found["studies"])
+
+
+def test_an_id_of_another_form_is_only_itself(index: Index) -> None:
     """77 is another person in each hospital."""
-    written = ["77", "7-7", "0077", "12345678-4", "12.345.678-4", "0", "00", "-"]
+    written = ["77", "7-7", "0077", "1234567", "1.234.567", "0", "00", "-"]
     index.post(
         [study(number, patient_id=one, patient_name=f"A{number}^B") for number, one in enumerate(written, 1)]
     )
@@ -176,6 +187,16 @@ def test_an_id_is_valid_however_it_is_written(rule: str) -> None:
     known = IdRule(rule)
     assert [one for one in VALID.get(rule, []) if not known.is_valid(one)] == []
     assert [one for one in WRONG.get(rule, []) if known.is_valid(one)] == []
+    assert [one for one in VALID.get(rule, []) if not known.has_form(one)] == []
+
+
+def test_which_ids_have_the_form_of_a_rule() -> None:
+    known = IdRule("cl.rut")
+    assert all(map(known.has_form, ["26.267.267-K", "026267267k", "12531909-3"]))
+    # A hospital's own: with zeros put back it would have the form by chance.
+    assert not any(
+        map(known.has_form, ["77", "7-7", "0099", "1234567", "", "-", "K", "76086A28-5", "1" * 41])
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Sequence
+from enum import IntEnum
 from difflib import SequenceMatcher
 from functools import lru_cache
 from itertools import combinations
 from typing import Any, Protocol
 
 from stdnum import get_cc_module
-from stdnum.exceptions import InvalidFormat, InvalidLength, ValidationError
+from stdnum.exceptions import InvalidChecksum, InvalidFormat, InvalidLength, ValidationError
 
 from central_index.words import id_key, words_of
 
@@ -35,9 +36,14 @@ class UnknownRule(Exception):
     """There is no such rule; the text is one sentence."""
 
 
-class _Number(Protocol):
-    def is_valid(self, number: str) -> bool: ...
+class _Form(IntEnum):
+    NONE = 0
+    #: By its check digit.
+    WRONG = 1
+    VALID = 2
 
+
+class _Number(Protocol):
     def validate(self, number: str) -> str: ...
 
 
@@ -61,22 +67,30 @@ class IdRule:
 
     def is_valid(self, patient_id: str) -> bool:
         """Whether it names one person, check digit included: as it is written, or as others write the same."""
-        return len(patient_id) <= _LONGEST_ID and self._known(patient_id)
+        return len(patient_id) <= _LONGEST_ID and self._known(patient_id) is _Form.VALID
 
-    def _looked_at(self, patient_id: str) -> bool:
+    def has_form(self, patient_id: str) -> bool:
+        """Whether its spellings are one id: it is such a number, though its check digit may be wrong."""
+        return len(patient_id) <= _LONGEST_ID and self._known(patient_id) is not _Form.NONE
+
+    def _looked_at(self, patient_id: str) -> _Form:
         plain = re.sub(r"[ .\-/]", "", patient_id).upper()
         short = plain.lstrip("0")
-        spellings = [patient_id, plain]
-        if len(short) >= self._length - _LOST_ZEROS:
-            spellings.append(short.zfill(self._length))
-        return any(self._takes(one) for one in dict.fromkeys(spellings) if one)
+        forms = [self._form(one) for one in dict.fromkeys((patient_id, plain, short)) if one]
+        if _Form.VALID not in forms and len(short) >= self._length - _LOST_ZEROS:
+            # With zeros put back it may be valid; but a hospital's own number would have the form by chance.
+            forms += [form for form in [self._form(short.zfill(self._length))] if form is _Form.VALID]
+        return max(forms, default=_Form.NONE)
 
-    def _takes(self, number: str) -> bool:
+    def _form(self, number: str) -> _Form:
         try:
-            return self._module.is_valid(number)
+            self._module.validate(number)
+        except InvalidChecksum:
+            return _Form.WRONG
         except (ValueError, LookupError):
             # Some trip over signs that no number has. What a centre sends must not keep its studies from being shown.
-            return False
+            return _Form.NONE
+        return _Form.VALID
 
     def _has(self, length: int) -> bool:
         """Whether one may have so many figures."""

@@ -109,7 +109,7 @@ class Reading:
             return refusal(422, str(error))
         found = await self._store.search(filters)
         await self._disclosure.shown(request, role, wanted, found.studies)
-        person = await self._person(role, filters, found)
+        person = await self._person(role, filters, found, str(wanted.get("patient_id") or ""))
         counts = await self._store.counts()
         names = sorted(name for name in wanted if name not in ("after", "limit"))
         if names:
@@ -134,7 +134,8 @@ class Reading:
             raise Refused(403, "no_person", "This reader sees no names, and can't look for a person.")
         if filters.center is not None and not role.sees(filters.center):
             raise Refused(403, "other_center", "This reader doesn't see that centre.")
-        if filters.patient_id is not None and self._is_valid(filters.patient_id):
+        rule = self._id_rule
+        if filters.patient_id is not None and rule is not None and rule.has_form(filters.patient_id):
             # However each centre writes it. Without the leading zeros of its own, any other id may be somebody else's.
             filters = replace(filters, patient_id=None, patient_key=id_key(filters.patient_id))
         if role.centers is None:
@@ -155,7 +156,7 @@ class Reading:
         """Whether it names one person, in all centres. Without a rule nobody knows."""
         return self._id_rule is not None and self._id_rule.is_valid(patient_id or "")
 
-    async def _person(self, role: Role, filters: Filters, found: Found) -> dict[str, Any]:
+    async def _person(self, role: Role, filters: Filters, found: Found, asked: str) -> dict[str, Any]:
         """Of one id: whether it is a person's, in all centres, and whether the names say so, too."""
         if not (filters.patient_id or filters.patient_key):
             return {"patient_is_id": True} if self._is_valid((filters.patient or "").strip()) else {}
@@ -169,7 +170,7 @@ class Reading:
             if found.following is not None or replace(filters, limit=_LARGE_PAGE) != everything:
                 studies = await self._all_of(everything)
         return {
-            "one_person": filters.patient_key is not None,
+            "one_person": self._is_valid(asked),
             "names_differ": names_differ(study["patient_name"] for study in studies),
         }
 
