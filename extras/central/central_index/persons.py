@@ -6,8 +6,8 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable, Sequence
-from enum import IntEnum
 from difflib import SequenceMatcher
+from enum import IntEnum
 from functools import lru_cache
 from itertools import combinations
 from typing import Any, Protocol
