@@ -17,7 +17,7 @@ import structlog
 import uvicorn
 
 from central_index.app import Central, Options
-from central_index.audit import UnusableAuditKey
+from central_index.audit_key import UnusableAuditKey
 from central_index.cli_audit import Given, audit_command, erase_command
 from central_index.cli_keys import centre_command, user_command
 from central_index.impatient import Impatient
@@ -109,7 +109,7 @@ def main(
     if audit_key is None:
         audit_key = Path("audit.key") if is_address(database) else Path(database).with_suffix(".audit-key")
     if context.invoked_subcommand is not None:
-        context.obj = Given(database, keys, audit_key)
+        context.obj = Given(database, keys, audit_key, id_rule)
         return
     structlog.configure(
         processors=[
