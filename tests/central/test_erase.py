@@ -89,6 +89,12 @@ def test_the_file_doesnt_hold_what_was_erased(index: Index) -> None:
         index.post(many[begin : begin + 100])
     # A second version, in which the name was put right.
     index.post(study(1, patient_id="4711-XQ", patient_name="ZYXWABLE^QUINTIN"))
+    # And one that was written by a SQLite that leaves what it frees as it is.
+    index.execute(
+        "PRAGMA secure_delete = OFF;"
+        "UPDATE studies SET more = json_object('note', hex(zeroblob(9000)) || 'ZYXWABLE') WHERE study_pk = 2;"
+        "UPDATE studies SET more = '{}' WHERE study_pk = 2"
+    )
     secrets = (b"4711-XQ", b"4711", b"ZYXWABLE", b"zyxwable", b"QUENTIN", b"QUINTIN")
     files = [Path(index.database), Path(f"{index.database}-wal")]
     assert b"ZYXWABLE" in b"".join(path.read_bytes() for path in files)

@@ -134,6 +134,18 @@ def test_two_records_arent_mixed(old: Index, new: Index) -> None:
     assert "already has a record of its own" in move(old, new).stderr
 
 
+def test_seals_that_differ_arent_mixed(old: Index, new: Index) -> None:
+    """As after one of both was changed by hand."""
+    assert move(old, new).returncode == 0
+    old.execute("UPDATE audit SET seal = 'another' WHERE place = 4")
+    assert "Moved 0 records" in move(old, new).stdout
+    old.start()
+    search(old, patient="jose")
+    old.stop()
+    assert "already has a record of its own" in move(old, new).stderr
+    assert command(new, "audit", "check").returncode == 0
+
+
 def test_a_record_of_another_key_isnt_mixed_with(old: Index, new: Index) -> None:
     new.audit_key.write_text("another-random-key-of-the-tests-0123456")
     assert command(new, "audit", "check").returncode == 0

@@ -32,7 +32,7 @@ SELECT EXISTS (
     SELECT FROM audit WHERE NOT EXISTS (SELECT FROM moved_audit AS moved WHERE moved.id = audit.id)
     AND NOT coalesce(place <= ({_FORGOTTEN_HERE}), false)
 ) OR EXISTS (
-    SELECT FROM audit JOIN moved_audit AS moved USING (id) WHERE audit.place IS DISTINCT FROM moved.place
+    SELECT FROM audit JOIN moved_audit AS moved USING (id) WHERE audit.seal IS DISTINCT FROM moved.seal
 ) OR EXISTS (
     SELECT FROM audit_marks AS mark WHERE name = 'forgotten'
     AND NOT EXISTS (SELECT FROM moved_audit_marks AS moved WHERE moved.name = mark.name AND moved.value = mark.value)
