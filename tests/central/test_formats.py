@@ -32,9 +32,8 @@ def engine() -> str:
     return "postgresql"
 
 
-@pytest.fixture
-def format_1(cluster: Cluster) -> str:
-    """As the version before made it, with studies."""
+def older(cluster: Cluster, number: int) -> str:
+    """As a version of that format made it, with studies."""
     url = cluster.new_database(empty=True)
 
     async def make() -> None:
@@ -42,11 +41,19 @@ def format_1(cluster: Cluster) -> str:
             await connection.execute("CREATE TABLE index_format (format integer NOT NULL)")
             await connection.execute(postgres_schema._FORMAT_1.encode())
             await postgres_schema._make_partitions(connection)
-            await postgres_schema._keep_format(connection, 1)
+            for newer in [one for at, one in postgres_schema._NEWER.items() if at <= number]:
+                for statement in (newer.first, *newer.whole()):
+                    await connection.execute(statement.encode())
+            await postgres_schema._keep_format(connection, number)
             await connection.execute(MOVE, as_moved(studies(1, NUMBER), 1e9))
 
     asyncio.run(make())
     return url
+
+
+@pytest.fixture
+def format_1(cluster: Cluster) -> str:
+    return older(cluster, 1)
 
 
 @contextlib.contextmanager
@@ -75,7 +82,7 @@ def test_a_database_of_the_format_before_gets_its_indexes_while_it_is_used(
         reading.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         reading.execute("SELECT count(*) FROM studies").fetchall()
         # Where a process was ended in the middle: one index of a partition is there, another is left unusable.
-        place = postgres_schema._FORMAT_2["studies_by_date"]
+        place = postgres_schema._FORMAT_2.indexes["studies_by_date"]
         cluster.execute(name, f"CREATE INDEX studies_by_date_00 ON studies_00 {place}")
         with pytest.raises(psycopg.errors.QueryCanceled), psycopg.connect(format_1, autocommit=True) as ended:
             ended.execute("SET statement_timeout = '300ms'")
@@ -111,10 +118,10 @@ def test_a_database_of_the_format_before_gets_its_indexes_while_it_is_used(
         ] * 2
     # Who comes behind the one that waits for that.
     assert longest[0] < 2.5
-    assert cluster.execute(name, "SELECT format FROM index_format ORDER BY 1") == [(1,), (2,)]
+    assert cluster.execute(name, "SELECT format FROM index_format ORDER BY 1") == [(1,), (2,), (3,)]
     found = dict(cluster.execute(name, INDEXES))
     assert all(found.values())
-    assert {"studies_by_date", "studies_undated"} <= set(found)
+    assert {"studies_by_date", "studies_undated", "studies_by_pairs"} <= set(found)
     assert "studies_in_order" not in found
     # Nothing was built a second time.
     parts = "SELECT count(*) FROM pg_indexes WHERE tablename LIKE 'studies\\_%' AND indexdef LIKE '%INCLUDE (center%'"
@@ -181,17 +188,22 @@ def test_a_table_that_a_backup_holds_is_asked_for_more_and_more_rarely(
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
 
 
-def test_a_new_database_has_what_one_of_the_format_before_gets(cluster: Cluster, format_1: str) -> None:
-    definitions = (
+@pytest.mark.parametrize("number", range(1, postgres_schema.FORMAT))
+def test_a_new_database_has_what_one_of_an_older_format_gets(cluster: Cluster, number: int) -> None:
+    indexes = (
         "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = 'studies'::regclass ORDER BY 1"
     )
+    # Nothing is built a second time, under another name.
+    of_a_part = "SELECT count(*) FROM pg_index WHERE indrelid = 'studies_00'::regclass"
+    database = older(cluster, number)
 
     async def prepare() -> None:
-        async with await Connection.connect(format_1, autocommit=True) as connection:
+        async with await Connection.connect(database, autocommit=True) as connection:
             await postgres_schema.prepare(connection)
 
     asyncio.run(prepare())
     new = cluster.new_database()
-    assert cluster.execute(format_1.rpartition("/")[2], definitions) == cluster.execute(
-        new.rpartition("/")[2], definitions
-    )
+    for asked in (indexes, of_a_part, "SELECT max(format) FROM index_format"):
+        assert cluster.execute(database.rpartition("/")[2], asked) == cluster.execute(
+            new.rpartition("/")[2], asked
+        )

@@ -8,7 +8,6 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +44,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setattr(postgres_search, name, value)
     monkeypatch.setattr(postgres_question, "MOST_COUNTED", 40)
+    monkeypatch.setattr(postgres_question, "_NARROW_STUDIES", 100)
 
 
 def _held() -> list[dict[str, Any]]:
@@ -114,6 +114,9 @@ def _questions(held: list[dict[str, Any]], number: int) -> Iterator[Filters]:
                         f"{words[0]} maria",
                         words[-1][:3],
                         words[0],
+                        # The index of pairs.
+                        f"{words[-1][:5]} {words[0]}",
+                        f"{words[1]} mari {words[0][:4]}",
                         "xqz",
                     ]
                 )
@@ -141,6 +144,9 @@ def _days() -> Iterator[Filters]:
         (ARRIVED[:10], ARRIVED[:10]),
         ("2026-03-01", "2026-03-15"),
         ("2025-11-20", "2025-12-10"),
+        # Of few studies, however many days they are.
+        (None, "2017-03-01"),
+        ("2026-11-10", None),
     ):
         for modality, center, only in itertools.product(
             (None, "CT", "ct", "C", "ZZ", "SR\\ct", "\\"),
@@ -181,7 +187,7 @@ def test_every_way_finds_what_is_there(cluster: Cluster, number: int) -> None:
         store = PostgresStore(database, None, lambda: None)
         await store.open()
         try:
-            store._frequencies = await store._readers.run(postgres_search.frequencies)
+            # As learnt before the first search.
             assert store._frequencies.often("maria", True)
             assert not store._frequencies.often("xqz", True)
             await _compare(store, held, [*_days(), *_questions(held, number)])
@@ -264,7 +270,7 @@ class Explained:
             elif "FROM matching), *" in statement:
                 way = "in order, counted"
             elif "WITH matching" in statement:
-                way = f"sorted, {values[-1]} at most"
+                way = f"{'pairs' if 'study_pairs' in statement else 'sorted'}, {values[-1]} at most"
             elif "AS newest" in statement:
                 way = "newest"
             self.plans[way] = "\n".join(line for (line,) in await rows.fetchall())
@@ -272,7 +278,7 @@ class Explained:
 
 
 NEWEST, SOME, MORE, IN_ORDER = "newest", "sorted, 40 at most", "sorted, 200 at most", "in order"
-DAYS, COUNTED = "days", "in order, counted"
+DAYS, COUNTED, PAIRS = "days", "in order, counted", "pairs, 200 at most"
 
 
 @pytest.mark.usefixtures("small")
@@ -283,7 +289,7 @@ DAYS, COUNTED = "days", "in order, counted"
         # Few of the newest: to fetch all that match is done at once, not first some and then more.
         ({"patient": "maria", "limit": 50}, [NEWEST, MORE, IN_ORDER]),
         # Hardly any of them has both.
-        ({"patient": "maria jose"}, [MORE]),
+        ({"patient": "maria jose"}, [PAIRS]),
         # Some of them: the page is full soon.
         ({"patient": "m", "modality": "CT", "to_date": "2022-12-31"}, [NEWEST, SOME, IN_ORDER]),
         # Of a rare word there is none among the newest.
@@ -292,6 +298,9 @@ DAYS, COUNTED = "days", "in order, counted"
         ({"from_date": "2026-03-04", "to_date": "2026-03-04", "modality": "sr"}, [DAYS]),
         # Both of them.
         ({"from_date": "2026-03-04", "to_date": "2026-03-04", "modality": "CT\\SR"}, [DAYS]),
+        # Years with few studies.
+        ({"to_date": "2017-03-01", "modality": "sr"}, [DAYS]),
+        ({"to_date": "2017-03-01", "patient": "maria"}, [COUNTED]),
         ({"from_date": "2020-03-01", "to_date": "2026-03-15"}, [COUNTED]),
         ({"from_date": "2026-03-04", "to_date": "2026-03-04", "patient": "maria"}, [COUNTED]),
     ],
@@ -410,80 +419,20 @@ def test_a_search_by_days_leaves_nothing_off_for_others(cluster: Cluster) -> Non
     """What arrived today is found by an index that nothing but a bitmap can use."""
     database = cluster.new_database()
 
+    async def settings(connection: Connection) -> list[Any]:
+        rows = await connection.execute(
+            "SELECT current_setting('enable_bitmapscan'), current_setting('plan_cache_mode')"
+        )
+        return await rows.fetchall()
+
     async def run() -> None:
-        async with await Connection.connect(database, autocommit=True) as connection:
-            for other in (
-                postgres_search.frequencies,
-                postgres_search.counts,
-                partial(postgres_search.arrivals, periods=[(0.0, 1.0), (1.0, 2.0)]),
-                partial(postgres_search.newest, centers=["000"]),
-            ):
-                days = Filters(from_date="2026-03-04", to_date="2026-03-04")
-                await postgres_search.search(connection, days, Frequencies({}))
-                await other(connection)
-                rows = await connection.execute(
-                    "SELECT current_setting('enable_bitmapscan'), current_setting('plan_cache_mode')"
-                )
-                assert await rows.fetchall() == [("on", "force_custom_plan")]
+        store = PostgresStore(database, None, lambda: None)
+        await store.open()
+        try:
+            await store.search(Filters(from_date="2026-03-04", to_date="2026-03-04"))
+            assert await store._searches.run(settings) == [("off", "force_generic_plan")]
+            assert await store._readers.run(settings) == [("on", "force_custom_plan")]
+        finally:
+            await store.close()
 
     asyncio.run(run())
-
-
-COMMON = Frequencies(
-    {"maria": 0.1, "soto": 0.004, "sotomayor": 0.003, "rojas": 0.04, "rara": 0.001}, 0.001, 1_000_000
-)
-
-
-@pytest.mark.parametrize(
-    ("patient", "words", "besides"),
-    [
-        # As many as twenty times the rarest: both are gathered, and few rows are read.
-        ("soto rara", "'soto':* & 'rara':*", None),
-        ("soto xqz", "'soto':* & 'xqz':*", None),
-        ("rara maria", "'rara':*", "'maria':*"),
-        ("rojas rara maria xqz", "'rara':* & 'xqz':*", "'rojas':* & 'maria':*"),
-        ("maria soto", "'maria':* & 'soto':*", None),
-    ],
-)
-def test_which_words_the_index_of_words_gathers(patient: str, words: str, besides: str | None) -> None:
-    question = postgres_question.question_of(Filters(patient=patient, limit=20), COMMON)
-    assert question is not None
-    assert (question.words, question.besides) == (words, besides)
-
-
-@pytest.mark.parametrize(
-    ("filters", "many"),
-    [
-        ({"patient": "maria"}, True),
-        ({"patient": "soto"}, False),
-        ({"patient": "maria jose"}, False),
-        # Of so many a part only is asked for, which may have none.
-        ({"patient": "maria", "center": "001"}, False),
-        ({"patient": "maria", "only": ("001",)}, False),
-        ({"patient": "maria", "from_date": "2020-01-01"}, False),
-    ],
-)
-def test_what_so_many_have_isn_t_counted(filters: dict[str, Any], many: bool) -> None:
-    question = postgres_question.question_of(Filters(**filters, limit=20), COMMON)
-    assert question is not None
-    assert question.many == many
-
-
-@pytest.mark.parametrize(
-    ("words", "by_date"), [({"patient": "xqz"}, False), ({"patient": "maria"}, True), ({}, True)]
-)
-def test_the_index_of_dates_is_left_to_what_many_have(words: dict[str, Any], by_date: bool) -> None:
-    question = postgres_question.question_of(Filters(**words, from_date="2015-01-01", limit=20), COMMON)
-    assert question is not None
-    assert ("sorted_at" in question.conditions) == by_date
-    assert len(question.values) == question.conditions.count("%s")
-
-
-def test_how_many_have_a_word() -> None:
-    assert COMMON.share("soto", True) == pytest.approx(0.007)
-    assert COMMON.share("soto", False) == 0.004
-    assert COMMON.share("sot", True) == pytest.approx(0.007)
-    assert COMMON.share("xqz", True) == 0.001
-    assert COMMON.often("soto", True)
-    assert not COMMON.often("rara", True)
-    assert Frequencies({}).share("maria", True) == 0.0

@@ -10,18 +10,22 @@ from typing import Any, NamedTuple
 from central_index.frequencies import Frequencies
 from central_index.model import MOST_COUNTED, Filters
 from central_index.words import (
+    TOO_MANY,
     accession_mark,
     center_mark,
     id_mark,
     key_mark,
     modalities_of,
     modality_mark,
+    pairs_of,
+    starts_of,
     words_of,
 )
 
 #: In such a way that no index is asked.
 _LOOKED_AT = " AND (words @@ %s::tsquery) IS TRUE"
 _NARROW = timedelta(days=31)
+_NARROW_STUDIES = 100_000
 #: What so many times as many studies have as are counted isn't counted.
 _SURELY = 20
 #: The index of words gathers all that begins with a word, each at a twentieth of what a row costs that is read from the
@@ -30,11 +34,12 @@ GATHERED = 20
 
 
 class Question(NamedTuple):
-    """``words``: what the index of words is asked; ``besides``: further words, looked at in what is found.
+    """``words``: what the index of words is asked; ``besides``: further words, looked at in what is found. ``pairs``: what
+    the index of pairs is asked instead, where that is less work; then all words are looked at.
 
     ``exact``: all words without what only begins with them, where each is many studies'. That is answered quickly, and
-    enough to say that there are many. ``many``: that is known without being asked. ``gathered``: how many rows the index of
-    words gathers for its words. ``part``: what part of all has all the words, if each had them by chance.
+    enough to say that there are many. ``many``: that is known without being asked. ``fetching``: how much the index is
+    expected to take, in rows read from the table. ``part``: what part of all has all the words, if each had them by chance.
     """
 
     conditions: str
@@ -42,8 +47,9 @@ class Question(NamedTuple):
     words: str | None
     besides: str | None
     exact: str | None
+    pairs: str | None = None
     many: bool = False
-    gathered: float = 0.0
+    fetching: float = 0.0
     part: float = 0.0
 
     @property
@@ -53,6 +59,10 @@ class Question(NamedTuple):
 
     def where(self, *, by_index: bool = True) -> tuple[str, list[Any]]:
         text, values = self.conditions, list(self.values)
+        if self.pairs is not None and by_index:
+            text += " AND study_pairs(words) @@ %s::tsquery"
+            values.append(self.pairs)
+            by_index = False
         if self.words is not None:
             text += " AND words @@ %s::tsquery" if by_index else _LOOKED_AT
             values.append(self.words)
@@ -102,21 +112,35 @@ def question_of(filters: Filters, frequencies: Frequencies) -> Question | None:
         most = GATHERED * min(shares.values())
         gathered = [part for part in parts if part not in often or shares[part] <= most]
         besides = [part for part in parts if part not in gathered]
-        return Question(conditions, values, _asked(gathered), _asked(besides), None)
-    if not often or _is_narrow(filters):
+        pairs, _ = _pairs(filters, frequencies, [shares[part] for part in gathered])
+        return Question(conditions, values, _asked(gathered), _asked(besides), None, pairs)
+    if not often or _is_narrow(filters, frequencies):
         return Question(conditions, values, None, _asked(often), None)
+    pairs, fetching = _pairs(filters, frequencies, list(shares.values()))
     # The statistics may be a day old, but not so far from the truth.
-    rows = frequencies.studies * sum(shares[part] for part in parts)
-    many = len(parts) == 1 and not values and rows > _SURELY * MOST_COUNTED
+    many = len(parts) == 1 and not values and frequencies.studies * shares[parts[0]] > _SURELY * MOST_COUNTED
     if filters.center is not None:
         # A centre alone has an index in its order.
         often.append((center_mark(filters.center), False))
     exact = _asked([(lexeme, False) for lexeme, _ in often])
     part = math.prod(shares[part] for part in parts)
-    return Question(conditions, values, _asked(often), None, exact, many, rows, part)
+    return Question(conditions, values, _asked(often), None, exact, pairs, many, fetching, part)
 
 
-def is_of_days(filters: Filters) -> bool:
+def _pairs(filters: Filters, frequencies: Frequencies, gathered: Sequence[float]) -> tuple[str | None, float]:
+    """What the index of pairs is asked, if that is less work than to gather words with these shares; and how much it is."""
+    rows = math.prod(gathered) + sum(gathered) / GATHERED
+    words = words_of(filters.patient or "")
+    if pairs := pairs_of(words):
+        paired = math.prod(frequencies.share(start, True) for start in starts_of(words))
+        if paired < rows:
+            # What has too many pairs may have these.
+            asked = _asked([(pair, False) for pair in pairs])
+            return f"{asked} | '{TOO_MANY}'", frequencies.studies * paired
+    return None, frequencies.studies * rows
+
+
+def is_of_days(filters: Filters, frequencies: Frequencies) -> bool:
     """Whether the index of dates has all that is asked, of few days."""
     others = (
         filters.patient,
@@ -125,18 +149,29 @@ def is_of_days(filters: Filters) -> bool:
         filters.accession_number,
         filters.study_iuid,
     )
-    return _is_narrow(filters) and others == (None,) * len(others) and (filters.modality or "").isascii()
+    if others != (None,) * len(others) or not (filters.modality or "").isascii():
+        return False
+    return _is_narrow(filters, frequencies)
 
 
 def moments(filters: Filters) -> tuple[str, str]:
-    return f"{filters.from_date} 00:00:00", f"{filters.to_date} 23:59:59"
+    """What lies between them is meant."""
+    return f"{filters.from_date or '0001-01-01'} 00:00:00", f"{filters.to_date or '9999-12-31'} 23:59:59"
 
 
-def _is_narrow(filters: Filters) -> bool:
-    """So few days that to look at each of their studies is quicker than the index of words."""
-    if filters.from_date is None or filters.to_date is None:
+def _is_narrow(filters: Filters, frequencies: Frequencies) -> bool:
+    """So few days, or days of so few studies, that to look at each of these is quicker than the index of words."""
+    first, last = filters.from_date, filters.to_date
+    if first is None and last is None:
         return False
-    return date.fromisoformat(filters.to_date) - date.fromisoformat(filters.from_date) < _NARROW
+    if (
+        first is not None
+        and last is not None
+        and date.fromisoformat(last) - date.fromisoformat(first) < _NARROW
+    ):
+        return True
+    studies = frequencies.between(*moments(filters))
+    return studies is not None and studies <= _NARROW_STUDIES
 
 
 def _asked(parts: Sequence[tuple[str, bool]]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import structlog
@@ -12,8 +12,8 @@ from psycopg import errors, sql
 from central_index import audit
 from central_index.digests import FIELDS
 from central_index.model import UnusableStore
+from central_index.words import MOST_STARTS, START, TOO_MANY
 
-FORMAT = 2
 #: Enough for a table of 100 million, few enough that a search that touches all of them stays quick.
 PARTITIONS = 16
 _LOCK = 0x63656E7472616C
@@ -104,16 +104,64 @@ CREATE TABLE refused_logins (
 CREATE INDEX refused_logins_by_address ON refused_logins (address, refused_at);
 {audit.TABLES}
 """
-#: Of format 2, so that days can be counted, and searched for a modality, without a look at each row. The second names those
-#: that a search by date doesn't mean, though they stand at the date of their arrival.
-_FORMAT_2 = {
-    "studies_by_date": "(sorted_at, id) INCLUDE (center, study_modality) WHERE NOT deleted",
-    "studies_undated": "(sorted_at) INCLUDE (id) WHERE study_datetime IS NULL AND NOT deleted",
-}
-_WHOLE_INDEXES = (
-    *(f"CREATE INDEX IF NOT EXISTS {name} ON studies {definition}" for name, definition in _FORMAT_2.items()),
-    "DROP INDEX IF EXISTS studies_in_order",
+
+
+class _Newer(NamedTuple):
+    """What a format has that the one before hasn't: ``indexes``, what they need ``first``, and the one that it ``drops``."""
+
+    indexes: dict[str, str]
+    first: str = "SELECT 1"
+    drops: str = ""
+
+    def whole(self) -> list[str]:
+        """Once each partition has its own, if there are any yet: they are taken for parts of these."""
+        made = [
+            f"CREATE INDEX IF NOT EXISTS {name} ON studies {definition}"
+            for name, definition in self.indexes.items()
+        ]
+        return made + [f"DROP INDEX IF EXISTS {self.drops}"] * bool(self.drops)
+
+
+#: So that days can be counted, and searched for a modality, without a look at each row. The second names those that a search
+#: by date doesn't mean, though they stand at the date of their arrival.
+_FORMAT_2 = _Newer(
+    {
+        "studies_by_date": "(sorted_at, id) INCLUDE (center, study_modality) WHERE NOT deleted",
+        "studies_undated": "(sorted_at) INCLUDE (id) WHERE study_datetime IS NULL AND NOT deleted",
+    },
+    drops="studies_in_order",
 )
+#: words.pairs_of what a study is found by. Of two names that many have, all that begins with one or the other would be
+#: gathered from the words.
+_FORMAT_3 = _Newer(
+    {"studies_by_pairs": "USING gin (study_pairs(words)) WITH (fastupdate = off) WHERE NOT deleted"},
+    first=f"""
+CREATE OR REPLACE FUNCTION study_pairs(words tsvector) RETURNS tsvector
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
+DECLARE
+    word text;
+    start text COLLATE "C";
+    last text COLLATE "C" := '';
+    -- Each with a space behind it.
+    starts text := '';
+    pairs text := '';
+    number integer := 0;
+BEGIN
+    -- They are sorted by their bytes.
+    FOREACH word IN ARRAY tsvector_to_array(words) LOOP
+        start := substr(word, 1, {START});
+        IF start >= 'a' AND start <> last AND length(start) = {START} THEN
+            pairs := pairs || replace(starts, ' ', start || ' ');
+            starts := starts || start || ' ';
+            last := start;
+            number := number + 1;
+        END IF;
+    END LOOP;
+    RETURN CASE WHEN number > {MOST_STARTS} THEN '{TOO_MANY}' ELSE pairs END::tsvector;
+END $$""",
+)
+_NEWER = {2: _FORMAT_2, 3: _FORMAT_3}
+FORMAT = max(_NEWER)
 #: What a role or a database may be given for its searches; an index of a large table takes longer.
 _LIMITS = "pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout')"
 
@@ -126,6 +174,11 @@ async def prepare(connection: psycopg.AsyncConnection[Any]) -> None:
     ``connection`` is in autocommit. One by one, without a transaction that waits: an index that is built beside work that
     goes on waits for all that are open.
     """
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise UnusableStore(
+            f"The database's encoding is {encoding}, and names need UTF8: create it with ENCODING 'UTF8'."
+        )
     waits = False
     while not await _value(connection, "SELECT pg_try_advisory_lock(%s)", _LOCK):
         if not waits:
@@ -140,8 +193,11 @@ async def prepare(connection: psycopg.AsyncConnection[Any]) -> None:
             raise UnusableStore(f"The database is of format {found}, this program knows {FORMAT}.")
         if found < 1:
             await _create(connection)
-        elif found < 2:
-            await _add_indexes(connection)
+            return
+        for number, newer in _NEWER.items():
+            if number > found:
+                await _add_indexes(connection, newer)
+                await _keep_format(connection, number)
     finally:
         await connection.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
         await connection.execute(f"SELECT set_config(name, reset_val, false) FROM {_LIMITS}".encode())
@@ -157,15 +213,17 @@ async def _create(connection: psycopg.AsyncConnection[Any]) -> None:
     async with connection.transaction():
         await connection.execute(_FORMAT_1.encode())
         await _make_partitions(connection)
-        for statement in _WHOLE_INDEXES:
-            await connection.execute(statement.encode())
+        for newer in _NEWER.values():
+            for statement in (newer.first, *newer.whole()):
+                await connection.execute(statement.encode())
         await _keep_format(connection, FORMAT)
 
 
-async def _add_indexes(connection: psycopg.AsyncConnection[Any]) -> None:
-    """To a database of format 1, while processes of that version go on. What was interrupted is taken up."""
+async def _add_indexes(connection: psycopg.AsyncConnection[Any], newer: _Newer) -> None:
+    """To a database of an older format, while processes of that version go on. What was interrupted is taken up."""
     log.info("The tables get indexes of a newer version: this process serves once they are built.")
-    for name, definition in _FORMAT_2.items():
+    await connection.execute(newer.first.encode())
+    for name, definition in newer.indexes.items():
         for number in range(PARTITIONS):
             part = f"{name}_{number:02}"
             valid = await _value(
@@ -177,10 +235,8 @@ async def _add_indexes(connection: psycopg.AsyncConnection[Any]) -> None:
                 await connection.execute(
                     f"CREATE INDEX CONCURRENTLY {part} ON studies_{number:02} {definition}".encode()
                 )
-    # What the partitions have already is taken for a part of each.
-    for statement in _WHOLE_INDEXES:
+    for statement in newer.whole():
         await _soon(connection, statement)
-    await _keep_format(connection, 2)
 
 
 async def _soon(connection: psycopg.AsyncConnection[Any], statement: str) -> None:

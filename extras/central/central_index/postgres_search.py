@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from psycopg import errors
 
-from central_index.frequencies import Frequencies
+from central_index.frequencies import Frequencies, spread
 from central_index.model import MOST_COUNTED, Arrivals, CenterReport, Filters, Found, Place
 from central_index.postgres_pool import Connection
 from central_index.postgres_question import (
     ANEW,
-    GATHERED,
     Plans,
     Question,
     is_of_days,
@@ -45,7 +45,7 @@ async def search(
 ) -> Found | None:
     """None if rows were changed by hand since, so that they must be refreshed first."""
     question = question_of(filters, frequencies)
-    of_days = is_of_days(filters)
+    of_days = is_of_days(filters, frequencies)
     by_words = question is not None and question.by_words_alone and not _among_the_newest(filters, question)
     if await _plan(connection, plans_of(filters, of_days=of_days, by_words=by_words)) and not at_once:
         return None
@@ -122,7 +122,8 @@ async def _newest_first(connection: Connection, filters: Filters, question: Ques
 
 def _fill_a_page_soon(newest: Found, filters: Filters, question: Question) -> bool:
     """Whether so many of the newest match that to go on in order is quicker than to gather all that match and fetch them."""
-    return len(newest.studies) * max(_FEW, question.gathered / GATHERED) >= (filters.limit + 1) * _NEWEST
+    fetching = question.fetching if question.pairs is not None else max(_FEW, question.fetching)
+    return len(newest.studies) * fetching >= (filters.limit + 1) * _NEWEST
 
 
 async def _sorted(
@@ -254,7 +255,6 @@ def _with_hits(found: Found, hits: int | None) -> Found:
 
 async def frequencies(connection: Connection) -> Frequencies:
     """As the last ANALYZE of each partition found them."""
-    await _plan(connection, ANEW)
     rows = await connection.execute(
         "SELECT lexeme, sum(share) / %s, min(share) FROM pg_stats,"
         " unnest(most_common_elems::text::text[], most_common_elem_freqs) AS common (lexeme, share)"
@@ -263,16 +263,18 @@ async def frequencies(connection: Connection) -> Frequencies:
         [PARTITIONS],
     )
     found = await rows.fetchall()
-    rows = await connection.execute(
-        "SELECT sum(reltuples) FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE inhparent = 'studies'::regclass"
-    )
-    ((studies,),) = await rows.fetchall()
     least = min((row[2] for row in found), default=0.0)
-    return Frequencies({lexeme: share for lexeme, share, _ in found}, least, max(0.0, studies))
+    rows = await connection.execute(
+        "SELECT reltuples, most_common_vals::text::text[], most_common_freqs, histogram_bounds::text::text[]"
+        " FROM pg_class JOIN pg_stats ON relname = tablename AND relnamespace = schemaname::regnamespace"
+        " WHERE schemaname = current_schema() AND tablename LIKE 'studies\\_%' AND attname = 'sorted_at'"
+    )
+    parts = await rows.fetchall()
+    shares = {lexeme: share for lexeme, share, _ in found}
+    return Frequencies(shares, least, sum(part[0] for part in parts), itertools.starmap(spread, parts))
 
 
 async def counts(connection: Connection) -> dict[str, int]:
-    await _plan(connection, ANEW)
     # Nobody waits for it long: see `Counted`.
     await connection.execute("SET LOCAL statement_timeout = '10min'")
     rows = await connection.execute("SELECT center, count(*) FROM studies WHERE NOT deleted GROUP BY center")
@@ -281,8 +283,6 @@ async def counts(connection: Connection) -> dict[str, int]:
 
 async def arrivals(connection: Connection, periods: Sequence[tuple[float, float]]) -> dict[str, Arrivals]:
     found: list[dict[str, int]] = []
-    # The index of arrivals is a bitmap's, which a search by days on this connection may have left off.
-    await _plan(connection, ANEW)
     for begin, end in periods:
         rows = await connection.execute(
             "SELECT center, count(*) FROM studies "
@@ -295,7 +295,6 @@ async def arrivals(connection: Connection, periods: Sequence[tuple[float, float]
 
 
 async def newest(connection: Connection, centers: Sequence[str]) -> dict[str, int]:
-    await _plan(connection, ANEW)
     rows = await connection.execute(
         "SELECT one, (SELECT max(version) FROM studies WHERE center = one) FROM unnest(%s::text[]) AS one",
         [list(centers)],

@@ -77,7 +77,12 @@ class PostgresStore:
             **own_plans,
         }
         target = "primary" if read_database is None else "any"
-        self._readers = Pool(read_database or database, target, 8, reading)
+        # A search leaves how it was planned on its connection, which would be wrong for others.
+        # Most are done before another process of the database is ready to help, and many search at once.
+        alone = {"max_parallel_workers_per_gather": "0"}
+        self._searches = Pool(read_database or database, target, 8, reading | alone)
+        self._readers = Pool(read_database or database, target, 3, reading)
+        self._pools = (self._writers, self._searches, self._readers)
         self._listener = Listener(database, on_change)
         self._queue: asyncio.Queue[_Job | None] = asyncio.Queue()
         self._tasks: list[asyncio.Task[None]] = []
@@ -85,8 +90,8 @@ class PostgresStore:
         self._frequencies = Frequencies({})
 
     async def open(self) -> None:
-        await self._writers.open()
-        await self._readers.open()
+        for pool in self._pools:
+            await pool.open()
         try:
             await self._writers.run(prepare, in_transaction=False)
         except StoreUnavailable as error:
@@ -95,6 +100,9 @@ class PostgresStore:
         except UnusableStore:
             await self._close_pools()
             raise
+        with contextlib.suppress(StoreUnavailable):
+            # Before the first search: it would gather what many have as if few had it.
+            await self._learn()
         self._tasks = [asyncio.create_task(self._write_all()) for _ in range(_WRITERS)]
         self._tasks.append(asyncio.create_task(self._maintain()))
         await self._listener.open()
@@ -112,8 +120,8 @@ class PostgresStore:
         await self._close_pools()
 
     async def _close_pools(self) -> None:
-        await self._readers.close()
-        await self._writers.close()
+        for pool in self._pools:
+            await pool.close()
 
     # --- writing -----------------------------------------------------------------------------------------
 
@@ -168,7 +176,7 @@ class PostgresStore:
         """One of all processes forgets what is too old."""
         while True:
             try:
-                self._frequencies = await self._readers.run(postgres_search.frequencies)
+                await self._learn()
                 await self._writers.run(_forget)
                 await self._writers.run(partial(postgres_digests.refresh, center=None))
             except StoreUnavailable:
@@ -178,14 +186,17 @@ class PostgresStore:
                 log.error("What is done each minute failed; it is tried again.", error=type(error).__name__)
             await asyncio.sleep(_MAINTENANCE_SECONDS)
 
+    async def _learn(self) -> None:
+        self._frequencies = await self._readers.run(postgres_search.frequencies)
+
     # --- reading -----------------------------------------------------------------------------------------
 
     async def search(self, filters: Filters) -> Found:
         ask = partial(postgres_search.search, filters=filters, frequencies=self._frequencies)
-        found = await self._readers.run(ask, in_transaction=False)
+        found = await self._searches.run(ask, in_transaction=False)
         if found is None:
             await self._writers.run(partial(postgres_digests.refresh, center=None))
-            found = await self._readers.run(partial(ask, at_once=True), in_transaction=False)
+            found = await self._searches.run(partial(ask, at_once=True), in_transaction=False)
             assert found is not None
         return found
 

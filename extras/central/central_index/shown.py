@@ -14,12 +14,13 @@ COLUMNS = ("id", "sorted_at", *FIELDS, "more", "first_received_at", "received_at
 
 def as_json(row: Sequence[Any]) -> dict[str, Any]:
     number, _, *values, more, first_received_at, received_at, versions = row
+    first = moment(first_received_at)
     return {
         **further(more),
         "id": number,
         **dict(zip(FIELDS, values, strict=True)),
-        "first_received_at": moment(first_received_at),
-        "received_at": moment(received_at),
+        "first_received_at": first,
+        "received_at": first if received_at == first_received_at else moment(received_at),
         "versions": versions,
     }
 

@@ -1,0 +1,158 @@
+"""How PostgreSQL is asked for what a reader looks for."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import psycopg
+import pytest
+
+from central_index import postgres_question
+from central_index.frequencies import Frequencies, spread
+from central_index.model import Filters
+from central_index.words import pairs_of, tokens_of, words_of
+from tests.central.postgres import Cluster
+
+COMMON = Frequencies(
+    {"maria": 0.1, "soto": 0.004, "sotomayor": 0.003, "rojas": 0.04, "rara": 0.001}, 0.001, 1_000_000
+)
+
+
+@pytest.mark.parametrize(
+    ("patient", "words", "besides"),
+    [
+        # As many as twenty times the rarest: both are gathered, and few rows are read.
+        ("soto rara", "'soto':* & 'rara':*", None),
+        ("soto xqz", "'soto':* & 'xqz':*", None),
+        ("rara maria", "'rara':*", "'maria':*"),
+        ("rojas rara maria xqz", "'rara':* & 'xqz':*", "'rojas':* & 'maria':*"),
+        ("maria soto", "'maria':* & 'soto':*", None),
+    ],
+)
+def test_which_words_the_index_of_words_gathers(patient: str, words: str, besides: str | None) -> None:
+    question = postgres_question.question_of(Filters(patient=patient, limit=20), COMMON)
+    assert question is not None
+    assert (question.words, question.besides) == (words, besides)
+
+
+@pytest.mark.parametrize(
+    ("filters", "many"),
+    [
+        ({"patient": "maria"}, True),
+        ({"patient": "soto"}, False),
+        ({"patient": "maria jose"}, False),
+        # Of so many a part only is asked for, which may have none.
+        ({"patient": "maria", "center": "001"}, False),
+        ({"patient": "maria", "only": ("001",)}, False),
+        ({"patient": "maria", "from_date": "2020-01-01"}, False),
+    ],
+)
+def test_what_so_many_have_isn_t_counted(filters: dict[str, Any], many: bool) -> None:
+    question = postgres_question.question_of(Filters(**filters, limit=20), COMMON)
+    assert question is not None
+    assert question.many == many
+
+
+@pytest.mark.parametrize(
+    ("words", "by_date"), [({"patient": "xqz"}, False), ({"patient": "maria"}, True), ({}, True)]
+)
+def test_the_index_of_dates_is_left_to_what_many_have(words: dict[str, Any], by_date: bool) -> None:
+    question = postgres_question.question_of(Filters(**words, from_date="2015-01-01", limit=20), COMMON)
+    assert question is not None
+    assert ("sorted_at" in question.conditions) == by_date
+    assert len(question.values) == question.conditions.count("%s")
+
+
+NAMES_OF_MANY = Frequencies(
+    {"maria": 0.1, "mariana": 0.02, "gonzalez": 0.04, "juan": 0.03, "jose": 0.03, "rara": 0.001},
+    0.0005,
+    10_000_000,
+)
+
+
+@pytest.mark.parametrize(
+    ("patient", "pairs"),
+    [
+        ("juan gonzalez", "'gonzjuan' | '='"),
+        ("GONZÁLEZ^JUAN JOSÉ", "'gonzjose' & 'gonzjuan' & 'josejuan' | '='"),
+        # What begins so may be shorter than what a study has, but not than what a pair is made of.
+        ("gonz ju", None),
+        ("juan g", None),
+        ("juan", None),
+        # One name may be what both mean.
+        ("maria mariana", None),
+        # Few have it: there are fewer than with names that begin like both.
+        ("rara gonzalez", "'gonzrara' | '='"),
+        ("mariaxqz gonzalez", None),
+        # So many that it is too many to be asked for.
+        (" ".join(f"{one}xqz" for one in "abcdefghijklm"), "'=' | '='"),
+        # Figures are ids.
+        ("1234567 juan", None),
+    ],
+)
+def test_which_pairs_are_asked_for(patient: str, pairs: str | None) -> None:
+    question = postgres_question.question_of(Filters(patient=patient, limit=20), NAMES_OF_MANY)
+    assert question is not None
+    assert question.pairs == pairs
+
+
+def test_how_many_stand_between_two_moments() -> None:
+    assert Frequencies({}).between("2020", "2021") is None
+    bounds = [f"20{year}-01-01" for year in range(10, 21)]
+    some = Frequencies(
+        {}, moments=[spread(1_000, ["2015-05-05"], [0.2], bounds), spread(100, None, None, bounds)]
+    )
+    # The common one, and the year's others: half of those on each side of its bound.
+    assert some.between("2015-01-01", "2015-12-31") == pytest.approx(200 + 80 + 10)
+    assert some.between("0001-01-01", "2010-12-31") == pytest.approx(40 + 5)
+    assert some.between("0001-01-01", "9999-12-31") == pytest.approx(1_100)
+    assert some.between("2021-01-01", "9999-12-31") == 0.0
+    assert spread(10, None, None, None) == []
+
+
+def test_how_many_have_a_word() -> None:
+    assert COMMON.share("soto", True) == pytest.approx(0.007)
+    assert COMMON.share("soto", False) == 0.004
+    assert COMMON.share("sot", True) == pytest.approx(0.007)
+    assert COMMON.share("xqz", True) == 0.001
+    assert COMMON.often("soto", True)
+    assert not COMMON.often("rara", True)
+    assert Frequencies({}).share("maria", True) == 0.0
+
+
+NAMES = [
+    "GONZÁLEZ PÉREZ^JUAN CARLOS",
+    "MUÑOZ^ANA",
+    # Both begin alike, and so do a name and what it begins with.
+    "MARIA^MARIANA JOSE",
+    "",
+    "ŻÓŁĆ ŻÓŁĆKI^ŁUKASZ",
+    "李明 山田太郎^やまだたろう さくらさくら",
+    "Ὀδυσσεύς ΠΗΝΕΛΟΠΗ ß ẞtraße İstanbul ﬁlip",
+    "𝔊𝔬𝔫𝔷𝔞𝔩𝔢𝔷 😀😀😀😀 ａｂｃｄｅ",
+    "O'BRIEN D'ARCY \\\\ ' :* & | ! <->",
+    *(" ".join(f"{chr(97 + n)}name" for n in range(number)) for number in (12, 13)),
+    "a" * 300 + " " + "b" * 300,
+]
+
+
+def test_the_pairs_of_a_study_are_those_that_are_asked_for(cluster: Cluster) -> None:
+    rng = random.Random(7)
+    # Of any letters there are.
+    letters = [one for one in map(chr, range(0x3000)) if one.isalnum()]
+    some = [
+        " ".join("".join(rng.choices(letters, k=rng.randrange(3, 7))) for _ in range(4)) for _ in range(500)
+    ]
+    with psycopg.connect(cluster.new_database()) as connection:
+        for name in [*NAMES, *some]:
+            study = {
+                "patient_name": name,
+                "patient_id": "1.234.567-K",
+                "center": "000",
+                "study_modality": "CT",
+            }
+            rows = connection.execute(
+                "SELECT tsvector_to_array(study_pairs(array_to_tsvector(%s::text[])))", [tokens_of(study)]
+            )
+            assert rows.fetchone() == (sorted(pairs_of(words_of(name))),), name
