@@ -247,6 +247,8 @@ async def _erase(given: Given, person: Person) -> None:
             erased += len(which)
     click.echo(f"{erased} studies erased.")
     if is_address(given.database):
+        if not erased:
+            return
         click.echo(
             "PostgreSQL's files, WAL and backups still hold them for a while: see docs/region.md.", err=True
         )
