@@ -1,9 +1,11 @@
 # The indexer, small and without root:
 #   docker build -t cdc-indexer .
-#   docker run -v ./config.json:/etc/cdc-indexer/config.json:ro -v ./server.json:/etc/cdc-indexer/server.json:ro \
-#              -v cdc-indexer-state:/var/lib/cdc-indexer cdc-indexer
+#   docker run -v ./etc:/etc/cdc-indexer:ro -v cdc-indexer-state:/var/lib/cdc-indexer cdc-indexer
+# with config.json and server.json in ./etc: the directory, since a file that is mounted alone isn't seen any more once it is replaced.
 # docker-compose.yml also builds the target "demo", which has the simulated archive, and "central", the reference central index:
 #   docker build --target central -t central-index .
+#   docker run -v ./keys:/etc/central-index -v central-index:/var/lib/central -p 127.0.0.1:8080:8080 central-index
+# with keys.json in ./keys. In the volume are the studies, or with CENTRAL_DATABASE=postgresql://... the record's audit.key.
 
 FROM python:3.12-slim AS package
 WORKDIR /opt/cdc-indexer
@@ -25,7 +27,7 @@ FROM package AS central
 RUN pip install --no-cache-dir --disable-pip-version-check '.[central]' && rm -rf build *.egg-info
 # A volume that is mounted here belongs to this account from the start.
 RUN install -d -o 10001 -m 700 /var/lib/central
-ENV CENTRAL_LISTEN=0.0.0.0:8080 CENTRAL_DATABASE=/var/lib/central/central.sqlite CENTRAL_KEYS=/run/secrets/keys
+ENV CENTRAL_LISTEN=0.0.0.0:8080 CENTRAL_DATABASE=/var/lib/central/central.sqlite CENTRAL_KEYS=/etc/central-index/keys.json
 VOLUME /var/lib/central
 WORKDIR /var/lib/central
 USER 10001

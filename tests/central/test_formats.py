@@ -17,6 +17,7 @@ from benchmarks.region_studies import as_moved, studies
 from central_index import postgres_schema
 from central_index.postgres_pool import Connection
 from central_index.postgres_rows import MOVE
+from central_index.words import words_of
 from tests.beside import beside
 from tests.central.conftest import Index, MakeIndex, study
 from tests.central.postgres import Cluster
@@ -24,6 +25,7 @@ from tests.indexer import wait_until
 
 NUMBER = 3_000
 _LOCKED_SECONDS = 4.0
+FORMATS = "SELECT format FROM index_format ORDER BY 1"
 INDEXES = "SELECT indexrelid::regclass::text, indisvalid FROM pg_index WHERE indrelid = 'studies'::regclass"
 
 
@@ -88,37 +90,34 @@ def test_a_database_of_the_format_before_gets_its_indexes_while_it_is_used(
             ended.execute("SET statement_timeout = '300ms'")
             ended.execute(f"CREATE INDEX CONCURRENTLY studies_by_date_01 ON studies_01 {place}".encode())
         made = [make_index(database=format_1) for _ in range(2)]
-        with ThreadPoolExecutor(2) as pool:
-            starting = [pool.submit(Index.start, one) for one in made]
-            # Whoever started them is told why they don't answer.
-            told = ("The tables get indexes of a newer version", "Another process prepares the tables")
-            logs = [one.log_path for one in made]
-            for log in logs:
-                log.touch()
-            wait_until(
-                lambda: all(any(one in log.read_text() for log in logs) for one in told), 20, "not said"
-            )
-            time.sleep(1.0)
-            assert not any(one.done() for one in starting)
-            reading.rollback()
-            # Another one, of which a build needs nothing; but the index of the whole can't be dropped. (ONLY: the unusable
-            # index of a part would wait for it, too.)
-            reading.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-            reading.execute("LOCK TABLE ONLY studies IN ACCESS SHARE MODE")
-            drop = "DROP INDEX IF EXISTS studies_in_order"
-            wants = f"SELECT 1 FROM pg_stat_activity WHERE query = '{drop}' AND state = 'active'"
-            wait_until(lambda: cluster.execute(name, wants) != [], 20, "the old index isn't dropped")
-            time.sleep(_LOCKED_SECONDS)
-            assert not any(one.done() for one in starting)
-            reading.rollback()
-            for one in starting:
-                one.result()
-        assert [one.post(study(NUMBER + number)).status_code for number, one in enumerate(made, 1)] == [
-            201
-        ] * 2
+        for one in made:
+            # A build waits for the long search; nobody waits for the build.
+            one.start()
+        told = "The tables get indexes of a newer version, while they are used."
+        wait_until(lambda: any(told in one.log for one in made), 20, "not said")
+        answers = [one.post(study(NUMBER + number)).status_code for number, one in enumerate(made, 1)]
+        assert answers == [201] * 2
+        some = next(iter(studies(1, 1)))
+        assert some["study_iuid"] in _found(made[1], some)
+        assert cluster.execute(name, FORMATS) == [(1,)]
+        # Whichever builds ends when it is told to.
+        for one in made:
+            one.stop()
+            one.start()
+        reading.rollback()
+        # Another one, of which a build needs nothing; but the index of the whole can't be dropped. (ONLY: the unusable
+        # index of a part would wait for it, too.)
+        reading.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+        reading.execute("LOCK TABLE ONLY studies IN ACCESS SHARE MODE")
+        drop = "DROP INDEX IF EXISTS studies_in_order"
+        wants = f"SELECT 1 FROM pg_stat_activity WHERE query = '{drop}' AND state = 'active'"
+        wait_until(lambda: cluster.execute(name, wants) != [], 20, "the old index isn't dropped")
+        time.sleep(_LOCKED_SECONDS)
+        assert cluster.execute(name, FORMATS) == [(1,)]
+        reading.rollback()
+        wait_until(lambda: cluster.execute(name, FORMATS) == [(1,), (2,), (3,)], 60, "not brought to today's")
     # Who comes behind the one that waits for that.
     assert longest[0] < 2.5
-    assert cluster.execute(name, "SELECT format FROM index_format ORDER BY 1") == [(1,), (2,), (3,)]
     found = dict(cluster.execute(name, INDEXES))
     assert all(found.values())
     assert {"studies_by_date", "studies_undated", "studies_by_pairs"} <= set(found)
@@ -126,10 +125,15 @@ def test_a_database_of_the_format_before_gets_its_indexes_while_it_is_used(
     # Nothing was built a second time.
     parts = "SELECT count(*) FROM pg_indexes WHERE tablename LIKE 'studies\\_%' AND indexdef LIKE '%INCLUDE (center%'"
     assert cluster.execute(name, parts) == [(postgres_schema.PARTITIONS,)]
-    some = next(iter(studies(1, 1)))
-    day = some["study_datetime"][:10]
-    seen = made[1].studies(**{"from": day, "to": day, "modality": some["study_modality"].split("\\")[0]})
-    assert some["study_iuid"] in {one["study_iuid"] for one in seen}
+    assert some["study_iuid"] in _found(made[1], some)
+
+
+def _found(index: Index, some: dict[str, Any]) -> set[str]:
+    """By its day and modality, and by two of its names."""
+    day, names = some["study_datetime"][:10], words_of(some["patient_name"])
+    by_day = index.studies(**{"from": day, "to": day, "modality": some["study_modality"].split("\\")[0]})
+    by_names = index.studies(patient=f"{names[-1]} {names[0]}")
+    return {one["study_iuid"] for one in by_day} & {one["study_iuid"] for one in by_names}
 
 
 def test_what_a_role_may_take_for_a_search_doesn_t_end_a_build(cluster: Cluster, format_1: str) -> None:
@@ -137,9 +141,9 @@ def test_what_a_role_may_take_for_a_search_doesn_t_end_a_build(cluster: Cluster,
     for limit in ("statement_timeout", "lock_timeout"):
         cluster.execute("postgres", f"ALTER ROLE tests IN DATABASE {name} SET {limit} = '300ms'")
 
-    async def prepare() -> list[object]:
+    async def upgrade() -> list[object]:
         async with await Connection.connect(format_1, autocommit=True) as connection:
-            await postgres_schema.prepare(connection)
+            await postgres_schema.upgrade(connection)
             row = await connection.execute(
                 "SELECT current_setting('statement_timeout'), current_setting('lock_timeout')"
             )
@@ -150,10 +154,10 @@ def test_what_a_role_may_take_for_a_search_doesn_t_end_a_build(cluster: Cluster,
         reading.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         reading.execute("SELECT count(*) FROM studies").fetchall()
         with ThreadPoolExecutor(1) as pool:
-            prepared = pool.submit(asyncio.run, prepare())
+            upgraded = pool.submit(asyncio.run, upgrade())
             time.sleep(1.0)
             reading.rollback()
-            assert prepared.result() == [("300ms", "300ms")]
+            assert upgraded.result() == [("300ms", "300ms")]
 
 
 class Held:
@@ -197,11 +201,13 @@ def test_a_new_database_has_what_one_of_an_older_format_gets(cluster: Cluster, n
     of_a_part = "SELECT count(*) FROM pg_index WHERE indrelid = 'studies_00'::regclass"
     database = older(cluster, number)
 
-    async def prepare() -> None:
+    async def upgrade() -> None:
         async with await Connection.connect(database, autocommit=True) as connection:
-            await postgres_schema.prepare(connection)
+            assert await postgres_schema.prepare(connection)
+            await postgres_schema.upgrade(connection)
+            assert not await postgres_schema.prepare(connection)
 
-    asyncio.run(prepare())
+    asyncio.run(upgrade())
     new = cluster.new_database()
     for asked in (indexes, of_a_part, "SELECT max(format) FROM index_format"):
         assert cluster.execute(database.rpartition("/")[2], asked) == cluster.execute(

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from tests.central.conftest import READER, WRITER, Index, study
+from central_index.reading import _MOST_EXPORTED
+from tests.central.conftest import READER, WRITER, Index, MakeIndex, study
+
+#: The index itself, with a CSV of so many studies at most.
+LITTLE_CSV = """
+from central_index import reading
+from central_index.cli import main
+reading._MOST_EXPORTED = 1_000
+main()
+"""
 
 
 @pytest.mark.parametrize("path", ["/api/v1/studies", "/events"])
@@ -147,6 +159,33 @@ def test_what_is_searched_for_is_logged_without_its_terms(index: Index) -> None:
         assert term not in index.log
 
 
+def test_a_csv_that_is_cut_says_so(
+    engine: str, make_index: MakeIndex, request: pytest.FixtureRequest
+) -> None:
+    """Nobody takes a part for the whole."""
+    index = make_index(request.getfixturevalue("cluster") if engine == "postgresql" else None)
+    index.program = ("-c", LITTLE_CSV)
+    index.start()
+    index.post([study(number) for number in range(1_000)])
+
+    def lines() -> list[dict[str, str]]:
+        answer = index.ask("POST", "/api/v1/search.csv", READER, json={"patient": "pena"})
+        return list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig")), strict=True))
+
+    assert len({line["study_iuid"] for line in lines()}) == 1_000
+    index.post(study(1_000))
+    *found, last = lines()
+    assert len(found) == 1_000
+    assert (
+        last.pop("center") == "INCOMPLETE, cut after 1,000 studies / INCOMPLETO, cortado tras 1,000 estudios"
+    )
+    assert set(last.values()) == {""}
+    assert "has too many studies" in index.log
+    root = Path(__file__).resolve().parents[2]
+    for name in ("docs/index-api.md", "docs/region.md"):
+        assert f"{_MOST_EXPORTED:,} studies" in (root / name).read_text()
+
+
 def test_a_login_opens_the_page_and_logging_out_closes_it(index: Index) -> None:
     assert index.ask("POST", "/login", json={"key": "wrong"}).status_code == 401
     assert index.ask("POST", "/login", json={"key": WRITER}).status_code == 401
@@ -201,6 +240,33 @@ def test_the_page_is_told_that_something_changed_and_not_what(index: Index) -> N
         index_of_another_thread.start()
         assert next(lines) == b"data: changed"
         index_of_another_thread.join()
+
+
+def test_news_come_at_most_once_a_second(index: Index) -> None:
+    ended = threading.Event()
+
+    def post() -> None:
+        while not ended.is_set():
+            _post_one(index)
+
+    thread = threading.Thread(target=post)
+    headers = {"X-Api-Key": READER}
+    with index.session.get(f"{index.url}/events", headers=headers, stream=True, timeout=20) as stream:
+        thread.start()
+        try:
+            came = [
+                time.monotonic()
+                for line, _ in zip(
+                    (line for line in stream.iter_lines(chunk_size=1) if line.startswith(b"data")),
+                    range(4),
+                    strict=False,
+                )
+            ]
+        finally:
+            ended.set()
+            thread.join()
+    # The way here takes now longer, now shorter.
+    assert came[-1] - came[0] > 2.8
 
 
 def _post_one(index: Index) -> None:

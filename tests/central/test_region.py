@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
+from datetime import datetime
 from typing import Any
+
+import pytest
 
 from tests.central.conftest import KEYS, READER, WRITER, Index, study
 from tests.central.test_reports import AT, report
@@ -74,6 +78,17 @@ def test_who_needs_somebody_comes_first(index: Index) -> None:
     assert states(index) == [("000", "ok"), ("111", "ok")]
 
 
+def test_a_centre_that_was_taken_out_is_not_silent(index: Index) -> None:
+    index.post(study())
+    for center in KEYS["centers"]:
+        send(index, center)
+    index.execute("UPDATE reports SET received_at = received_at - 400")
+    assert states(index) == [("000", "silent"), ("111", "silent")]
+    index.write_keys({**KEYS, "centers": {**KEYS["centers"], "000": {"disabled": True}}})
+    assert states(index) == [("111", "silent"), ("000", "unknown")]
+    assert centers(index)[1]["studies"] == 1
+
+
 def test_the_centres_are_for_readers(shared_index: Index) -> None:
     assert shared_index.ask("GET", "/api/v1/centers").status_code == 401
     assert shared_index.ask("GET", "/api/v1/centers", WRITER).status_code == 403
@@ -106,7 +121,81 @@ def test_metrics_say_how_each_centre_stands_and_nothing_of_patients(index: Index
         assert never not in text
 
 
+def test_who_scrapes_sees_a_file_of_keys_that_broke(index: Index) -> None:
+    """Though nobody uses a key."""
+    assert "central_index_keys_usable 1.0" in index.ask("GET", "/metrics").text
+    (index.directory / "keys.json").write_text('{"centers": {')
+    for _ in range(3):
+        assert "central_index_keys_usable 0.0" in index.ask("GET", "/metrics").text
+    assert index.log.count("The file of keys can't be used") == 1
+    (index.directory / "keys.json").unlink()
+    assert "central_index_keys_usable 0.0" in index.ask("GET", "/metrics").text
+    index.write_keys({**KEYS, "centers": {**KEYS["centers"], "222": "key-of-centre-222"}})
+    text = index.ask("GET", "/metrics").text
+    assert "central_index_keys_usable 1.0" in text
+    assert 'central_index_center_studies{center="222"} 0.0' in index.ask("GET", "/metrics").text
+    assert "The file of keys can be used again." in index.log
+
+
+def test_metrics_say_what_the_page_says(index: Index) -> None:
+    index.post([study(1), study(2), study(3)])
+    old = time.time() - 7 * 86_400
+    index.execute(f"UPDATE studies SET first_received_at = {old - 1} WHERE study_pk = 2")
+    differing = {"at": "2026-11-28T01:00:00Z", "compared": 9, "missing": 4, "stale": 5, "extra": 6, "kept": 7}
+    send(
+        index, "000", behind_seconds=7.5, waiting=3, parked=1, last_pass=differing,
+        program='1.0 "new"\\x\n2',
+    )  # fmt: skip
+    send(index, "111", last_pass=None, program=None)
+    found = {one["center"]: one for one in centers(index)}
+    text = index.ask("GET", "/metrics").text
+    said = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("central_index_center_"))
+
+    def value(name: str, center: str) -> float | None:
+        text = said.get(f'central_index_center_{name}{{center="{center}"}}')
+        return float(text) if text is not None else None
+
+    one = found["000"]
+    assert (
+        value("last_report_timestamp_seconds", "000")
+        == datetime.fromisoformat(one["reported_at"]).timestamp()
+    )
+    assert value("last_pass_timestamp_seconds", "000") == 1_795_827_600
+    assert value("studies_today", "000") == one["today"] == 2
+    assert value("studies_week_before", "000") == one["week_before"]
+    assert one["week_before"] == 1 or time.localtime().tm_hour == 0
+    for name in ("missing", "stale", "extra"):
+        assert value(f"pass_{name}", "000") == differing[name]
+    for name in ("behind_seconds", "waiting", "parked", "studies"):
+        assert value(name, "000") == one[name]
+    # Nothing in a label ends it.
+    assert said['central_index_center_info{center="000",version="1.0 \\"new\\"\\\\x\\n2"}'] == "1.0"
+    # What a centre didn't say isn't there.
+    assert value("last_pass_timestamp_seconds", "111") is None
+    assert 'central_index_center_info{center="111"' not in text
+    assert value("last_report_timestamp_seconds", "111") is not None
+
+
+@pytest.mark.parametrize("at", ["yesterday", "", "2026-11-28", "2026-11-28T01:00:00", "9" * 40, None])
+def test_a_wrong_moment_of_a_centre_breaks_no_metrics(index: Index, at: str | None) -> None:
+    send(index, "000", last_pass={"at": at, "missing": 1})
+    answer = index.ask("GET", "/metrics")
+    assert answer.status_code == 200
+    assert 'central_index_center_pass_missing{center="000"} 1.0' in answer.text
+    assert "last_pass_timestamp_seconds{" not in answer.text
+
+
+@pytest.mark.parametrize("program", ["\ud800", "\0", "\u2028", "é" * 64])
+def test_a_wrong_version_of_a_centre_breaks_no_metrics(index: Index, program: str) -> None:
+    content = json.dumps(report(program=program))
+    answer = index.ask("POST", "/api/v1/register/report", WRITER, data=content)
+    assert answer.status_code in (200, 422)
+    assert index.ask("GET", "/metrics").status_code == 200
+
+
 def test_unusable_keys_are_said_once(index: Index) -> None:
+    # The test before may have left them so.
+    index.post(study())
     (index.directory / "keys.json").write_text('{"centers": {')
     for _ in range(3):
         assert index.post(study()).status_code == 201

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.central import conftest
-from tests.central.conftest import KEYS, READER, WRITER, Index, study
+from tests.central.conftest import KEYS, READER, WRITER, Index, MakeIndex, study
 
 OTHER = KEYS["centers"]["111"]
 KEY = "key-of-one-who-sees-less"
@@ -91,6 +91,7 @@ def test_a_key_gives_way_to_another_one(index: Index) -> None:
     [
         {"keys": []}, {"keys": [KEY, KEY + "2", KEY + "3"]}, {"keys": ["short"]}, {"keys": [KEY], "names": "some"},
         {"keys": [KEY], "until": "tomorrow"}, {"keys": [KEY], "center": ["000"]}, {"keys": [READER]}, {},
+        {"keys": [KEY], KEY: True}, {"keys": [KEY], "until": 20270630}, [KEY], {"keys": [KEY], "disabled": "no"},
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_keys_changes_nothing(index: Index, entry: dict[str, Any]) -> None:
@@ -151,10 +152,51 @@ def test_people_log_in_with_a_name_and_a_password(index: Index) -> None:
     assert index.ask("POST", "/api/v1/search", secret, json={}).status_code == 401
     assert login(index, key=secret) == 401
     assert login(index, name="ana", password=password) == 200
-    assert "ana exports=False centers=['111']" in central_index(index, "user", "list")
+    assert "ana: centres 111; full names; without an end; no CSV\n" in central_index(index, "user", "list")
     assert central_index(index, "user", "disable", "ana") == "ana is out.\n"
     assert index.ask("POST", "/api/v1/search", json={}).status_code == 401
     assert "at least 12" in central_index(index, "user", "add", "eva", said="short\nshort\n")
+
+
+def test_another_password_shows_nobody_more(index: Index) -> None:
+    fill(index)
+    first, second = "correct horse battery", "staple correct horse"
+    central_index(
+        index, "user", "add", "ana", "--center", "111", "--initials", "--until", str(date.today()),
+        said=f"{first}\n{first}\n",
+    )  # fmt: skip
+    said = central_index(index, "user", "add", "ana", said=f"{second}\n{second}\n")
+    assert f"ana may read: centres 111; initials; until {date.today()}; no CSV.\n" in said
+    assert login(index, name="ana", password=first) == 401
+    assert login(index, name="ana", password=second) == 200
+    answer = index.ask("POST", "/api/v1/search", json={}).json()
+    assert [(one["study_iuid"], one["patient_name"]) for one in answer["studies"]] == [("1.2.840.3", "P. J.")]
+    # Who is out and comes back sees no more either.
+    central_index(index, "user", "disable", "ana")
+    assert login(index, name="ana", password=second) == 401
+    central_index(index, "user", "add", "ana", said=f"{first}\n{first}\n")
+    assert login(index, name="ana", password=first) == 200
+    assert index.ask("POST", "/api/v1/search", json={}).json()["hits"] == 1
+    # A key goes on to count beside a password.
+    central_index(index, "user", "add", "radiology", said=f"{first}\n{first}\n")
+    assert index.ask("GET", "/api/v1/studies", READER).json()["hits"] == 3
+
+
+def test_a_program_that_reads_gets_a_key_and_another_one(index: Index) -> None:
+    fill(index)
+
+    def read(*keys: str) -> list[int]:
+        return [index.ask("POST", "/api/v1/search", key, json={}).status_code for key in keys]
+
+    first = central_index(index, "user", "key", "less", "--center", "111").strip()
+    assert index.ask("POST", "/api/v1/search", first, json={}).json()["hits"] == 1
+    second = central_index(index, "user", "key", "less").strip()
+    assert read(first, second) == [200, 200]
+    assert index.ask("POST", "/api/v1/search", second, json={}).json()["hits"] == 1
+    assert central_index(index, "user", "retire-key", "less") == "Only the newer key of less counts.\n"
+    assert read(first, second) == [401, 200]
+    third = central_index(index, "user", "key", "radiology").strip()
+    assert read(READER, third) == [200, 200]
 
 
 def test_a_centre_gets_a_key_and_another_one(index: Index) -> None:
@@ -163,11 +205,37 @@ def test_a_centre_gets_a_key_and_another_one(index: Index) -> None:
     assert index.post(study(center="222"), key=first).status_code == 201
     second = central_index(index, "centre", "add", "222").strip()
     assert [index.post(study(center="222"), key=key).status_code for key in (first, second)] == [201, 201]
-    central_index(index, "centre", "add", "222")
+    third = central_index(index, "centre", "add", "222").strip()
     assert index.post(study(center="222"), key=first).status_code == 401
     assert index.post(study()).status_code == 201
-    assert central_index(index, "centre", "list") == "000\n111\n222\n"
-    assert central_index(index, "centre", "disable", "222") == "222 is out.\n"
+    assert central_index(index, "centre", "list") == "000\n111\n222: two keys\n"
+    assert central_index(index, "centre", "retire-key", "222") == "Only the newer key of 222 counts.\n"
     assert index.post(study(center="222"), key=second).status_code == 401
-    assert central_index(index, "centre", "disable", "222") == "Error: There is no 222.\n"
+    assert central_index(index, "centre", "disable", "222") == "222 is out.\n"
+    assert index.post(study(center="222"), key=third).status_code == 401
+    assert central_index(index, "centre", "disable", "222") == "Error: 222 is out.\n"
+    assert central_index(index, "centre", "disable", "333") == "Error: There is no 333.\n"
+    assert central_index(index, "centre", "list") == "000\n111\n222: out\n"
     assert (index.directory / "keys.json").stat().st_mode == mode
+
+
+@pytest.mark.parametrize(
+    ("believed", "said", "address"),
+    [
+        (None, "10.9.9.9", "10.9.9.9"),
+        # What the proxy overwrote or added comes last.
+        (None, "10.9.9.9, 10.8.8.8", "10.8.8.8"),
+        ("", "10.9.9.9", "127.0.0.1"),
+        ("10.0.0.5", "10.9.9.9", "127.0.0.1"),
+    ],
+)
+def test_whose_word_for_an_address_counts(
+    make_index: MakeIndex, believed: str | None, said: str, address: str
+) -> None:
+    index = make_index()
+    if believed is not None:
+        index.options["FORWARDED_ALLOW_IPS"] = believed
+    index.start()
+    answer = index.ask("POST", "/api/v1/search", READER, json={}, headers={"X-Forwarded-For": said})
+    assert answer.status_code == 200
+    assert index.rows("SELECT address FROM audit") == [(address,)]

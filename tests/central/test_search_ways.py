@@ -48,12 +48,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _held() -> list[dict[str, Any]]:
-    """In the order of their ids; some without a date."""
+    """In the order of their ids; some without a date, and some with so many names that they have no pairs."""
+    many = "^" + " ".join(f"{one}name" for one in "abcdefghijklm")
     return [
         dict(
             one,
             center=CENTERS[one["study_pk"] % 7],
             study_datetime=one["study_datetime"] if one["study_pk"] % 9 else None,
+            patient_name=one["patient_name"] + (many if one["study_pk"] % 20 == 0 else ""),
         )
         for one in studies(1, NUMBER)
     ]
@@ -156,6 +158,10 @@ def _days() -> Iterator[Filters]:
             yield Filters(from_date=first, to_date=last, modality=modality, center=center, only=only, limit=3)
 
 
+#: Who has these has too many names for pairs.
+TOO_MANY = [Filters(patient=patient, limit=20) for patient in ("bname cname", "aname bname cname")]
+
+
 async def _compare(store: Store, held: list[dict[str, Any]], questions: Iterable[Filters]) -> None:
     order = sorted(enumerate(held), key=lambda one: (_moment(one[1]), one[0]), reverse=True)
     for filters in questions:
@@ -190,7 +196,7 @@ def test_every_way_finds_what_is_there(cluster: Cluster, number: int) -> None:
             # As learnt before the first search.
             assert store._frequencies.often("maria", True)
             assert not store._frequencies.often("xqz", True)
-            await _compare(store, held, [*_days(), *_questions(held, number)])
+            await _compare(store, held, [*_days(), *TOO_MANY, *_questions(held, number)])
         finally:
             await store.close()
 
@@ -211,7 +217,7 @@ def test_every_way_through_the_embedded_store(
         await store.open()
         try:
             await store.write([Stored(None, NOW, parse(one), one["study_pk"]) for one in held])
-            await _compare(store, held, [*_days(), *_questions(held, number * 3)])
+            await _compare(store, held, [*_days(), *TOO_MANY, *_questions(held, number * 3)])
         finally:
             await store.close()
 

@@ -33,12 +33,17 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_prometheus_understands_the_alerts() -> None:
+@pytest.mark.parametrize(
+    ("verb", "path"),
+    [("check", "extras/central/prometheus-alerts.yml"), ("test", "tests/central/alerts_test.yml")],
+)
+def test_prometheus_understands_the_alerts(verb: str, path: str) -> None:
     tool = shutil.which("promtool") or str(cache_directory() / "promtool/promtool")
     if not Path(tool).exists():
         pytest.skip("no promtool here: tests/setup_servers.sh promtool")
-    path = ROOT / "extras/central/prometheus-alerts.yml"
-    done = subprocess.run([tool, "check", "rules", str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [tool, verb, "rules", str(ROOT / path)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -80,6 +85,29 @@ def test_prometheus_understands_what_the_board_asks(tmp_path: Path) -> None:
         for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
     ]
     assert len(taken) == len(set(taken))
+
+
+def test_the_board_names_every_column_of_its_table() -> None:
+    """As the page "Centres" has them; the places are those of the queries."""
+    board = json.loads((ROOT / "extras/central/grafana-dashboard.json").read_text())
+    (table,) = [panel for panel in board["panels"] if panel["type"] == "table"]
+    (organized,) = [one["options"] for one in table["transformations"] if one["id"] == "organize"]
+    columns = {"center", "version", *(f"Value #{target['refId']}" for target in table["targets"])}
+    shown = columns - organized["excludeByName"].keys()
+    assert len(columns) == len(table["targets"]) + 2
+    assert organized["renameByName"].keys() == shown == organized["indexByName"].keys()
+    assert sorted(organized["indexByName"].values()) == list(range(len(shown)))
+    named = {rule["matcher"]["options"] for rule in table["fieldConfig"]["overrides"]}
+    assert named <= set(organized["renameByName"].values())
+
+
+def test_every_metric_of_a_centre_is_on_the_board() -> None:
+    center = overview(["000"], [CenterReport("000", 0.0, report())], {"000": 1}, {}, {}, 1.0)
+    said = Metrics().text(center, keys_usable=True).decode()
+    board = (ROOT / "extras/central/grafana-dashboard.json").read_text()
+    names = set(re.findall(r"^(central_index_center_\w+)", said, re.MULTILINE))
+    assert len(names) == 13
+    assert [name for name in sorted(names) if name not in board] == []
 
 
 def test_the_keys_of_the_document_are_good(tmp_path: Path) -> None:

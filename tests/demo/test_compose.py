@@ -27,7 +27,39 @@ FILES = ROOT / "extras/compose"
 def test_every_file_that_is_named_is_there() -> None:
     named = re.findall(r"\./([\w./-]+)", COMPOSE)
     assert len(named) >= 9
-    assert [name for name in named if not (ROOT / name).is_file()] == []
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def _volumes() -> dict[str, dict[str, str]]:
+    """Of each service: what is mounted where."""
+    services = re.split(
+        r"^  (\w+):$", COMPOSE.partition("\nservices:\n")[2].partition("\nsecrets:\n")[0], flags=re.MULTILINE
+    )
+    return {
+        name: {where: what for what, where in re.findall(r"- (\S+?):(/[^:\s]+)", text)}
+        for name, text in zip(services[1::2], services[2::2], strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("service", "target"), [("central", "central"), ("region", "central"), ("indexer", "indexer")]
+)
+def test_what_a_program_writes_and_reads_again_outlives_its_container(service: str, target: str) -> None:
+    """Where it works lies in a volume with a name, and its settings lie in a directory, so that they can be replaced."""
+    build = re.split(r"^FROM \S+ AS (\w+)$", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    text = dict(zip(build[1::2], build[2::2], strict=True))[target]
+    mounted = _volumes()[service]
+    (kept,) = re.findall(r"^VOLUME (\S+)$", text, re.MULTILINE)
+    named = re.findall(r"^  (\w+):$", COMPOSE.partition("\nvolumes:\n")[2], re.MULTILINE)
+    assert mounted[kept] in named
+    others = [what for where, what in mounted.items() if where != kept]
+    assert others
+    assert [what for what in others if not (ROOT / what).is_dir()] == []
+    if target == "central":
+        # audit.key is made in the working directory.
+        assert f"WORKDIR {kept}\n" in text
+        (keys,) = re.findall(r"CENTRAL_KEYS=(\S+)", text)
+        assert (ROOT / mounted[str(Path(keys).parent)] / Path(keys).name).is_file()
 
 
 def test_what_the_dockerfile_copies_isnt_ignored() -> None:
@@ -79,7 +111,7 @@ def test_its_services_do_the_demo(
         tmp_path / "central.log",
         CENTRAL_LISTEN=address,
         CENTRAL_DATABASE=str(tmp_path / "central.sqlite"),
-        CENTRAL_KEYS=str(FILES / "keys.json"),
+        CENTRAL_KEYS=str(FILES / "central/keys.json"),
     )
     archive = started(
         "extras.demo.archive",
@@ -91,7 +123,7 @@ def test_its_services_do_the_demo(
         ARCHIVE_NAME="pacsdb",
     )
     indexer = started(
-        f"cdc_indexer --config {FILES / 'config.json'} run",
+        f"cdc_indexer --config {FILES / 'indexer/config.json'} run",
         tmp_path / "indexer.log",
         CDC_INDEXER_STATE_DIR=str(tmp_path / "state"),
         CDC_INDEXER_DATABASE__HOST="127.0.0.1",
@@ -102,7 +134,7 @@ def test_its_services_do_the_demo(
         CDC_INDEXER_MONITOR__LISTEN=f"127.0.0.1:{free_port()}",
     )
 
-    reader = json.loads((FILES / "keys.json").read_text())["readers"]["demo"]
+    reader = json.loads((FILES / "central/keys.json").read_text())["readers"]["demo"]
 
     def index() -> dict[str, Any]:
         answer = requests.get(f"http://{address}/api/v1/studies", headers={"X-Api-Key": reader}, timeout=10)

@@ -80,6 +80,10 @@ def test_the_wheel_has_all_that_runs(built: tuple[Path, Path]) -> None:
     assert {name.partition("/")[0] for name in names if ".d" not in name} <= {"cdc_indexer", "central_index"}
     data = {name.partition(".data/data/")[2] for name in names if ".data/data/" in name}
     assert {"share/cdc-indexer/cdc-indexer.service", "share/central-index/central-index.service"} <= data
+    # What the document of the region speaks of.
+    linked = re.findall(r"\(\.\./extras/central/([\w.-]+)\)", (ROOT / "docs/region.md").read_text())
+    assert len(linked) == 2
+    assert {f"share/central-index/{name}" for name in linked} <= data
 
 
 @pytest.mark.soak

@@ -105,6 +105,7 @@ class Central:
         await self._store.open()
         try:
             await self._disclosure.open()
+            await self._store.serve()
         except BaseException:
             await self._store.close()
             raise

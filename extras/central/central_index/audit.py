@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from cryptography.fernet import InvalidToken
 
-from central_index.audit_key import AuditKey, UnusableAuditKey
+from central_index.audit_key import AuditKey, UnusableAuditKey, missing
 from central_index.whose import Person, patients_of
 
 Statement = tuple[str, Sequence[Any]]
@@ -93,21 +93,38 @@ class Audit:
         self._waiting: list[tuple[Record, asyncio.Future[None]]] = []
         self._adding: asyncio.Task[None] | None = None
 
-    async def open(self) -> None:
-        """Raises UnusableAuditKey if the records are another key's."""
-        await self._store.run(
-            [
-                (
-                    "INSERT INTO audit_marks (name, value) VALUES ('key', ?) ON CONFLICT DO NOTHING",
-                    [self._key.check],
+    async def open(self, make: bool = False) -> None:
+        """``make``: the key's file, if it isn't there and nothing is recorded yet. Raises UnusableAuditKey."""
+        kept, made = await self._kept(), False
+        if self._key.check is None:
+            if kept is not None:
+                raise missing(self._key.path)
+            if not make:
+                raise UnusableAuditKey(
+                    f"{self._key.path} isn't there, and nothing is recorded yet: the index makes it when it starts."
                 )
-            ]
-        )
-        ((kept,),) = (await self._store.run([("SELECT value FROM audit_marks WHERE name = 'key'", [])]))[0]
-        if kept != self._key.check:
-            raise UnusableAuditKey(
-                "The audit's records were made with another key: give --audit-key its file."
+            made = self._key.make()
+        if kept is None:
+            await self._store.run(
+                [
+                    (
+                        "INSERT INTO audit_marks (name, value) VALUES ('key', ?) ON CONFLICT DO NOTHING",
+                        [self._key.check],
+                    )
+                ]
             )
+            kept = await self._kept()
+        if kept == self._key.check:
+            return
+        if made:
+            # Another process began at the same time, in another directory.
+            self._key.path.unlink(missing_ok=True)
+            raise missing(self._key.path)
+        raise UnusableAuditKey("The audit's records were made with another key: give --audit-key its file.")
+
+    async def _kept(self) -> str | None:
+        (rows,) = await self._store.run([("SELECT value FROM audit_marks WHERE name = 'key'", [])])
+        return rows[0][0] if rows else None
 
     async def add(self, record: Record) -> None:
         """Durable when this returns. Those that come while others are written share one commit."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hmac
 import json
 import os
@@ -25,15 +24,28 @@ class AuditKey:
     """Seals, hides what is personal, and finds a patient without opening every record."""
 
     def __init__(self, path: Path) -> None:
-        """Makes the file if it isn't there. Raises UnusableAuditKey."""
+        """Where the file isn't there, `Audit.open` sees to it. Raises UnusableAuditKey."""
+        self.path = path.absolute()
+        self.check: str | None = None
         try:
-            if not path.exists():
-                _make(path)
-            text = path.read_text().strip()
+            if path.exists():
+                self._read()
         except OSError as error:
             raise UnusableAuditKey(f"{path} can't be used: {error.strerror}.") from None
+
+    def make(self) -> bool:
+        """False if another process was sooner. Raises UnusableAuditKey."""
+        try:
+            made = _make(self.path)
+            self._read()
+            return made
+        except OSError as error:
+            raise UnusableAuditKey(f"{self.path} can't be made: {error.strerror}.") from None
+
+    def _read(self) -> None:
+        text = self.path.read_text().strip()
         if len(text) < 32:
-            raise UnusableAuditKey(f"{path} must hold a random key of at least 32 characters.")
+            raise UnusableAuditKey(f"{self.path} must hold a random key of at least 32 characters.")
         self._key = text.encode()
         self._of_patients = self._derived("patient")
         self._of_seals = self._derived("seal")
@@ -66,13 +78,22 @@ class AuditKey:
         return f"{place} {seal} {proof}"
 
 
-def _make(path: Path) -> None:
+def _make(path: Path) -> bool:
     """Complete or not at all; where another process makes it at the same time, the first one counts."""
     new = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         with os.fdopen(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(32) + "\n")
-        with contextlib.suppress(FileExistsError):
-            os.link(new, path)
+        os.link(new, path)
+        return True
+    except FileExistsError:
+        return False
     finally:
         new.unlink(missing_ok=True)
+
+
+def missing(path: Path) -> UnusableAuditKey:
+    return UnusableAuditKey(
+        f"This database's record was begun with a key that isn't at {path}: copy the file from where the first process "
+        "has it, or name it with --audit-key."
+    )

@@ -45,7 +45,7 @@ class Disclosure:
 
     async def open(self) -> None:
         """Raises UnusableAuditKey."""
-        await self._audit.open()
+        await self._audit.open(make=True)
         self._task = asyncio.create_task(self._seal())
 
     async def close(self) -> None:

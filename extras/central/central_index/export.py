@@ -24,6 +24,12 @@ def as_csv(studies: Iterable[Mapping[str, Any]]) -> str:
     return _lines([_cell(study.get(column)) for column in COLUMNS] for study in studies)
 
 
+def cut_short(number: int) -> str:
+    """The last line, where there are more: no centre, and no study, so that nobody takes a part for the whole."""
+    said = f"INCOMPLETE, cut after {number:,} studies / INCOMPLETO, cortado tras {number:,} estudios"
+    return _lines([[said, *[""] * (len(COLUMNS) - 1)]])
+
+
 def _lines(rows: Iterable[Sequence[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text).writerows(rows)

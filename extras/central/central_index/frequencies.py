@@ -30,7 +30,7 @@ def spread(
 class Frequencies:
     """``shares``: which part of all ``studies`` has each frequent word; ``least``: what others have at most.
 
-    ``moments``: where they stand, by parts.
+    ``moments``: where they stand, by parts. ``pairs``: whether there is an index of pairs of names.
     """
 
     def __init__(
@@ -39,8 +39,10 @@ class Frequencies:
         least: float = 0.0,
         studies: float = 0.0,
         moments: Iterable[Moments] = (),
+        pairs: bool = False,
     ) -> None:
         self.studies = studies
+        self.pairs = pairs
         by_moment = sorted(chain.from_iterable(moments))
         self._moments = [moment for moment, _ in by_moment]
         self._until = list(accumulate((number for _, number in by_moment), initial=0.0))

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
 
 import structlog
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
+VIEWER_EXAMPLE = "https://pacs.example/viewer?StudyInstanceUIDs={study_iuid}"
 _EXAMPLE = '{"centers": {"000": "a long random key"}, "readers": {"radiology": "another long random key"}}'
 _SHORTEST_KEY = 12
 _HASHER = PasswordHasher()
@@ -42,48 +53,85 @@ class Role:
     initials: bool = False
     until: date | None = None
     exports: bool = False
-    #: For pseudonyms, which stay the same as long as the reader's first key does.
+    #: What pseudonyms are made with, which stay the same as long as it does.
     secret: bytes = b""
 
     def sees(self, center: str) -> bool:
         return self.centers is None or center in self.centers
 
 
-Name = Annotated[str, Field(min_length=1, max_length=64)]
+LONGEST_NAME = 64
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+
+
+def checked_viewer(template: str) -> str:
+    """Raises ValueError, whose text says what it must be."""
+    if not re.match(r"https?://[^/\s]", template) or "{study_iuid}" not in template or len(template) > 500:
+        raise ValueError(f"must be such as {VIEWER_EXAMPLE}")
+    return template
+
+
+def _day(text: object) -> object:
+    try:
+        return date.fromisoformat(text) if isinstance(text, str) else text
+    except ValueError:
+        raise ValueError("must be a day as YYYY-MM-DD, such as 2027-06-30") from None
 
 
 class _Entry(BaseModel):
-    """Two keys at a time, while one takes the place of the other."""
+    """Two keys at a time, while one takes the place of the other. One that is out keeps what it may see."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
-    keys: Annotated[list[SecretStr], Field(min_length=1, max_length=2)]
+    keys: Annotated[list[SecretStr], Field(max_length=2)] = []
+    disabled: bool = False
+
+    #: What an entry that is only a key means besides.
+    _MEANT: ClassVar[dict[str, Any]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_key(cls, value: object) -> object:
+        return in_full(value, **cls._MEANT)
 
 
 class _Center(_Entry):
-    viewer: Annotated[str, Field(max_length=500, pattern="^https?://")] | None = None
+    viewer: Annotated[str, AfterValidator(checked_viewer)] | None = None
+
+    @model_validator(mode="after")
+    def _can_come_in(self) -> _Center:
+        if not self.keys and not self.disabled:
+            raise ValueError("a key is missing")
+        return self
 
 
 class _Reader(_Entry):
     """A person with a name and a password needs no key."""
 
-    keys: Annotated[list[SecretStr], Field(max_length=2)] = []
+    _MEANT: ClassVar[dict[str, Any]] = {"exports": True}
     password: Annotated[SecretStr, Field(min_length=20)] | None = None
     centers: list[Name] | None = None
     names: Literal["full", "initials"] = "full"
-    until: Annotated[date, Field(strict=False)] | None = None
+    until: Annotated[date, BeforeValidator(_day)] | None = None
     exports: bool = False
+    #: What their pseudonyms are made with, where that is no longer the first key or the password.
+    pseudonyms: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
 
     @model_validator(mode="after")
     def _can_come_in(self) -> _Reader:
-        if not self.keys and self.password is None:
-            raise ValueError
+        if not self.keys and self.password is None and not self.disabled:
+            raise ValueError("a key or a password is missing")
         return self
 
 
 class _File(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
-    centers: dict[Name, SecretStr | _Center]
-    readers: dict[Name, SecretStr | _Reader]
+    centers: dict[Name, _Center]
+    readers: dict[Name, _Reader]
+
+
+def in_full(entry: object, **meant: Any) -> Any:
+    """An entry that is only a key as one with members."""
+    return {"keys": [entry], **meant} if isinstance(entry, str) else entry
 
 
 class Keys:
@@ -97,9 +145,13 @@ class Keys:
         self._by_password: dict[bytes, Role] = {}
         self._hashes: dict[str, str] = {}
         self._viewers: dict[str, str] = {}
-        #: False while the file can't be read; what was read last counts.
-        self.usable = True
+        self._usable = True
         self._read()
+
+    def usable(self) -> bool:
+        """False while the file can't be read; what was read last counts."""
+        self._read_if_changed()
+        return self._usable
 
     def role(self, key: str) -> Role | None:
         """None for a key that isn't in the file."""
@@ -121,6 +173,7 @@ class Keys:
 
     def centers(self) -> list[str]:
         """All that have a key."""
+        self._read_if_changed()
         return sorted({role.name for role in self._roles.values() if role.writes})
 
     def role_of_digest(self, key_digest: bytes) -> Role | None:
@@ -147,13 +200,13 @@ class Keys:
 
     def _say(self, wrong: str | None) -> None:
         """Once, when it begins and when it is over."""
-        if wrong is not None and self.usable:
+        if wrong is not None and self._usable:
             log.error(
                 "The file of keys can't be used; the keys that were read last go on to count.", reason=wrong
             )
-        elif wrong is None and not self.usable:
+        elif wrong is None and not self._usable:
             log.info("The file of keys can be used again.")
-        self.usable = wrong is None
+        self._usable = wrong is None
 
     def _signature(self) -> tuple[int, int, int]:
         stat = self._path.stat()
@@ -162,71 +215,101 @@ class Keys:
     def _read(self) -> None:
         try:
             signature = self._signature()
-            content = _File.model_validate(json.loads(self._path.read_bytes()))
+            text = self._path.read_bytes()
         except FileNotFoundError:
             raise UnusableKeys(f"{self._path} isn't there: write it, such as {_EXAMPLE}.") from None
         except OSError as error:
             raise UnusableKeys(f"{self._path} can't be read: {error.strerror}.") from None
-        except (ValidationError, ValueError):
-            # What they say would show keys.
-            raise UnusableKeys(f"{self._path} must look like {_EXAMPLE}.") from None
-        roles: dict[bytes, Role] = {}
-        for role, secrets in _members(content):
-            for secret in secrets:
-                key = secret.get_secret_value()
-                if len(key) < _SHORTEST_KEY:
-                    raise UnusableKeys(
-                        f"{self._path}: the key of {role.name!r} is shorter than {_SHORTEST_KEY}."
-                    )
-                if digest(key) in roles:
-                    raise UnusableKeys(f"{self._path}: the key of {role.name!r} is another's, too.")
-                roles[digest(key)] = role
-        self._roles = roles
-        #: A login by password is remembered by what the file holds of it: another password ends it.
-        self._by_password = {
-            digest(entry.password.get_secret_value()): role
-            for role, entry in _readers(content)
-            if entry.password is not None
-        }
-        self._hashes = {
-            role.name: entry.password.get_secret_value()
-            for role, entry in _readers(content)
-            if entry.password is not None
-        }
+        content, self._roles = _understood(text, self._path)
+        self._by_password = {}
+        self._hashes = {}
+        for role, entry in _readers(content):
+            if entry.password is not None:
+                kept = entry.password.get_secret_value()
+                #: A login by password is remembered by what the file holds of it: another password ends it.
+                self._by_password[digest(kept)] = role
+                self._hashes[role.name] = kept
         self._viewers = {
             name: entry.viewer
             for name, entry in content.centers.items()
-            if isinstance(entry, _Center) and entry.viewer is not None
+            if entry.viewer is not None and not entry.disabled
         }
         self._read_from = signature
 
 
+def check(text: bytes, path: Path) -> None:
+    """Whether that can be the file's content. Raises UnusableKeys."""
+    _understood(text, path)
+
+
+def _understood(text: bytes, path: Path) -> tuple[_File, dict[bytes, Role]]:
+    """The content, and whose each key is. Raises UnusableKeys."""
+    try:
+        content = _File.model_validate(json.loads(text))
+    except ValidationError as error:
+        raise UnusableKeys(f"{path} must look like {_EXAMPLE}; {_where(error)}.") from None
+    except ValueError as error:
+        # A text that is no UTF-8 has no line.
+        where = f"; line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UnusableKeys(f"{path} must look like {_EXAMPLE}{where}.") from None
+    roles: dict[bytes, Role] = {}
+    for role, secrets in _members(content):
+        for secret in secrets:
+            key = secret.get_secret_value()
+            if len(key) < _SHORTEST_KEY:
+                raise UnusableKeys(f"{path}: the key of {role.name!r} is shorter than {_SHORTEST_KEY}.")
+            if digest(key) in roles:
+                raise UnusableKeys(f"{path}: the key of {role.name!r} is another's, too.")
+            roles[digest(key)] = role
+    return content, roles
+
+
+def _where(error: ValidationError) -> str:
+    """The first mistake and its place, without a value: that may be a key."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "extra_forbidden":
+        # Its name isn't known, so it may be anything.
+        return f"in {_place(first['loc'][:-1])} stands what isn't known"
+    said = "must be a key, or have members" if first["type"] == "model_type" else first["msg"]
+    return f"{_place(first['loc'])}: {said.removeprefix('Value error, ')}"
+
+
+def _place(where: Iterable[int | str]) -> str:
+    return ".".join(map(str, where)) or "the file"
+
+
 def _members(content: _File) -> Iterator[tuple[Role, list[SecretStr]]]:
     for name, center in content.centers.items():
-        yield Role(name, writes=True), center.keys if isinstance(center, _Center) else [center]
-    for name, reader in content.readers.items():
-        if isinstance(reader, SecretStr):
-            yield Role(name, writes=False, exports=True), [reader]
-            continue
-        yield (
-            Role(
-                name,
-                writes=False,
-                centers=frozenset(reader.centers) if reader.centers is not None else None,
-                initials=reader.names == "initials",
-                until=reader.until,
-                exports=reader.exports,
-                secret=digest((reader.keys or [reader.password or SecretStr("")])[0].get_secret_value()),
-            ),
-            reader.keys,
-        )
+        if not center.disabled:
+            yield Role(name, writes=True), center.keys
+    for role, reader in _readers(content):
+        yield role, reader.keys
 
 
 def _readers(content: _File) -> Iterator[tuple[Role, _Reader]]:
-    roles = {role.name: role for role, _ in _members(content) if not role.writes}
-    for name, entry in content.readers.items():
-        if isinstance(entry, _Reader):
-            yield roles[name], entry
+    for name, reader in content.readers.items():
+        if reader.disabled:
+            continue
+        role = Role(
+            name,
+            writes=False,
+            centers=frozenset(reader.centers) if reader.centers is not None else None,
+            initials=reader.names == "initials",
+            until=reader.until,
+            exports=reader.exports,
+            secret=bytes.fromhex(
+                reader.pseudonyms
+                or made_with(
+                    *(one.get_secret_value() for one in (*reader.keys, reader.password) if one is not None)
+                )
+            ),
+        )
+        yield role, reader
+
+
+def made_with(*secrets: str) -> str:
+    """What a reader's pseudonyms are made with, in hexadecimal digits: by the keys, and the password."""
+    return digest(secrets[0]).hex()
 
 
 @cache

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from functools import lru_cache
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -73,6 +74,21 @@ class _Centers:
             ("studies", "Studies of this centre in the index.", lambda one: one.studies),
             ("studies_today", "Studies that came first today.", lambda one: one.today),
             (
+                "studies_week_before",
+                "Studies that came first by the same time of the same weekday before.",
+                lambda one: one.week_before,
+            ),
+            (
+                "last_report_timestamp_seconds",
+                "When it was last heard, by the index's clock.",
+                lambda one: _unix(one.reported_at),
+            ),
+            (
+                "last_pass_timestamp_seconds",
+                "When its last comparison was, by its own clock.",
+                lambda one: _unix((one.last_pass or {}).get("at")),
+            ),
+            (
                 "behind_seconds",
                 "How far its newest report says that it is behind.",
                 lambda one: one.behind_seconds,
@@ -88,6 +104,15 @@ class _Centers:
                 f"Studies found {kind} by its last comparison.",
                 {one.center: (one.last_pass or {}).get(kind) for one in self._centers},
             )
+        info = InfoMetricFamily(
+            "central_index_center",
+            "The version of its program, as its newest report says.",
+            labels=["center"],
+        )
+        for one in self._centers:
+            if one.program is not None:
+                info.add_metric([one.center], {"version": one.program})
+        yield info
 
     @staticmethod
     def _family(name: str, text: str, values: dict[str, float | None]) -> Metric:
@@ -96,6 +121,16 @@ class _Centers:
             if value is not None:
                 family.add_metric([center], float(value))
         return family
+
+
+def _unix(moment: str | None) -> float | None:
+    """None, too, where a centre wrote something else."""
+    try:
+        # Python 3.10 doesn't know the Z.
+        read = datetime.fromisoformat(moment.replace("Z", "+00:00")) if moment is not None else None
+        return read.timestamp() if read is not None and read.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None
 
 
 class Measured:

@@ -10,8 +10,8 @@ from starlette.responses import Response, StreamingResponse
 
 from central_index.access import Access
 
-#: A page reads anew at most so often, however many studies arrive.
-_NEWS_SECONDS = 0.5
+#: An open page reads anew at most so often, however many studies arrive.
+_NEWS_SECONDS = 1.0
 _KEEP_ALIVE_SECONDS = 15.0
 
 

@@ -25,7 +25,12 @@ _STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"
 _ERROR = {
     "type": "object",
     "required": ["status", "reason"],
-    "properties": {"status": {"const": "Error"}, "reason": {"type": "string"}},
+    "properties": {
+        "status": {"const": "Error"},
+        "reason": {"type": "string"},
+        # Where a status has several; docs/index-api.md, "Searches".
+        "code": {"type": "string"},
+    },
 }
 _STALE = {
     "type": "object",
@@ -41,13 +46,17 @@ _FOUND = {
     "type": "object",
     "required": ["studies", "next", "hits", "more_hits", "total"],
     "properties": {
-        "studies": {"type": "array", "items": {"type": "object"}},
+        "studies": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"valid_id": {"type": "boolean"}}},
+        },
         "next": {"type": ["string", "null"]},
         "hits": {"type": ["integer", "null"]},
         "more_hits": {"type": "boolean"},
         "total": {"type": ["integer", "null"]},
         "one_person": {"type": "boolean"},
         "names_differ": {"type": "boolean"},
+        "patient_is_id": {"const": True},
     },
 }
 #: What any request may be answered with.
@@ -194,7 +203,7 @@ _ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"200": _answer("One page.", _FOUND), "415": _answer("No JSON.", _ERROR)},
     ),
     "POST /api/v1/search.csv": (
-        "The same as CSV, at most 10,000 studies, for who may",
+        "The same as CSV, for who may; of more than 1,000,000 studies the last line says that it was cut",
         {
             "200": {"description": "UTF-8 with a mark.", "content": {"text/csv": {}}},
             "415": _answer("No JSON.", _ERROR),

@@ -16,7 +16,10 @@ SILENT_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Center:
-    """One line of the page. ``state``: silent, failed, differing, warning, ok, or unknown for one that sends no reports."""
+    """One line of the page. ``state``: silent, failed, differing, warning, ok, or unknown for one that sends no reports.
+
+    So is one without a key, which can't: nobody is to be called for it.
+    """
 
     center: str
     state: str
@@ -49,17 +52,25 @@ def overview(
     now: float,
 ) -> list[Center]:
     """All centres that have a key, a report or a study, those that need somebody first. ``newest``: highest versions."""
-    by_center = {report.center: report for report in reports}
-    names = {*known, *by_center, *counts}
+    by_center, expected = {report.center: report for report in reports}, set(known)
     found = [
-        _center(name, by_center.get(name), counts.get(name, 0), arrivals.get(name), newest.get(name), now)
-        for name in names
+        _center(
+            name,
+            _state(by_center.get(name), now) if name in expected else "unknown",
+            by_center.get(name),
+            counts.get(name, 0),
+            arrivals.get(name),
+            newest.get(name),
+            now,
+        )
+        for name in {*expected, *by_center, *counts}
     ]
     return sorted(found, key=lambda one: (_WORST_FIRST.index(one.state), one.center))
 
 
 def _center(
     name: str,
+    state: str,
     report: CenterReport | None,
     studies: int,
     arrivals: Arrivals | None,
@@ -69,7 +80,7 @@ def _center(
     content: Mapping[str, Any] = report.content if report is not None else {}
     return Center(
         center=name,
-        state=_state(report, now),
+        state=state,
         problems=content.get("problems", []),
         reported_at=moment(report.received_at) if report is not None else None,
         # A version is a moment; one that is far ahead is none.

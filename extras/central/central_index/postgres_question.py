@@ -17,8 +17,7 @@ from central_index.words import (
     key_mark,
     modalities_of,
     modality_mark,
-    pairs_of,
-    starts_of,
+    pairs_asked,
     words_of,
 )
 
@@ -131,12 +130,12 @@ def _pairs(filters: Filters, frequencies: Frequencies, gathered: Sequence[float]
     """What the index of pairs is asked, if that is less work than to gather words with these shares; and how much it is."""
     rows = math.prod(gathered) + sum(gathered) / GATHERED
     words = words_of(filters.patient or "")
-    if pairs := pairs_of(words):
-        paired = math.prod(frequencies.share(start, True) for start in starts_of(words))
-        if paired < rows:
+    if frequencies.pairs and (pairs := pairs_asked(words)):
+        both = min(math.prod(frequencies.share(one, True) for one in pair) for pair in pairs)
+        if both < rows:
             # What has too many pairs may have these.
-            asked = _asked([(pair, False) for pair in pairs])
-            return f"{asked} | '{TOO_MANY}'", frequencies.studies * paired
+            asked = _asked([(pair.text, True) for pair in pairs])
+            return f"{asked} | '{TOO_MANY}'", frequencies.studies * both
     return None, frequencies.studies * rows
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import psycopg
@@ -12,7 +14,7 @@ from psycopg import errors, sql
 from central_index import audit
 from central_index.digests import FIELDS
 from central_index.model import UnusableStore
-from central_index.words import MOST_STARTS, START, TOO_MANY
+from central_index.words import BEGINNING, HEAD, MOST_PAIRED, TOO_MANY
 
 #: Enough for a table of 100 million, few enough that a search that touches all of them stays quick.
 PARTITIONS = 16
@@ -131,8 +133,8 @@ _FORMAT_2 = _Newer(
     },
     drops="studies_in_order",
 )
-#: words.pairs_of what a study is found by. Of two names that many have, all that begins with one or the other would be
-#: gathered from the words.
+#: Each two names of a study, see words.pairs_asked. Of two names that many have, all that begins with one or the other would
+#: be gathered from the words.
 _FORMAT_3 = _Newer(
     {"studies_by_pairs": "USING gin (study_pairs(words)) WITH (fastupdate = off) WHERE NOT deleted"},
     first=f"""
@@ -142,22 +144,28 @@ DECLARE
     word text;
     start text COLLATE "C";
     last text COLLATE "C" := '';
-    -- Each with a space behind it.
-    starts text := '';
+    head text;
+    fourth text;
+    fifth text;
+    -- Of each word that was before: its head | the fourth letter / the fifth, and a space.
+    before text := '';
     pairs text := '';
     number integer := 0;
 BEGIN
     -- They are sorted by their bytes.
     FOREACH word IN ARRAY tsvector_to_array(words) LOOP
-        start := substr(word, 1, {START});
-        IF start >= 'a' AND start <> last AND length(start) = {START} THEN
-            pairs := pairs || replace(starts, ' ', start || ' ');
-            starts := starts || start || ' ';
+        start := substr(word, 1, {BEGINNING});
+        IF start >= 'a' AND start <> last AND length(start) >= {HEAD} THEN
+            head := substr(start, 1, {HEAD});
+            fourth := rpad(substr(start, {HEAD + 1}, 1), 1, '.');
+            fifth := rpad(substr(start, {BEGINNING}, 1), 1, '.') || ' ';
+            pairs := pairs || replace(replace(replace(before, '|', head), '/', fourth), ' ', fifth);
+            before := before || head || '|' || fourth || '/' || fifth;
             last := start;
             number := number + 1;
         END IF;
     END LOOP;
-    RETURN CASE WHEN number > {MOST_STARTS} THEN '{TOO_MANY}' ELSE pairs END::tsvector;
+    RETURN CASE WHEN number > {MOST_PAIRED} THEN '{TOO_MANY}' ELSE pairs END::tsvector;
 END $$""",
 )
 _NEWER = {2: _FORMAT_2, 3: _FORMAT_3}
@@ -168,39 +176,61 @@ _LIMITS = "pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', 'tran
 log = structlog.get_logger()
 
 
-async def prepare(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Brings the database to today's format; many processes may ask at once. Raises UnusableStore.
+async def prepare(connection: psycopg.AsyncConnection[Any]) -> bool:
+    """Makes the tables where there are none; many processes may ask at once. Raises UnusableStore.
 
-    ``connection`` is in autocommit. One by one, without a transaction that waits: an index that is built beside work that
-    goes on waits for all that are open.
+    ``connection`` is in autocommit. Whether they are of an older format: they can be used as they are, and `upgrade` is to
+    be called.
     """
     encoding = connection.info.parameter_status("server_encoding")
     if encoding != "UTF8":
         raise UnusableStore(
             f"The database's encoding is {encoding}, and names need UTF8: create it with ENCODING 'UTF8'."
         )
-    waits = False
+    if not await _format(connection):
+        async with _alone(connection):
+            if not await _format(connection):
+                await _create(connection)
+    found = await _format(connection)
+    if found > FORMAT:
+        raise UnusableStore(f"The database is of format {found}, this program knows {FORMAT}.")
+    return found < FORMAT
+
+
+async def upgrade(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Brings tables of an older format to today's, while all processes go on. What was interrupted is taken up.
+
+    ``connection`` is in autocommit.
+    """
+    async with _alone(connection):
+        found = await _format(connection)
+        for number, newer in _NEWER.items():
+            if number > found:
+                log.info("The tables get indexes of a newer version, while they are used.", format=number)
+                await _add_indexes(connection, newer)
+                await _keep_format(connection, number)
+    if found < FORMAT:
+        log.info("The tables are of today's format.", format=FORMAT)
+
+
+@asynccontextmanager
+async def _alone(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[None]:
+    """No other process does the same. Without a transaction that waits, for an index that is built waits for all of them."""
     while not await _value(connection, "SELECT pg_try_advisory_lock(%s)", _LOCK):
-        if not waits:
-            log.info("Another process prepares the tables: this one waits until it is done.")
-        waits = True
         await asyncio.sleep(_LOOK_AGAIN_SECONDS)
     try:
         await connection.execute(f"SELECT set_config(name, '0', false) FROM {_LIMITS}".encode())
-        await connection.execute("CREATE TABLE IF NOT EXISTS index_format (format integer NOT NULL)")
-        found = await _value(connection, "SELECT max(format) FROM index_format") or 0
-        if found > FORMAT:
-            raise UnusableStore(f"The database is of format {found}, this program knows {FORMAT}.")
-        if found < 1:
-            await _create(connection)
-            return
-        for number, newer in _NEWER.items():
-            if number > found:
-                await _add_indexes(connection, newer)
-                await _keep_format(connection, number)
+        yield
     finally:
         await connection.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
         await connection.execute(f"SELECT set_config(name, reset_val, false) FROM {_LIMITS}".encode())
+
+
+async def _format(connection: psycopg.AsyncConnection[Any]) -> int:
+    """0: there are no tables."""
+    if await _value(connection, "SELECT to_regclass('index_format')") is None:
+        return 0
+    return await _value(connection, "SELECT max(format) FROM index_format") or 0
 
 
 async def _value(connection: psycopg.AsyncConnection[Any], statement: str, *values: object) -> Any:
@@ -211,6 +241,7 @@ async def _value(connection: psycopg.AsyncConnection[Any], statement: str, *valu
 async def _create(connection: psycopg.AsyncConnection[Any]) -> None:
     """All of today's format at once."""
     async with connection.transaction():
+        await connection.execute("CREATE TABLE IF NOT EXISTS index_format (format integer NOT NULL)")
         await connection.execute(_FORMAT_1.encode())
         await _make_partitions(connection)
         for newer in _NEWER.values():
@@ -220,8 +251,6 @@ async def _create(connection: psycopg.AsyncConnection[Any]) -> None:
 
 
 async def _add_indexes(connection: psycopg.AsyncConnection[Any], newer: _Newer) -> None:
-    """To a database of an older format, while processes of that version go on. What was interrupted is taken up."""
-    log.info("The tables get indexes of a newer version: this process serves once they are built.")
     await connection.execute(newer.first.encode())
     for name, definition in newer.indexes.items():
         for number in range(PARTITIONS):

@@ -270,8 +270,14 @@ async def frequencies(connection: Connection) -> Frequencies:
         " WHERE schemaname = current_schema() AND tablename LIKE 'studies\\_%' AND attname = 'sorted_at'"
     )
     parts = await rows.fetchall()
+    # Not while it is built, nor before a standby has it.
+    rows = await connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM pg_index WHERE indexrelid = to_regclass('studies_by_pairs') AND indisvalid)"
+    )
+    ((pairs,),) = await rows.fetchall()
     shares = {lexeme: share for lexeme, share, _ in found}
-    return Frequencies(shares, least, sum(part[0] for part in parts), itertools.starmap(spread, parts))
+    studies = sum(part[0] for part in parts)
+    return Frequencies(shares, least, studies, itertools.starmap(spread, parts), pairs)
 
 
 async def counts(connection: Connection) -> dict[str, int]:

@@ -36,7 +36,7 @@ from central_index.model import (
 from central_index.postgres_apply import apply_all, ordered_by_version
 from central_index.postgres_news import Listener
 from central_index.postgres_pool import Connection, Pool
-from central_index.postgres_schema import prepare
+from central_index.postgres_schema import prepare, upgrade
 
 #: So many changes share one commit, at most; what comes meanwhile goes with the next.
 _GROUP = 500
@@ -85,7 +85,10 @@ class PostgresStore:
         self._pools = (self._writers, self._searches, self._readers)
         self._listener = Listener(database, on_change)
         self._queue: asyncio.Queue[_Job | None] = asyncio.Queue()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._writing: list[asyncio.Task[None]] = []
+        self._besides: list[asyncio.Task[None]] = []
+        #: Whether the tables are of an older format.
+        self._older = False
         self._counted = Counted(lambda: self._readers.run(postgres_search.counts))
         self._frequencies = Frequencies({})
 
@@ -93,7 +96,7 @@ class PostgresStore:
         for pool in self._pools:
             await pool.open()
         try:
-            await self._writers.run(prepare, in_transaction=False)
+            self._older = await self._writers.run(prepare, in_transaction=False)
         except StoreUnavailable as error:
             await self._close_pools()
             raise UnusableStore(f"The database can't be used: {_sentence(error)}") from None
@@ -103,19 +106,21 @@ class PostgresStore:
         with contextlib.suppress(StoreUnavailable):
             # Before the first search: it would gather what many have as if few had it.
             await self._learn()
-        self._tasks = [asyncio.create_task(self._write_all()) for _ in range(_WRITERS)]
-        self._tasks.append(asyncio.create_task(self._maintain()))
+        self._writing = [asyncio.create_task(self._write_all()) for _ in range(_WRITERS)]
+
+    async def serve(self) -> None:
+        besides = [self._maintain(), *([self._upgrade()] if self._older else [])]
+        self._besides = [asyncio.create_task(one) for one in besides]
         await self._listener.open()
 
     async def close(self) -> None:
         await self._counted.close()
         for _ in range(_WRITERS):
             self._queue.put_nowait(None)
-        *writers, maintenance = self._tasks
-        await asyncio.gather(*writers)
-        maintenance.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await maintenance
+        await asyncio.gather(*self._writing)
+        for task in self._besides:
+            task.cancel()
+        await asyncio.gather(*self._besides, return_exceptions=True)
         await self._listener.close()
         await self._close_pools()
 
@@ -184,6 +189,20 @@ class PostgresStore:
             except Exception as error:
                 # Whatever it is: nothing old would be forgotten any more.
                 log.error("What is done each minute failed; it is tried again.", error=type(error).__name__)
+            await asyncio.sleep(_MAINTENANCE_SECONDS)
+
+    async def _upgrade(self) -> None:
+        """May take as long as it likes: until then searches do without what is built."""
+        while True:
+            try:
+                await self._writers.run(upgrade, in_transaction=False)
+                await self._learn()
+                return
+            except StoreUnavailable as error:
+                log.error(
+                    "The tables couldn't be brought to a newer format; it is tried again in a minute.",
+                    error=type(error.__cause__).__name__,
+                )
             await asyncio.sleep(_MAINTENANCE_SECONDS)
 
     async def _learn(self) -> None:

@@ -61,8 +61,8 @@ class Region:
         )
 
     async def metrics(self, _: Request) -> Response:
-        """For Prometheus, which has no key: names of centres and numbers."""
-        text = self._metrics.text(await self._overview(), self._keys.usable)
+        """For Prometheus, which has no key: names of centres, versions of programs and numbers."""
+        text = self._metrics.text(await self._overview(), self._keys.usable())
         return Response(text, media_type=CONTENT_TYPE)
 
     async def health(self, _: Request) -> Response:

@@ -57,6 +57,9 @@ class SqliteStore:
         self._thread = threading.Thread(target=self._write_all, name="writer")
         self._thread.start()
 
+    async def serve(self) -> None:
+        """Nothing: a file has one process."""
+
     async def close(self) -> None:
         await self._counted.close()
         self._jobs.put(None)

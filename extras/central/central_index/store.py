@@ -28,6 +28,9 @@ class Store(Protocol):
     async def open(self) -> None:
         """Once, in the loop in which the rest is called. Raises UnusableStore."""
 
+    async def serve(self) -> None:
+        """From now on, until it is closed, what a process does besides that serves: what is old is forgotten, and so on."""
+
     async def close(self) -> None:
         """Finishes what was asked for."""
 

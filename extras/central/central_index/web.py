@@ -39,12 +39,23 @@ OK = {"status": "Ok"}
 WHOLE = "central_index.whole"
 
 
+class Refused(HTTPException):
+    """``code``: which refusal it is, for programs, where a status has several."""
+
+    def __init__(self, status: int, code: str, reason: str) -> None:
+        super().__init__(status, reason)
+        self.code = code
+
+
 def refusal(status: int, reason: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     return JSONResponse({"status": "Error", "reason": reason}, status, headers)
 
 
 async def on_http_exception(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error, Refused):
+        said = {"status": "Error", "code": error.code, "reason": error.detail}
+        return JSONResponse(said, error.status_code)
     return refusal(error.status_code, error.detail, error.headers)
 
 

@@ -7,17 +7,17 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from string import ascii_lowercase, ascii_uppercase
-from typing import Any
+from typing import Any, NamedTuple
 
 #: Of one study. No name has so many.
 _MOST_WORDS = 64
 #: In characters, of a word and of what is looked for as a whole. PostgreSQL cuts what has more than 2,046 bytes, within a
 #: character perhaps, and says nothing; a backup of that can't be read again.
 _LONGEST = 250
-#: With so many characters a name is unlike most others, and so many are typed of nearly all.
-START = 4
-#: Names have fewer. More would be too many pairs.
-MOST_STARTS = 12
+#: Of each word in a pair: so many letters as a whole, and so many at most.
+HEAD, BEGINNING = 3, 5
+#: Words in pairs. Names have fewer; more would be too many pairs.
+MOST_PAIRED = 12
 #: The pair of what has more.
 TOO_MANY = "="
 #: As SQLite's upper() does it.
@@ -47,20 +47,33 @@ def words_of(text: str) -> list[str]:
     return [word[:_LONGEST] for word in re.findall(r"[^\W_]+", plain)[:_MOST_WORDS]]
 
 
-def starts_of(words: Iterable[str]) -> list[str]:
-    """How names begin, each once, in the order of their bytes in UTF-8. (Ids begin with figures.)"""
-    return sorted({word[:START] for word in words if len(word) >= START and word >= "a"})
+class Pair(NamedTuple):
+    """How two words of a study begin, the lesser one first; what is asked for is as long as the shorter one tells."""
+
+    one: str
+    two: str
+
+    @property
+    def text(self) -> str:
+        """Both heads, then a letter of each in turn: of juan and jose it begins with josjuaen."""
+        turns = itertools.zip_longest(self.one[HEAD:], self.two[HEAD:], fillvalue="")
+        return f"{self.one[:HEAD]}{self.two[:HEAD]}{''.join(itertools.chain.from_iterable(turns))}"
 
 
-def pairs_of(words: Iterable[str]) -> list[str]:
-    """How each two names begin: of two names that many have, few studies have both.
+def pairs_asked(words: Iterable[str]) -> list[Pair]:
+    """Those that a study has if it has all these beginnings of words: of two names that many have, few have both.
 
-    Two words that begin alike are no pair: one name may be what both mean.
+    (In the order of their bytes in UTF-8. Figures come before letters: ids aren't in pairs.) Two of which one begins as the
+    other are none: one name may be what both mean.
     """
-    starts = starts_of(words)
-    if len(starts) > MOST_STARTS:
-        return [TOO_MANY]
-    return ["".join(pair) for pair in itertools.combinations(starts, 2)]
+    asked = sorted({word[:BEGINNING] for word in words if len(word) >= HEAD and word >= "a"})
+    if len(asked) > MOST_PAIRED:
+        return []
+    return [
+        Pair(one[: len(two) + 1], two[: len(one)])
+        for one, two in itertools.combinations(asked, 2)
+        if not two.startswith(one)
+    ]
 
 
 def id_key(patient_id: str) -> str:

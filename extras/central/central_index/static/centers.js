@@ -1,6 +1,6 @@
 // How each centre of the region stands; who needs somebody comes first, as the index says.
 
-import { language, said } from "./texts.js";
+import { language, refusal, said } from "./texts.js";
 
 const numbers = new Intl.NumberFormat(language);
 const byId = (id) => document.getElementById(id);
@@ -13,6 +13,11 @@ function cell(text, className, label) {
   return element;
 }
 
+function moment(text) {
+  const time = new Date(text ?? "");
+  return Number.isNaN(time.valueOf()) ? text : time.toLocaleString(language, { dateStyle: "medium", timeStyle: "short" });
+}
+
 function row(center, labels) {
   const element = document.createElement("tr");
   const number = (value) => value === null ? "" : numbers.format(value);
@@ -23,7 +28,7 @@ function row(center, labels) {
     [center.behind_seconds === null ? "" : `${numbers.format(center.behind_seconds)} s`, "number"],
     [number(center.waiting), "number"], [number(center.parked), "number"], [number(center.studies), "number"],
     [number(center.today), "number"], [number(center.week_before), "number"],
-    [center.last_pass ? said.pass(center.last_pass) : "", "words"], [center.program],
+    [center.last_pass ? [moment(center.last_pass.at), said.pass(center.last_pass)].filter(Boolean).join(": ") : "", "words"], [center.program],
   ];
   element.append(...values.map(([text, className], place) => cell(text, className, labels[place])));
   return element;
@@ -35,7 +40,8 @@ export async function readCenters(over) {
   if (response.status === 401) return false;
   const answer = await response.json();
   if (over()) return true;
-  byId("region-message").textContent = response.ok ? "" : answer.reason;
+  byId("region-message").textContent = response.ok ? "" : refusal(answer, response.status);
+  byId("region").classList.toggle("old", !response.ok);
   if (!response.ok) return true;
   const labels = [...byId("region").querySelectorAll("th")].map((head) => head.textContent);
   byId("center-rows").replaceChildren(...answer.centers.map((center) => row(center, labels)));

@@ -4,15 +4,21 @@ import { addressOf, fromAddress, shared } from "./address.js";
 import { readCenters } from "./centers.js";
 import { keepFocus, prepareDetail, row } from "./study.js";
 import { markSorted, nextSort, sorted } from "./sorting.js";
-import { language, said, translate } from "./texts.js";
+import { language, refusal, said, translate } from "./texts.js";
 
 const byId = (id) => document.getElementById(id);
 const numbers = new Intl.NumberFormat(language);
 translate();
 const labels = [...byId("found").querySelectorAll("th")].map((head) => head.textContent);
 
+const KINDS = [...byId("kind").options].map((one) => one.value);
+const UID = /^[0-2](\.\d+){3,}$/;
+byId("sorting").dataset.label = said.sort;
+
 let events = null;
 let filters = {};
+let reversed = false;    // the last day is before the first: nothing was asked for
+let shownFor = "";       // the search whose studies are shown
 let sort = null;         // a column, with - before it for the other way round; null: as the index says, newest first
 let chosen = false;      // whether the pick lists were filled
 let pages = 1;           // how many pages are shown; each change reads them anew
@@ -20,6 +26,7 @@ let known = new Map();   // id -> version, to mark what is new
 let session = 0;         // another one after each logout: what was asked for in an earlier one isn't shown any more
 let reading = false;
 let again = false;
+let later;               // what failed is tried again
 
 async function ask(path, content) {
   return fetch(path, {
@@ -39,13 +46,46 @@ function show(loggedIn) {
   byId("to-centers").toggleAttribute("aria-current", centers);
   if (loggedIn) return;
   session += 1;
+  clearTimeout(later);
   byId("detail").close();
   events?.close();
   events = null;
-  known = new Map();
-  byId("rows").replaceChildren();
+  clear();
   byId("center-rows").replaceChildren();
   byId("key").focus();
+}
+
+function clear() {
+  known = new Map();
+  shownFor = "";
+  byId("rows").replaceChildren();
+  for (const id of ["hits", "person"]) byId(id).textContent = "";
+  for (const id of ["none", "more", "as"]) byId(id).hidden = true;
+  byId("found").classList.remove("old");
+}
+
+// Nothing stays beneath that isn't what was asked for; what was, a moment ago, is marked.
+function fail(text, passing) {
+  clearTimeout(later);
+  if (passing) later = setTimeout(read, 5000);
+  if (fromAddress().view === "centers") {
+    byId("region-message").textContent = text;
+    byId("region").classList.add("old");
+    return;
+  }
+  byId("message").textContent = text;
+  if (passing && shownFor === JSON.stringify(filters)) byId("found").classList.add("old");
+  else clear();
+}
+
+// What was looked for is, or may be, something else.
+function offer(answer, count) {
+  const asked = KINDS.find((kind) => filters[kind]);
+  const kinds = asked === undefined ? []
+    : asked === "patient" && UID.test(filters.patient) ? ["study_iuid"] : answer.patient_is_id ? ["patient_id"]
+      : count === 0 ? KINDS.filter((kind) => kind !== asked) : [];
+  byId("as").hidden = kinds.length === 0;
+  for (const button of byId("as").querySelectorAll("button")) button.hidden = !kinds.includes(button.dataset.kind);
 }
 
 async function read() {
@@ -65,6 +105,7 @@ async function read() {
         watch();
         continue;
       }
+      if (reversed) { show(true); watch(); continue; }
       const studies = [];
       let after = null;
       let answer;
@@ -75,12 +116,14 @@ async function read() {
         if (response.status === 401) { show(false); return; }
         answer = await response.json();
         if (over()) return;
-        if (!response.ok) { byId("message").textContent = answer.reason; return; }
+        if (!response.ok) { fail(refusal(answer, response.status), response.status >= 500); show(true); watch(); return; }
         first ??= answer;
         studies.push(...answer.studies);
         after = answer.next;
       }
       byId("message").textContent = "";
+      byId("found").classList.remove("old");
+      shownFor = JSON.stringify(filters);
       // On the first look all of them are new, and none is marked.
       const newest = known.size === 0 ? Infinity : Math.max(...known.keys());
       const rows = sorted(studies, sort).map((study) => row(study, newest, known, labels, { person }));
@@ -93,15 +136,17 @@ async function read() {
       const line = [!asked ? "" : first.more_hits ? said.moreHits(hits) : said.hits(hits, first.hits)];
       if (sort !== null && after !== null) line.push(said.sorted(numbers.format(studies.length)));
       byId("hits").textContent = line.filter((one) => one !== "").join("; ");
-      byId("person").textContent = first.names_differ ? said.differ : first.one_person ? said.person : "";
+      const nobody = first.one_person === false && studies.length > 0;
+      byId("person").textContent = first.names_differ ? said.differ : first.one_person ? said.person : nobody ? said.nobody : "";
       byId("person").className = first.names_differ ? "differ" : "hint";
+      offer(first, studies.length);
       byId("none").hidden = studies.length > 0;
       byId("more").hidden = after === null;
       show(true);
       watch();
     } while (again);
   } catch {
-    byId("message").textContent = said.failed;
+    fail(said.failed, true);
   } finally {
     reading = false;
     // Somebody logged in while an answer of the session before was under way.
@@ -111,8 +156,9 @@ async function read() {
 
 // Another search: what was known is new again, and the address says what of it may be shared.
 function look(wanted, remember = true) {
-  byId("reversed").textContent = wanted.from && wanted.to && wanted.to < wanted.from ? said.reversed : "";
-  if (byId("reversed").textContent) return;
+  reversed = Boolean(wanted.from && wanted.to && wanted.to < wanted.from);
+  byId("reversed").textContent = reversed ? said.reversed : "";
+  if (reversed) { byId("message").textContent = ""; clear(); return; }
   filters = wanted;
   pages = 1;
   known = new Map();
@@ -122,7 +168,7 @@ function look(wanted, remember = true) {
 }
 
 function person(study) {
-  fill({});
+  fill({ patient_id: study.patient_id });
   look({ patient_id: study.patient_id });
 }
 
@@ -140,6 +186,15 @@ function follow() {
 
 function fill(wanted) {
   for (const one of byId("search").elements) if (one.name) set(one, wanted[one.name] ?? "");
+  choose(KINDS.find((kind) => wanted[kind]) ?? KINDS[0]);
+  byId("patient").value = wanted[byId("kind").value] ?? "";
+}
+
+// What the text in the box is.
+function choose(kind) {
+  byId("kind").value = kind;
+  byId("patient").placeholder = kind === "patient" ? said.words : "";
+  byId("patient").setAttribute("aria-label", byId("kind").selectedOptions[0].textContent);
 }
 
 function set(field, value) {
@@ -179,7 +234,8 @@ byId("login").addEventListener("submit", async (event) => {
       "/login", byId("name").value ? { name: byId("name").value, password: byId("key").value } : { key: byId("key").value },
     );
     byId("key").value = "";
-    byId("login-error").textContent = response.ok ? "" : response.status === 429 ? said.many : said.refused;
+    byId("login-error").textContent = response.ok ? "" : response.status === 429 ? said.many
+      : response.status === 401 ? said.refused : refusal(await response.json(), response.status);
     if (response.ok) await read();
   } catch {
     byId("login-error").textContent = said.failed;
@@ -188,9 +244,19 @@ byId("login").addEventListener("submit", async (event) => {
 byId("logout").addEventListener("click", async () => { await ask("/logout"); show(false); });
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
-  look(Object.fromEntries([...new FormData(event.target)].filter(([, value]) => value.trim() !== "")));
+  const wanted = [...new FormData(event.target)].map(([name, value]) => [name === "patient" ? byId("kind").value : name, value.trim()]);
+  look(Object.fromEntries(wanted.filter(([, value]) => value !== "")));
 });
-byId("search").addEventListener("reset", () => look({}));
+byId("search").addEventListener("reset", () => { choose(KINDS[0]); look({}); });
+byId("kind").addEventListener("change", () => choose(byId("kind").value));
+byId("as").addEventListener("click", (event) => {
+  const kind = event.target.dataset?.kind;
+  if (!kind) return;
+  choose(kind);
+  byId("search").requestSubmit();
+  // The button goes away.
+  byId("patient").focus();
+});
 byId("found").addEventListener("click", (event) => {
   const column = event.target.dataset?.sort;
   if (!column) return;
@@ -200,16 +266,19 @@ byId("found").addEventListener("click", (event) => {
   read();
 });
 byId("csv").addEventListener("click", async () => {
+  if (reversed) return;
   try {
     const response = await ask("/api/v1/search.csv", filters);
-    if (!response.ok) { byId("message").textContent = (await response.json()).reason; return; }
+    if (!response.ok) { byId("message").textContent = refusal(await response.json(), response.status); return; }
     const link = document.createElement("a");
     // Fails where the answer is cut short.
-    link.href = URL.createObjectURL(await response.blob());
+    const csv = await response.blob();
+    link.href = URL.createObjectURL(csv);
     link.download = "studies.csv";
     link.click();
     URL.revokeObjectURL(link.href);
-    byId("message").textContent = "";
+    const cut = /^"INCOMPLETE, cut after ([\d,]+)/m.exec(await csv.slice(-500).text());
+    byId("message").textContent = cut === null ? "" : said.cut(numbers.format(Number(cut[1].replaceAll(",", ""))));
   } catch {
     byId("message").textContent = said.failed;
   }
@@ -219,4 +288,5 @@ window.addEventListener("hashchange", follow);
 setInterval(() => { if (fromAddress().view === "centers" && !byId("region").hidden) read(); }, 15000);
 byId("more").addEventListener("click", () => { pages += 1; read(); });
 prepareDetail(person);
+choose(KINDS[0]);
 follow();

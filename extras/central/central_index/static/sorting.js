@@ -9,8 +9,9 @@ const VALUES = {
 };
 const words = new Intl.Collator(language, { numeric: true });
 
-// A column up, down, then none.
+// A column up, down, then none. Without one the newest date is first: dates down.
 export function nextSort(sort, column) {
+  if (column === "date") return sort === "date" ? null : "date";
   return sort === column ? `-${column}` : sort === `-${column}` ? null : column;
 }
 
@@ -29,8 +30,8 @@ export function sorted(studies, sort) {
 }
 
 export function markSorted(table, sort) {
-  // Without a column: newest first, as the index says.
-  sort ??= "-arrived";
+  // Without a column, or with one that isn't there: by date, as the index says.
+  if (!Object.hasOwn(VALUES, (sort ?? "").replace(/^-/, ""))) sort = "-date";
   for (const button of table.querySelectorAll("[data-sort]")) {
     const head = button.closest("th");
     if (button.dataset.sort === sort) head.setAttribute("aria-sort", "ascending");

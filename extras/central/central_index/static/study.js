@@ -21,9 +21,9 @@ function cell(text, className) {
   return element;
 }
 
-// The id leads to this person's studies in all centres; without names there is nobody to look for.
+// A valid id leads to this person's studies in all centres; any other is another person's in each. Who sees no names isn't told.
 function isSomebody(study) {
-  return Boolean(study.patient_id) && study.patient_pk !== undefined;
+  return study.valid_id === true;
 }
 
 function idCell(study, person) {
@@ -110,7 +110,7 @@ const NAMES = [
 ];
 const OWN = new Set([
   "id", "patient_pk", "patient_id", "patient_name", "study_pk", "study_iuid", "study_datetime", "study_description", "study_modality",
-  "study_series", "study_instances", "center", "first_received_at", "received_at", "versions", "viewer",
+  "study_series", "study_instances", "center", "first_received_at", "received_at", "versions", "viewer", "valid_id",
 ]);
 
 function showDetail(study) {

@@ -6,7 +6,9 @@ export const TEXTS = {
     title: "Índice central", skip: "Ir a los estudios", key: "Clave de lectura, o contraseña",
     "login-name": "Nombre, si tiene una contraseña propia", login: "Entrar", logout: "Salir",
     hint: "La clave de lectura que le dio el operador de este índice. La clave de un centro sirve para enviar.",
-    patient: "Paciente: nombre o identificador", from: "Desde", to: "Hasta", modality: "Modalidad", center: "Centro",
+    kind: "Buscar por", patient: "Nombre o identificador",
+    patient_id: "Identificador del paciente", accession_number: "Número de acceso", study_iuid: "UID del estudio",
+    as: "Buscarlo como:", from: "Desde", to: "Hasta", modality: "Modalidad", center: "Centro",
     search: "Buscar", clear: "Limpiar", arrived: "Recibido", name: "Paciente", id: "Identificador",
     date: "Fecha del estudio", description: "Descripción", series: "Series", images: "Imágenes",
     none: "Ningún estudio coincide.", more: "Anteriores", studies: "Estudios", centers: "Centros",
@@ -22,9 +24,13 @@ export const SAID = {
     total: (n, count) => count === 1 ? "1 study" : `${n} studies`, live: "live", paused: "not connected, trying again …",
     refused: "This is no reader's key, or not this name's password.", many: "Too many tries: wait a minute.", failed: "The index doesn't answer.",
     detail: "All about this study", iuid: "Study UID", received: "Changed", versions: "Versions", accession_number: "Accession number",
-    sorted: (n) => `the ${n} shown are sorted`,
+    sorted: (n) => `the ${n} shown are sorted`, sort: "Sort", words: "words, or how they begin",
     all: "This person's studies in all centres", viewer: "Open the images",
     person: "One person, by a valid id.", differ: "Names differ much: this id may be two people's.",
+    nobody: "Nothing says that this id is one person's: in each centre it may be another's.",
+    // The index says them in English.
+    refusals: {}, otherwise: (reason) => reason,
+    cut: (n) => `The CSV has only the first ${n} studies: narrow the search.`,
     hits: (n) => `${n} found`, moreHits: (n) => `more than ${n} found`, reversed: "The last day is before the first.",
     states: {
       ok: "well", warning: "warning", failed: "failed", silent: "silent", differing: "differs", unknown: "sends no reports",
@@ -50,10 +56,20 @@ export const SAID = {
     total: (n, count) => count === 1 ? "1 estudio" : `${n} estudios`, live: "en vivo", paused: "sin conexión, reintentando …",
     refused: "No es una clave de lectura, ni la contraseña de ese nombre.", many: "Demasiados intentos: espere un minuto.", failed: "El índice no responde.",
     detail: "Todo sobre este estudio", iuid: "UID del estudio", received: "Modificado", versions: "Versiones",
-    accession_number: "Número de acceso", sorted: (n) => `los ${n} a la vista están ordenados`,
+    accession_number: "Número de acceso", sorted: (n) => `los ${n} a la vista están ordenados`, sort: "Orden", words: "palabras, o cómo empiezan",
     all: "Estudios de esta persona en todos los centros", viewer: "Abrir las imágenes",
     person: "Una persona, según un identificador válido.",
     differ: "Los nombres difieren mucho: este identificador puede ser de dos personas.",
+    nobody: "Nada dice que este identificador sea de una sola persona: en cada centro puede ser de otra.",
+    refusals: {
+      no_person: "Este lector no ve nombres y no puede buscar a una persona.", other_center: "Este lector no ve ese centro.",
+      no_csv: "Este lector no puede llevarse una búsqueda como CSV.", 403: "Esta clave no es de lectura.",
+      408: "La búsqueda tardó demasiado en llegar al índice.", 413: "La búsqueda es demasiado larga.",
+      422: "El índice no entiende la búsqueda: revise las fechas y lo que escribió.",
+      503: "El índice no puede leer sus estudios en este momento.",
+    },
+    otherwise: (reason, status) => `El índice no lo acepta (estado ${status}).`,
+    cut: (n) => `El CSV tiene solo los primeros ${n} estudios: acote la búsqueda.`,
     hits: (n, count) => count === 1 ? "1 encontrado" : `${n} encontrados`, moreHits: (n) => `más de ${n} encontrados`,
     reversed: "El último día es anterior al primero.",
     states: {
@@ -82,6 +98,11 @@ export const SAID = {
 const chosen = localStorage.getItem("language");
 export const language = chosen === "es" || chosen === "en" ? chosen : navigator.language.startsWith("es") ? "es" : "en";
 export const said = SAID[language];
+
+// What the index refused, by its code or its status: its reason is for programs and operators.
+export function refusal(answer, status) {
+  return said.refusals[answer.code] ?? said.refusals[status] ?? said.otherwise(answer.reason, status);
+}
 
 export function label(name, fallback) {
   return TEXTS[language][name] ?? fallback;
