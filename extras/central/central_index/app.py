@@ -18,7 +18,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from central_index.access import Access
-from central_index.audit import Audit, AuditKey
+from central_index.audit import Audit
+from central_index.audit_key import AuditKey
 from central_index.disclosure import Disclosure
 from central_index.keys import Keys
 from central_index.metrics import Measured, Metrics

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hmac
 import itertools
-import json
-import os
-import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from cryptography.fernet import Fernet, InvalidToken
+from cryptography.fernet import InvalidToken
 
-from central_index.words import id_key
+from central_index.audit_key import AuditKey, UnusableAuditKey, missing
+from central_index.whose import Person, patients_of
 
 Statement = tuple[str, Sequence[Any]]
 Row = tuple[str, int, str, str, str, str]
@@ -38,18 +34,15 @@ CREATE TABLE audit (
 );
 CREATE INDEX audit_by_time ON audit (at);
 CREATE TABLE audit_patients (patient TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (patient, record));
--- The key that counts, and the last seal before what was forgotten.
+-- The key that counts, and the last seal of what was forgotten, which the key vouches for.
 CREATE TABLE audit_marks (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 _PAGE = 500
 _FORGOTTEN_AT_ONCE = 50
 #: So many records share one commit, at most.
 _TOGETHER = 100
+_LAST_PLACE = 2**63 - 1
 _COLUMNS = "id, at, reader, address, kind, content, place, seal"
-
-
-class UnusableAuditKey(Exception):
-    """The key can't be used; the text is one sentence."""
 
 
 class Runs(Protocol):
@@ -74,85 +67,21 @@ class Record:
 
 
 class Checked(NamedTuple):
-    """``wrong``: sentences."""
+    """``wrong``: sentences; ``forgotten``: too, who dropped what."""
 
     records: int
     unsealed: int
     last: str | None
     wrong: list[str]
+    forgotten: list[str]
 
 
-class AuditKey:
-    """Seals, hides what is personal, and finds a patient without opening every record."""
+class _Mark(NamedTuple):
+    """Up to where all was forgotten, and the seal of that place. ``genuine``: not written by hand."""
 
-    def __init__(self, path: Path) -> None:
-        """Where the file isn't there, `Audit.open` sees to it. Raises UnusableAuditKey."""
-        self.path = path.absolute()
-        self.check: str | None = None
-        try:
-            if path.exists():
-                self._read()
-        except OSError as error:
-            raise UnusableAuditKey(f"{path} can't be used: {error.strerror}.") from None
-
-    def make(self) -> bool:
-        """False if another process was sooner. Raises UnusableAuditKey."""
-        try:
-            made = _make(self.path)
-            self._read()
-            return made
-        except OSError as error:
-            raise UnusableAuditKey(f"{self.path} can't be made: {error.strerror}.") from None
-
-    def _read(self) -> None:
-        text = self.path.read_text().strip()
-        if len(text) < 32:
-            raise UnusableAuditKey(f"{self.path} must hold a random key of at least 32 characters.")
-        self._key = text.encode()
-        self._of_patients = self._derived("patient")
-        self._of_seals = self._derived("seal")
-        self._cipher = Fernet(base64.urlsafe_b64encode(self._derived("content")))
-        self.check = self._derived("check").hex()
-
-    def _derived(self, purpose: str) -> bytes:
-        return hmac.digest(self._key, purpose.encode(), "sha256")
-
-    def hide(self, content: dict[str, Any]) -> str:
-        return self._cipher.encrypt(json.dumps(content).encode()).decode()
-
-    def open(self, content: str) -> dict[str, Any]:
-        """Raises InvalidToken."""
-        found: dict[str, Any] = json.loads(self._cipher.decrypt(content.encode()))
-        return found
-
-    def patient(self, patient_id: str) -> str:
-        """What stands for a patient, however the id is written."""
-        return hmac.digest(self._of_patients, id_key(patient_id).encode(), "sha256").hex()
-
-    def seal(self, previous: str, place: int, row: Sequence[Any]) -> str:
-        text = json.dumps([previous, place, *row])
-        return hmac.digest(self._of_seals, text.encode(), "sha256").hex()
-
-
-def _make(path: Path) -> bool:
-    """Complete or not at all; where another process makes it at the same time, the first one counts."""
-    new = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with os.fdopen(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
-        os.link(new, path)
-        return True
-    except FileExistsError:
-        return False
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def _missing(path: Path) -> UnusableAuditKey:
-    return UnusableAuditKey(
-        f"This database's record was begun with a key that isn't at {path}: copy the file from where the first process "
-        "has it, or name it with --audit-key."
-    )
+    place: int
+    seal: str
+    genuine: bool = True
 
 
 class Audit:
@@ -169,7 +98,7 @@ class Audit:
         kept, made = await self._kept(), False
         if self._key.check is None:
             if kept is not None:
-                raise _missing(self._key.path)
+                raise missing(self._key.path)
             if not make:
                 raise UnusableAuditKey(
                     f"{self._key.path} isn't there, and nothing is recorded yet: the index makes it when it starts."
@@ -190,7 +119,7 @@ class Audit:
         if made:
             # Another process began at the same time, in another directory.
             self._key.path.unlink(missing_ok=True)
-            raise _missing(self._key.path)
+            raise missing(self._key.path)
         raise UnusableAuditKey("The audit's records were made with another key: give --audit-key its file.")
 
     async def _kept(self) -> str | None:
@@ -226,7 +155,7 @@ class Audit:
         for one in records:
             number = uuid.uuid4().hex
             rows.append((number, one.at, one.reader, one.address, one.kind, self._key.hide(one.content)))
-            patients += [(self._key.patient(patient), number) for patient in _patients(one.content)]
+            patients += [(self._key.patient(patient), number) for patient in patients_of(one.content)]
         # Two ids may be the same person's.
         await self._store.add_records(rows, sorted(set(patients)))
 
@@ -240,7 +169,7 @@ class Audit:
         )
         if not rows:
             return 0
-        place, previous = last[0] if last else await self._forgotten()
+        place, previous = last[0] if last else (await self._mark())[:2]
         values: list[Any] = []
         for *row, _, _ in rows:
             place += 1
@@ -258,40 +187,51 @@ class Audit:
         )
         return len(rows)
 
-    async def _forgotten(self) -> tuple[int, str]:
+    async def _mark(self) -> _Mark:
+        """One that was written by hand doesn't count."""
         (rows,) = await self._store.run([("SELECT value FROM audit_marks WHERE name = 'forgotten'", [])])
-        place, _, seal = rows[0][0].partition(" ") if rows else ("0", "", "")
-        return int(place), seal
+        if not rows:
+            return _Mark(0, "")
+        place, _, rest = rows[0][0].partition(" ")
+        seal = rest.partition(" ")[0]
+        if place.isdecimal() and hmac.compare_digest(
+            self._key.mark(int(place), seal).encode(), rows[0][0].encode()
+        ):
+            return _Mark(int(place), seal)
+        return _Mark(0, "", genuine=False)
 
-    async def of_patient(self, patient_id: str) -> AsyncIterator[Record]:
+    async def of_patient(self, person: Person) -> AsyncIterator[Record]:
         """Who looked at this person's studies, or for them."""
         (rows,) = await self._store.run(
             [
                 (
                     f"SELECT {_COLUMNS} FROM audit WHERE id IN (SELECT record FROM audit_patients WHERE patient = ?) "
-                    "ORDER BY at",
-                    [self._key.patient(patient_id)],
+                    "ORDER BY at, id",
+                    [self._key.patient(person.patient_id)],
                 )
             ]
         )
-        wanted = self._key.patient(patient_id)
         for row in rows:
             record = self._record(row)
-            # Not one that was only put beside this patient by hand.
-            if wanted in map(self._key.patient, _patients(record.content)):
+            # Not another's, whose id is written with the same letters, nor one that was only put there by hand.
+            if person.is_in(record.content):
                 yield record
 
-    async def forget(self, before: int) -> int:
+    async def forget(self, before: int, by: str, where: str) -> int:
         """All from before that moment, microseconds since 1970, if it is sealed; the last seal is kept. How many.
 
-        By pages, so that nobody waits; what ends in between goes on the next time.
+        Recorded first: who did it, and who did it before. By pages, so that nobody waits; what ends in between goes on the
+        next time.
         """
+        if not await self._oldest(before):
+            return 0
+        await self.add(Record(now(), by, where, "forget", await self._forgetting(before)))
         found = 0
         while rows := await self._oldest(before):
             patients = [
                 (patient, row[0])
                 for row in rows
-                for patient in {self._key.patient(one) for one in _patients(self._record(row).content)}
+                for patient in {self._key.patient(one) for one in patients_of(self._record(row).content)}
             ]
             statements: list[Statement] = [
                 ("DELETE FROM audit_patients WHERE patient = ? AND record = ?", pair) for pair in patients
@@ -302,12 +242,27 @@ class Audit:
                 (
                     "INSERT INTO audit_marks (name, value) VALUES ('forgotten', ?) "
                     "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                    [f"{place} {seal}"],
+                    [self._key.mark(place, seal)],
                 ),
             ]
             await self._store.run(statements)
             found += len(rows)
         return found
+
+    async def _forgetting(self, before: int) -> dict[str, Any]:
+        """What is to be forgotten; what it says itself of who forgot what goes on."""
+        old = (
+            "FROM audit WHERE place < "
+            f"coalesce((SELECT min(place) FROM audit WHERE at >= ? AND place IS NOT NULL), {_LAST_PLACE})"
+        )
+        counted, rows = await self._store.run(
+            [
+                (f"SELECT count(*) {old}", [before]),
+                (f"SELECT {_COLUMNS} {old} AND kind = 'forget' ORDER BY place", [before]),
+            ]
+        )
+        earlier = [one for row in rows for one in _who_forgot(self._record(row))]
+        return {"before": before, "records": counted[0][0], "earlier": earlier}
 
     async def _oldest(self, before: int) -> list[tuple[Any, ...]]:
         """Those that may be dropped, a page: up to the first that may not, since a late one stands behind a newer one."""
@@ -324,7 +279,10 @@ class Audit:
     async def check(self) -> Checked:
         """Whether each record is as it was sealed, and none is missing."""
         wrong: list[str] = []
-        place, previous = await self._forgotten()
+        mark = await self._mark()
+        if not mark.genuine:
+            wrong.append("The mark that says what was forgotten wasn't made with this key: it doesn't count.")
+        place, previous, _ = mark
         records = 0
         while True:
             (rows,) = await self._store.run(
@@ -334,6 +292,11 @@ class Audit:
                 break
             for *row, at_place, seal in rows:
                 if at_place != place + 1:
+                    # Another process may have dropped old ones meanwhile.
+                    mark = await self._mark()
+                    if mark.place > place:
+                        place, previous, _ = mark
+                        break
                     wrong.append(f"Missing: {at_place - place - 1} after place {place}.")
                 elif self._key.seal(previous, at_place, row) != seal:
                     wrong.append(f"Changed: place {at_place}, of {_moment(row[1])}.")
@@ -341,11 +304,18 @@ class Audit:
                     wrong += await self._unnamed(at_place, row)
                 place, previous = at_place, seal
                 records += 1
-        (unsealed,) = await self._store.run([("SELECT count(*) FROM audit WHERE place IS NULL", [])])
-        return Checked(records, unsealed[0][0], f"{place} {previous[:16]}" if records else None, wrong)
+        unsealed, forgets = await self._store.run(
+            [
+                ("SELECT count(*) FROM audit WHERE place IS NULL", []),
+                (f"SELECT {_COLUMNS} FROM audit WHERE kind = 'forget' ORDER BY at, id", []),
+            ]
+        )
+        said = [_forgot(one) for row in forgets for one in _who_forgot(self._record(row))]
+        last = f"{place} {previous[:16]}" if place else None
+        return Checked(records, unsealed[0][0], last, wrong, list(dict.fromkeys(said)))
 
     async def _unnamed(self, place: int, row: Sequence[Any]) -> list[str]:
-        expected = {self._key.patient(one) for one in _patients(self._record([*row, 0, ""]).content)}
+        expected = {self._key.patient(one) for one in patients_of(self._record([*row, 0, ""]).content)}
         if not expected:
             return []
         # By the key of that table, which a record alone isn't.
@@ -378,11 +348,20 @@ def months_before(number: int, moment: datetime) -> int:
     return int(datetime(month // 12, month % 12 + 1, 1).astimezone().timestamp() * 1_000_000)
 
 
-def _patients(content: dict[str, Any]) -> Iterable[str]:
-    """Who was looked for by id, and whose studies were shown."""
-    asked = content.get("filters", {}).get("patient_id")
-    ids = [one[2] for one in content.get("studies", [])]
-    return {str(one) for one in (asked, *ids) if one}
+def _who_forgot(record: Record) -> list[dict[str, Any]]:
+    """All that one record says, the earliest first; nothing where it can't be read."""
+    if "before" not in record.content:
+        return []
+    content = dict(record.content)
+    earlier: list[dict[str, Any]] = content.pop("earlier")
+    return [*earlier, {**content, "at": record.at, "by": record.reader, "where": record.address}]
+
+
+def _forgot(one: dict[str, Any]) -> str:
+    return (
+        f"{_moment(one['at'])} {one['by']} ({one['where']}) dropped what was before {_moment(one['before'])}:"
+        f" {one['records']} records."
+    )
 
 
 def _moment(at: int) -> str:

@@ -17,7 +17,7 @@ import structlog
 import uvicorn
 
 from central_index.app import Central, Options
-from central_index.audit import UnusableAuditKey
+from central_index.audit_key import UnusableAuditKey
 from central_index.cli_audit import Given, audit_command, erase_command
 from central_index.cli_keys import centre_command, user_command
 from central_index.impatient import Impatient
@@ -109,7 +109,7 @@ def main(
     if audit_key is None:
         audit_key = Path("audit.key") if is_address(database) else Path(database).with_suffix(".audit-key")
     if context.invoked_subcommand is not None:
-        context.obj = Given(database, keys, audit_key)
+        context.obj = Given(database, keys, audit_key, id_rule)
         return
     structlog.configure(
         processors=[
@@ -168,7 +168,7 @@ main.add_command(centre_command)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.pass_obj
 def move_command(given: Given, file: Path) -> None:
-    """Moves the studies of FILE, an index on SQLite, into the PostgreSQL that --database names.
+    """Moves FILE, an index on SQLite, into the PostgreSQL that --database names: studies, and who was shown what.
 
     Stop the index on FILE first. It may be repeated.
     """
@@ -177,10 +177,15 @@ def move_command(given: Given, file: Path) -> None:
     from central_index.moving import move  # noqa: PLC0415 - needs psycopg
 
     try:
-        moved = asyncio.run(move(file, given.database, lambda done: click.echo(f"{done} studies", err=True)))
+        moved = asyncio.run(
+            move(file, given.database, given.audit_key, lambda done: click.echo(f"{done} studies", err=True))
+        )
     except UnusableStore as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"Moved {moved.studies} studies, deleted ones included.")
+    if moved.records is not None:
+        key = moved.key.absolute() if moved.key else f"the file that the index on {file} had"
+        click.echo(f"Moved {moved.records} records of who was shown what. From now on: --audit-key {key}")
     if moved.left_out:
         click.echo(
             f"Left out, since PostgreSQL can't keep U+0000: study_pk {', '.join(map(str, moved.left_out))}."

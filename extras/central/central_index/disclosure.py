@@ -17,6 +17,7 @@ from starlette.requests import Request
 from central_index.audit import Audit, Record, months_before, now
 from central_index.keys import Role
 from central_index.model import StoreUnavailable
+from central_index.whose import ids_in
 
 #: An open page asks for the same again and again: what was recorded so lately isn't recorded again.
 _AGAIN_SECONDS = 600.0
@@ -72,10 +73,13 @@ class Disclosure:
         # The first time even if nothing was found: who looked is a question, too.
         if again and not new:
             return
-        content = {
+        content: dict[str, Any] = {
             "filters": {name: value for name, value in asked.items() if name != "limit"},
             "studies": [[one["center"], one["study_iuid"], one["patient_id"]] for one in new],
         }
+        # Who typed an id where words are asked for looked for that person, found or not.
+        if ids := ids_in(str(asked.get("patient", ""))):
+            content["ids"] = ids
         await self._audit.add(Record(now(), role.name, address, "search", content))
         self._added.set()
         self._remember(question, began, {_which(one) for one in new})
@@ -104,8 +108,11 @@ class Disclosure:
                 while await self._audit.seal():
                     pass
                 if self._months is not None and time.monotonic() - forgot >= _FORGET_SECONDS:
-                    if dropped := await self._audit.forget(months_before(self._months, datetime.now())):
+                    before = months_before(self._months, datetime.now())
+                    if dropped := await self._audit.forget(before, "central-index", "--audit-months"):
                         log.info("Old records of who was shown what were dropped.", records=dropped)
+                        # That is a record itself.
+                        self._added.set()
                     forgot = time.monotonic()
             except StoreUnavailable:
                 # Another process seals the same ones, perhaps.

@@ -1,4 +1,4 @@
-"""Moves the studies of a SQLite file into PostgreSQL: ``central-index move``."""
+"""Moves a SQLite file into PostgreSQL: ``central-index move``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import psycopg
 from central_index import postgres_digests, sqlite_search
 from central_index.digests import FIELDS
 from central_index.model import Range, UnusableStore
+from central_index.moving_audit import key_file, move_record
 from central_index.postgres_pool import Connection
 from central_index.postgres_rows import MOVE, moved_rows
 from central_index.postgres_schema import prepare
@@ -29,17 +30,22 @@ _ALL = [Range(None, None)]
 
 
 class Moved(NamedTuple):
-    """``left_out``: study_pk of those that PostgreSQL can't keep; ``differing``: centres that aren't the same there."""
+    """``left_out``: study_pk of those that PostgreSQL can't keep; ``differing``: centres that aren't the same there.
+
+    ``records`` of who was shown what; None: the file has none. ``key``: the file of their key, if it was found.
+    """
 
     studies: int
     left_out: list[int]
     differing: list[str]
+    records: int | None
+    key: Path | None
 
 
-async def move(path: Path, database: str, progress: Callable[[int], None]) -> Moved:
+async def move(path: Path, database: str, audit_key: Path, progress: Callable[[int], None]) -> Moved:
     """May be repeated, and runs beside processes that write there: the higher version of a study stays.
 
-    Raises UnusableStore.
+    ``audit_key``: what may be the file of the key. Raises UnusableStore.
     """
     if not path.is_file():
         raise UnusableStore(f"{path} isn't there.")
@@ -49,9 +55,12 @@ async def move(path: Path, database: str, progress: Callable[[int], None]) -> Mo
                 database, autocommit=True, target_session_attrs="read-write", connect_timeout=10
             ) as target:
                 await prepare(target)
+                # First: where it can't be moved, nothing is.
+                records = await move_record(source, target)
                 studies, left_out = await _studies(source, target, progress)
                 await _rest(source, target)
-                return Moved(studies, left_out, await _differing(source, target))
+                key = key_file(source, (audit_key, path.with_suffix(".audit-key")))
+                return Moved(studies, left_out, await _differing(source, target), records, key)
         except psycopg.Error as error:
             raise UnusableStore(f"The database can't be used: {' '.join(str(error).split())}") from None
 
