@@ -99,7 +99,7 @@ def _person(given: Given, patient: str, id_rule: str | None) -> Person:
 
 
 _id_rule = click.option(
-    "--id-rule", metavar="RULE", help="An id that is valid by it is meant however it is written."
+    "--id-rule", metavar="RULE", help="An id of its form is meant however it is written."
 )
 
 

@@ -10,13 +10,13 @@ from central_index.words import id_key, words_of
 
 
 class Person:
-    """Who has an id: as a search means it, exactly this one; all its spellings where it is valid by the rule."""
+    """Who has an id: as a search means it, exactly this one; all its spellings where it has the form of the rule's."""
 
     def __init__(self, patient_id: str, rule: IdRule | None) -> None:
         self.patient_id = patient_id
         self._key = id_key(patient_id)
         # An id of nothing but points and zeros has no spelling: that would be everybody's who has such a one.
-        self._spelt = rule is not None and self._key != "" and rule.is_valid(patient_id)
+        self._spelt = rule is not None and self._key != "" and rule.has_form(patient_id)
 
     def filters(self) -> Filters:
         if self._spelt:
