@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.region_studies import as_moved, studies
 from central_index import postgres_schema
+from central_index.model import UnusableStore
 from central_index.postgres_pool import Connection
 from central_index.postgres_rows import MOVE
 from central_index.words import words_of
@@ -44,7 +45,7 @@ def older(cluster: Cluster, number: int) -> str:
             await connection.execute(postgres_schema._FORMAT_1.encode())
             await postgres_schema._make_partitions(connection)
             for newer in [one for at, one in postgres_schema._NEWER.items() if at <= number]:
-                for statement in (newer.first, *newer.whole()):
+                for statement in (*newer.first, *newer.whole()):
                     await connection.execute(statement.encode())
             await postgres_schema._keep_format(connection, number)
             await connection.execute(MOVE, as_moved(studies(1, NUMBER), 1e9))
@@ -158,6 +159,72 @@ def test_what_a_role_may_take_for_a_search_doesn_t_end_a_build(cluster: Cluster,
             time.sleep(1.0)
             reading.rollback()
             assert upgraded.result() == [("300ms", "300ms")]
+
+
+def test_what_a_build_left_is_taken_away_when_it_fails(cluster: Cluster, format_1: str) -> None:
+    """Where the disk is full, it would stay full."""
+    name = format_1.rpartition("/")[2]
+    builds = "FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%' AND state = 'active'"
+
+    async def upgrade() -> None:
+        async with await Connection.connect(format_1, autocommit=True) as connection:
+            await postgres_schema.upgrade(connection)
+
+    with psycopg.connect(format_1) as reading, ThreadPoolExecutor(1) as pool:
+        reading.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        reading.execute("SELECT count(*) FROM studies").fetchall()
+        upgraded = pool.submit(asyncio.run, upgrade())
+        wait_until(lambda: cluster.execute(name, f"SELECT 1 {builds}") != [], 20, "nothing is built")
+        cluster.execute(name, f"SELECT pg_cancel_backend(pid) {builds}")
+        time.sleep(0.5)
+        reading.rollback()
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            upgraded.result()
+    assert cluster.execute(name, "SELECT indexrelid::regclass FROM pg_index WHERE NOT indisvalid") == []
+    asyncio.run(upgrade())
+    assert cluster.execute(name, FORMATS) == [(1,), (2,), (3,)]
+
+
+def test_whose_tables_they_are_is_said(cluster: Cluster, format_1: str) -> None:
+    name = format_1.rpartition("/")[2]
+    cluster.execute(
+        name,
+        "CREATE ROLE clerk LOGIN; GRANT ALL ON SCHEMA public TO clerk;"
+        " GRANT ALL ON ALL TABLES IN SCHEMA public TO clerk",
+    )
+
+    async def upgrade() -> None:
+        url = format_1.replace("tests@", "clerk@")
+        async with await Connection.connect(url, autocommit=True) as connection:
+            assert await postgres_schema.prepare(connection)
+            await postgres_schema.upgrade(connection)
+
+    with pytest.raises(
+        UnusableStore, match=r"^The tables are the role tests's: let one process log in as it, once\.$"
+    ):
+        asyncio.run(upgrade())
+    assert cluster.execute(name, FORMATS) == [(1,)]
+    assert cluster.execute(name, "SELECT 1 FROM pg_proc WHERE proname = 'study_pairs'") == []
+    assert cluster.execute(name, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory'") == []
+
+
+def test_who_may_write_rows_may_have_their_pairs_made(cluster: Cluster) -> None:
+    url = cluster.new_database(empty=True)
+    name = url.rpartition("/")[2]
+    cluster.execute(
+        name,
+        "CREATE ROLE writer LOGIN; ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
+    )
+
+    async def run() -> None:
+        async with await Connection.connect(url, autocommit=True) as connection:
+            await postgres_schema.prepare(connection)
+            await connection.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO writer")
+            await connection.execute("GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO writer")
+        async with await Connection.connect(url.replace("tests@", "writer@"), autocommit=True) as connection:
+            await connection.execute(MOVE, as_moved(studies(1, 3), 1e9))
+
+    asyncio.run(run())
 
 
 class Held:

@@ -11,13 +11,23 @@ import psycopg
 import pytest
 
 from central_index import postgres_question
-from central_index.frequencies import Frequencies, spread
+from central_index.frequencies import Dates, Frequencies
 from central_index.model import Filters
 from central_index.words import pairs_asked, tokens_of, words_of
 from tests.central.postgres import Cluster
 
 COMMON = Frequencies(
-    {"maria": 0.1, "soto": 0.004, "sotomayor": 0.003, "rojas": 0.04, "rara": 0.001}, 0.001, 1_000_000
+    {
+        "maria": 0.1,
+        "soto": 0.004,
+        "sotomayor": 0.003,
+        "rojas": 0.04,
+        "rara": 0.001,
+        "perez": 0.004,
+        "ximena": 0.004,
+    },
+    0.001,
+    1_000_000,
 )
 
 
@@ -67,7 +77,16 @@ def test_the_index_of_dates_is_left_to_what_many_have(words: dict[str, Any], by_
 
 
 NAMES_OF_MANY = Frequencies(
-    {"maria": 0.1, "mariana": 0.02, "gonzalez": 0.04, "juan": 0.03, "jose": 0.03, "rara": 0.001},
+    {
+        "maria": 0.1,
+        "mariana": 0.02,
+        "gonzalez": 0.04,
+        "juan": 0.03,
+        "jose": 0.03,
+        "rara": 0.001,
+        "perez": 0.004,
+        "ximena": 0.004,
+    },
     0.0005,
     10_000_000,
     pairs=True,
@@ -78,6 +97,7 @@ NAMES_OF_MANY = Frequencies(
     ("patient", "pairs"),
     [
         ("juan gonzalez", "'gonjuazna':* | '='"),
+        ("perez ximena", "'perximeezn':* | '='"),
         ("GONZÁLEZ^JUAN JOSÉ", "'gonjoszea':* & 'gonjuazna':* & 'josjuaen':* | '='"),
         # Up to the first letter that isn't known.
         ("juan g", None),
@@ -102,18 +122,49 @@ def test_which_pairs_are_asked_for(patient: str, pairs: str | None) -> None:
     assert question.pairs == pairs
 
 
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"patient": "perez ximena", "patient_id": "12345678-9"},
+        {"patient": "perez ximena", "accession_number": "A1"},
+        {"patient": "12345678 perez ximena"},
+        # It begins as a name that many have, and few have it.
+        {"patient": "perezcotapos ximena"},
+    ],
+)
+def test_what_is_rarer_than_pairs_is_asked_for(filters: dict[str, Any]) -> None:
+    question = postgres_question.question_of(Filters(**filters, limit=20), NAMES_OF_MANY)
+    assert question is not None
+    assert question.pairs is None
+
+
 def test_how_many_stand_between_two_moments() -> None:
     assert Frequencies({}).between("2020", "2021") is None
-    bounds = [f"20{year}-01-01" for year in range(10, 21)]
+    bounds = [f"20{year}-01-01 00:00:00" for year in range(10, 21)]
     some = Frequencies(
-        {}, moments=[spread(1_000, ["2015-05-05"], [0.2], bounds), spread(100, None, None, bounds)]
+        {},
+        dates=[
+            Dates(1_000, ["2015-05-05 00:00:00"], [0.2], bounds),
+            Dates(100, None, None, [*bounds, "1/1/2011"]),
+            Dates(10, None, None, None),
+        ],
     )
-    # The common one, and the year's others: half of those on each side of its bound.
-    assert some.between("2015-01-01", "2015-12-31") == pytest.approx(200 + 80 + 10)
-    assert some.between("0001-01-01", "2010-12-31") == pytest.approx(40 + 5)
-    assert some.between("0001-01-01", "9999-12-31") == pytest.approx(1_100)
-    assert some.between("2021-01-01", "9999-12-31") == 0.0
-    assert spread(10, None, None, None) == []
+
+    def between(first: str, last: str) -> float:
+        found = some.between(f"{first} 00:00:00", f"{last} 23:59:59")
+        assert found is not None
+        return found
+
+    # The common one, and the others of a year.
+    assert between("2015-01-01", "2015-12-31") == pytest.approx(200 + 80 + 10, abs=0.1)
+    # A part of one.
+    assert between("2012-01-01", "2012-02-29") == pytest.approx((80 + 10) * 60 / 366, abs=0.1)
+    assert between("0001-01-01", "2010-12-31") == pytest.approx(80 + 10, abs=0.1)
+    assert between("0001-01-01", "9999-12-31") == pytest.approx(1_100)
+    assert between("2021-01-01", "9999-12-31") == 0.0
+    # However few bounds there are.
+    few = Dates(400_000, None, None, ["2016-01-01 00:00:00", "2026-01-01 00:00:00"])
+    assert few.between("2016-06-01 00:00:00", "2025-06-01 23:59:59") == pytest.approx(360_000, rel=0.01)
 
 
 def test_how_many_have_a_word() -> None:

@@ -20,6 +20,7 @@ from central_index.frequencies import Frequencies
 from central_index.model import Filters, Stored
 from central_index.postgres_pool import Connection
 from central_index.postgres_rows import MOVE
+from central_index.postgres_schema import prepare
 from central_index.postgres_store import PostgresStore
 from central_index.sqlite_schema import snapshot
 from central_index.sqlite_store import SqliteStore
@@ -440,5 +441,45 @@ def test_a_search_by_days_leaves_nothing_off_for_others(cluster: Cluster) -> Non
             assert await store._readers.run(settings) == [("on", "force_custom_plan")]
         finally:
             await store.close()
+
+    asyncio.run(run())
+
+
+def test_a_server_without_pairs_is_asked_without(cluster: Cluster) -> None:
+    """Another one took over, or the standby hasn't got so far."""
+    database = cluster.new_database()
+
+    async def run() -> None:
+        held = await _fill(database)
+        store = PostgresStore(database, None, lambda: None)
+        await store.open()
+        try:
+            assert store._frequencies.pairs
+            cluster.execute(database.rpartition("/")[2], "DROP FUNCTION study_pairs CASCADE")
+            await _compare(store, held, [Filters(patient="maria jose", limit=20)])
+            await store._learn()
+            assert not store._frequencies.pairs
+        finally:
+            await store.close()
+
+    asyncio.run(run())
+
+
+def test_a_schema_may_have_any_name(cluster: Cluster) -> None:
+    database = cluster.new_database(empty=True)
+    name = database.rpartition("/")[2]
+    cluster.execute(name, f'CREATE SCHEMA "Ce ntral"; ALTER DATABASE {name} SET search_path = "Ce ntral"')
+
+    async def run() -> None:
+        async with await Connection.connect(database, autocommit=True) as connection:
+            await prepare(connection)
+        await _fill(database)
+        store = PostgresStore(database, None, lambda: None)
+        await store.open()
+        assert store._frequencies.pairs
+        assert store._frequencies.between("0001-01-01 00:00:00", "9999-12-31 00:00:00") == pytest.approx(
+            NUMBER
+        )
+        await store.close()
 
     asyncio.run(run())

@@ -98,9 +98,7 @@ def _person(given: Given, patient: str, id_rule: str | None) -> Person:
     return Person(patient, rule)
 
 
-_id_rule = click.option(
-    "--id-rule", metavar="RULE", help="An id of its form is meant however it is written."
-)
+_id_rule = click.option("--id-rule", metavar="RULE", help="An id of its form is meant however it is written.")
 
 
 @click.group("audit", invoke_without_command=True)

@@ -1,36 +1,60 @@
-"""Which words many studies have, and how many lie between two moments (pure)."""
+"""Which words many studies have, and how many stand between two moments (pure)."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate, chain
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 #: What so large a part of all studies has, is many's.
 OFTEN = 0.002
 
 
-Moments = list[tuple[str, float]]
-
-
-def spread(
-    studies: float, common: Sequence[str] | None, shares: Sequence[float] | None, bounds: Sequence[str] | None
-) -> Moments:
-    """For how many of these each moment speaks: ``common`` ones, which have ``shares`` of them, and between each two of
-    ``bounds`` as many of the others.
+class Dates:
+    """Where so many studies stand: ``common`` moments have ``shares`` of them, and between each two of ``bounds`` there are
+    as many of the others. Moments as YYYY-MM-DD HH:MM:SS.
     """
-    found = [(moment, studies * share) for moment, share in zip(common or (), shares or (), strict=True)]
-    if bounds:
-        each = studies * (1 - sum(shares or ())) / (len(bounds) - 1)
-        # Half of those before a bound and half of those behind it.
-        found += [(bound, each if bound not in (bounds[0], bounds[-1]) else each / 2) for bound in bounds]
-    return found
+
+    def __init__(
+        self,
+        studies: float,
+        common: Sequence[str] | None,
+        shares: Sequence[float] | None,
+        bounds: Sequence[str] | None,
+    ) -> None:
+        self._common = [
+            (moment, studies * share) for moment, share in zip(common or (), shares or (), strict=True)
+        ]
+        # Of another form is what somebody wrote there by hand.
+        self._bounds = sorted(moment for moment in map(_seconds, bounds or ()) if moment is not None)
+        others = studies * (1 - sum(shares or ()))
+        self._each = others / (len(self._bounds) - 1) if len(self._bounds) > 1 else 0.0
+
+    def between(self, first: str, last: str) -> float:
+        common = sum(studies for moment, studies in self._common if first <= moment <= last)
+        return common + self._each * (self._place(last) - self._place(first))
+
+    def _place(self, moment: str) -> float:
+        """Of the bound at that moment; between two of them as if all lay at even distances."""
+        seconds, bounds = _seconds(moment) or 0.0, self._bounds
+        behind = bisect_right(bounds, seconds)
+        if behind in (0, len(bounds)):
+            return max(0.0, behind - 1.0)
+        before = bounds[behind - 1]
+        return behind - 1 + (seconds - before) / (bounds[behind] - before)
+
+
+def _seconds(moment: str) -> float | None:
+    try:
+        return (datetime.fromisoformat(moment) - datetime.min).total_seconds()
+    except (ValueError, TypeError):
+        return None
 
 
 class Frequencies:
     """``shares``: which part of all ``studies`` has each frequent word; ``least``: what others have at most.
 
-    ``moments``: where they stand, by parts. ``pairs``: whether there is an index of pairs of names.
+    ``dates``: of each part. ``pairs``: whether there is an index of pairs of names.
     """
 
     def __init__(
@@ -38,14 +62,12 @@ class Frequencies:
         shares: Mapping[str, float],
         least: float = 0.0,
         studies: float = 0.0,
-        moments: Iterable[Moments] = (),
+        dates: Sequence[Dates] = (),
         pairs: bool = False,
     ) -> None:
         self.studies = studies
         self.pairs = pairs
-        by_moment = sorted(chain.from_iterable(moments))
-        self._moments = [moment for moment, _ in by_moment]
-        self._until = list(accumulate((number for _, number in by_moment), initial=0.0))
+        self._dates = dates
         self._shares = dict(shares)
         self._words = sorted(shares)
         self._least = least
@@ -60,9 +82,7 @@ class Frequencies:
 
     def between(self, first: str, last: str) -> float | None:
         """About how many studies stand there; None where nothing is known."""
-        if not self._moments:
-            return None
-        return self._until[bisect_right(self._moments, last)] - self._until[bisect_left(self._moments, first)]
+        return sum(part.between(first, last) for part in self._dates) if self._dates else None
 
     def _those(self, word: str, begins: bool) -> list[str]:
         if not begins:

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 from central_index.frequencies import Frequencies
 from central_index.model import MOST_COUNTED, Filters
 from central_index.words import (
+    BEGINNING,
     TOO_MANY,
     accession_mark,
     center_mark,
     id_mark,
+    is_paired,
     key_mark,
     modalities_of,
     modality_mark,
@@ -111,7 +113,9 @@ def question_of(filters: Filters, frequencies: Frequencies) -> Question | None:
         most = GATHERED * min(shares.values())
         gathered = [part for part in parts if part not in often or shares[part] <= most]
         besides = [part for part in parts if part not in gathered]
-        pairs, _ = _pairs(filters, frequencies, [shares[part] for part in gathered])
+        pairs = None
+        if all(_is_as_rare_in_pairs(*part, frequencies) for part in parts if part not in often):
+            pairs, _ = _pairs(filters, frequencies, [shares[part] for part in gathered])
         return Question(conditions, values, _asked(gathered), _asked(besides), None, pairs)
     if not often or _is_narrow(filters, frequencies):
         return Question(conditions, values, None, _asked(often), None)
@@ -124,6 +128,11 @@ def question_of(filters: Filters, frequencies: Frequencies) -> Question | None:
     exact = _asked([(lexeme, False) for lexeme, _ in often])
     part = math.prod(shares[part] for part in parts)
     return Question(conditions, values, _asked(often), None, exact, pairs, many, fetching, part)
+
+
+def _is_as_rare_in_pairs(word: str, begins: bool, frequencies: Frequencies) -> bool:
+    """Not an id, nor a long name that begins as one that many have."""
+    return begins and is_paired(word) and not frequencies.often(word[:BEGINNING], begins)
 
 
 def _pairs(filters: Filters, frequencies: Frequencies, gathered: Sequence[float]) -> tuple[str | None, float]:

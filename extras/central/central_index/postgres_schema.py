@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -112,7 +113,7 @@ class _Newer(NamedTuple):
     """What a format has that the one before hasn't: ``indexes``, what they need ``first``, and the one that it ``drops``."""
 
     indexes: dict[str, str]
-    first: str = "SELECT 1"
+    first: Sequence[str] = ()
     drops: str = ""
 
     def whole(self) -> list[str]:
@@ -137,7 +138,8 @@ _FORMAT_2 = _Newer(
 #: be gathered from the words.
 _FORMAT_3 = _Newer(
     {"studies_by_pairs": "USING gin (study_pairs(words)) WITH (fastupdate = off) WHERE NOT deleted"},
-    first=f"""
+    first=[
+        f"""
 CREATE OR REPLACE FUNCTION study_pairs(words tsvector) RETURNS tsvector
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
 DECLARE
@@ -167,11 +169,19 @@ BEGIN
     END LOOP;
     RETURN CASE WHEN number > {MOST_PAIRED} THEN '{TOO_MANY}' ELSE pairs END::tsvector;
 END $$""",
+        # Whoever writes a row calls it.
+        "GRANT EXECUTE ON FUNCTION study_pairs TO PUBLIC",
+    ],
 )
 _NEWER = {2: _FORMAT_2, 3: _FORMAT_3}
 FORMAT = max(_NEWER)
 #: What a role or a database may be given for its searches; an index of a large table takes longer.
 _LIMITS = "pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout')"
+
+_NOT_OURS = (
+    "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = to_regclass('studies')"
+    " AND NOT pg_has_role(relowner, 'USAGE')"
+)
 
 log = structlog.get_logger()
 
@@ -200,10 +210,12 @@ async def prepare(connection: psycopg.AsyncConnection[Any]) -> bool:
 async def upgrade(connection: psycopg.AsyncConnection[Any]) -> None:
     """Brings tables of an older format to today's, while all processes go on. What was interrupted is taken up.
 
-    ``connection`` is in autocommit.
+    ``connection`` is in autocommit. Raises UnusableStore where the role mayn't.
     """
     async with _alone(connection):
         found = await _format(connection)
+        if found < FORMAT and (owner := await _value(connection, _NOT_OURS)) is not None:
+            raise UnusableStore(f"The tables are the role {owner}'s: let one process log in as it, once.")
         for number, newer in _NEWER.items():
             if number > found:
                 log.info("The tables get indexes of a newer version, while they are used.", format=number)
@@ -222,8 +234,13 @@ async def _alone(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[None
         await connection.execute(f"SELECT set_config(name, '0', false) FROM {_LIMITS}".encode())
         yield
     finally:
-        await connection.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
-        await connection.execute(f"SELECT set_config(name, reset_val, false) FROM {_LIMITS}".encode())
+        try:
+            await connection.execute("SELECT pg_advisory_unlock(%s)", [_LOCK])
+            await connection.execute(f"SELECT set_config(name, reset_val, false) FROM {_LIMITS}".encode())
+        except BaseException:
+            # It must not be taken for anything else with these.
+            await connection.close()
+            raise
 
 
 async def _format(connection: psycopg.AsyncConnection[Any]) -> int:
@@ -245,13 +262,14 @@ async def _create(connection: psycopg.AsyncConnection[Any]) -> None:
         await connection.execute(_FORMAT_1.encode())
         await _make_partitions(connection)
         for newer in _NEWER.values():
-            for statement in (newer.first, *newer.whole()):
+            for statement in (*newer.first, *newer.whole()):
                 await connection.execute(statement.encode())
         await _keep_format(connection, FORMAT)
 
 
 async def _add_indexes(connection: psycopg.AsyncConnection[Any], newer: _Newer) -> None:
-    await connection.execute(newer.first.encode())
+    for statement in newer.first:
+        await connection.execute(statement.encode())
     for name, definition in newer.indexes.items():
         for number in range(PARTITIONS):
             part = f"{name}_{number:02}"
@@ -261,9 +279,15 @@ async def _add_indexes(connection: psycopg.AsyncConnection[Any], newer: _Newer) 
             if valid is False:
                 await connection.execute(f"DROP INDEX CONCURRENTLY {part}".encode())
             if not valid:
-                await connection.execute(
-                    f"CREATE INDEX CONCURRENTLY {part} ON studies_{number:02} {definition}".encode()
-                )
+                try:
+                    await connection.execute(
+                        f"CREATE INDEX CONCURRENTLY {part} ON studies_{number:02} {definition}".encode()
+                    )
+                except psycopg.Error:
+                    # Where the disk is full, others need it.
+                    with contextlib.suppress(psycopg.Error):
+                        await connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {part}".encode())
+                    raise
     for statement in newer.whole():
         await _soon(connection, statement)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from psycopg import errors
 
-from central_index.frequencies import Frequencies, spread
+from central_index.frequencies import Dates, Frequencies
 from central_index.model import MOST_COUNTED, Arrivals, CenterReport, Filters, Found, Place
 from central_index.postgres_pool import Connection
 from central_index.postgres_question import (
@@ -266,7 +265,8 @@ async def frequencies(connection: Connection) -> Frequencies:
     least = min((row[2] for row in found), default=0.0)
     rows = await connection.execute(
         "SELECT reltuples, most_common_vals::text::text[], most_common_freqs, histogram_bounds::text::text[]"
-        " FROM pg_class JOIN pg_stats ON relname = tablename AND relnamespace = schemaname::regnamespace"
+        " FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+        " JOIN pg_stats ON relname = tablename AND nspname = schemaname"
         " WHERE schemaname = current_schema() AND tablename LIKE 'studies\\_%' AND attname = 'sorted_at'"
     )
     parts = await rows.fetchall()
@@ -277,7 +277,7 @@ async def frequencies(connection: Connection) -> Frequencies:
     ((pairs,),) = await rows.fetchall()
     shares = {lexeme: share for lexeme, share, _ in found}
     studies = sum(part[0] for part in parts)
-    return Frequencies(shares, least, studies, itertools.starmap(spread, parts), pairs)
+    return Frequencies(shares, least, studies, [Dates(*part) for part in parts], pairs)
 
 
 async def counts(connection: Connection) -> dict[str, int]:

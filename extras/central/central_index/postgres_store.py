@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 import structlog
+from psycopg import errors
 from psycopg_pool import PoolTimeout
 
 from central_index import postgres_digests, postgres_search
@@ -43,6 +44,7 @@ _GROUP = 500
 #: While one group waits for the disk, the next is worked on.
 _WRITERS = 2
 _MAINTENANCE_SECONDS = 60.0
+_LONGEST_PAUSE_SECONDS = 3600.0
 _FORGOTTEN_AT_ONCE = 10_000
 #: May come twice, where the connection broke after the first.
 _ADD_RECORDS = """
@@ -179,31 +181,48 @@ class PostgresStore:
 
     async def _maintain(self) -> None:
         """One of all processes forgets what is too old."""
+        refresh = partial(postgres_digests.refresh, center=None)
         while True:
-            try:
-                await self._learn()
-                await self._writers.run(_forget)
-                await self._writers.run(partial(postgres_digests.refresh, center=None))
-            except StoreUnavailable:
-                pass
-            except Exception as error:
-                # Whatever it is: nothing old would be forgotten any more.
-                log.error("What is done each minute failed; it is tried again.", error=type(error).__name__)
+            for work in (
+                self._learn,
+                partial(self._writers.run, _forget),
+                partial(self._writers.run, refresh),
+            ):
+                try:
+                    await work()
+                except StoreUnavailable:
+                    # Whoever asks for something is told. What is learnt may be a standby's that is away: the others go on.
+                    pass
+                except Exception as error:
+                    # Whatever it is: nothing old would be forgotten any more.
+                    log.error(
+                        "What is done each minute failed; it is tried again.", error=type(error).__name__
+                    )
             await asyncio.sleep(_MAINTENANCE_SECONDS)
 
     async def _upgrade(self) -> None:
-        """May take as long as it likes: until then searches do without what is built."""
+        """May take as long as it likes: until then searches do without what is built.
+
+        More and more rarely, for what was built until the disk was full is built again.
+        """
+        pause = _MAINTENANCE_SECONDS
         while True:
             try:
                 await self._writers.run(upgrade, in_transaction=False)
                 await self._learn()
                 return
-            except StoreUnavailable as error:
-                log.error(
-                    "The tables couldn't be brought to a newer format; it is tried again in a minute.",
-                    error=type(error.__cause__).__name__,
-                )
-            await asyncio.sleep(_MAINTENANCE_SECONDS)
+            except UnusableStore as error:
+                reason = str(error)
+            except Exception as error:
+                # Not what it says: that may hold values.
+                reason = type(error.__cause__ or error).__name__
+            log.error(
+                "The tables couldn't be brought to a newer format: it is tried again.",
+                reason=reason,
+                seconds=pause,
+            )
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     async def _learn(self) -> None:
         self._frequencies = await self._readers.run(postgres_search.frequencies)
@@ -212,7 +231,14 @@ class PostgresStore:
 
     async def search(self, filters: Filters) -> Found:
         ask = partial(postgres_search.search, filters=filters, frequencies=self._frequencies)
-        found = await self._searches.run(ask, in_transaction=False)
+        try:
+            found = await self._searches.run(ask, in_transaction=False)
+        except StoreUnavailable as error:
+            if not isinstance(error.__cause__, errors.UndefinedFunction):
+                raise
+            # Another server answers now, which hasn't got as far as having pairs.
+            self._frequencies.pairs = False
+            found = await self._searches.run(ask, in_transaction=False)
         if found is None:
             await self._writers.run(partial(postgres_digests.refresh, center=None))
             found = await self._searches.run(partial(ask, at_once=True), in_transaction=False)

@@ -60,13 +60,18 @@ class Pair(NamedTuple):
         return f"{self.one[:HEAD]}{self.two[:HEAD]}{''.join(itertools.chain.from_iterable(turns))}"
 
 
+def is_paired(word: str) -> bool:
+    """Figures come before letters: ids aren't."""
+    return len(word) >= HEAD and word >= "a"
+
+
 def pairs_asked(words: Iterable[str]) -> list[Pair]:
     """Those that a study has if it has all these beginnings of words: of two names that many have, few have both.
 
-    (In the order of their bytes in UTF-8. Figures come before letters: ids aren't in pairs.) Two of which one begins as the
-    other are none: one name may be what both mean.
+    Two of which one begins as the other are none: one name may be what both mean.
     """
-    asked = sorted({word[:BEGINNING] for word in words if len(word) >= HEAD and word >= "a"})
+    # In the order of their bytes in UTF-8.
+    asked = sorted({word[:BEGINNING] for word in words if is_paired(word)})
     if len(asked) > MOST_PAIRED:
         return []
     return [
