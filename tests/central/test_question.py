@@ -23,8 +23,6 @@ COMMON = Frequencies(
         "sotomayor": 0.003,
         "rojas": 0.04,
         "rara": 0.001,
-        "perez": 0.004,
-        "ximena": 0.004,
     },
     0.001,
     1_000_000,
@@ -84,11 +82,11 @@ NAMES_OF_MANY = Frequencies(
         "juan": 0.03,
         "jose": 0.03,
         "rara": 0.001,
-        "perez": 0.004,
-        "ximena": 0.004,
+        "perez": 0.01,
+        "ximena": 0.02,
     },
     0.0005,
-    10_000_000,
+    100_000_000,
     pairs=True,
 )
 
@@ -136,6 +134,13 @@ def test_what_is_rarer_than_pairs_is_asked_for(filters: dict[str, Any]) -> None:
     question = postgres_question.question_of(Filters(**filters, limit=20), NAMES_OF_MANY)
     assert question is not None
     assert question.pairs is None
+
+
+def test_of_a_name_that_isn_t_known_pairs_are_asked_for_where_they_cost_little() -> None:
+    few = Frequencies({"perez": 0.01, "ximena": 0.002}, 0.0005, 10_000_000, pairs=True)
+    question = postgres_question.question_of(Filters(patient="perezcotapos ximena", limit=20), few)
+    assert question is not None
+    assert question.pairs is not None
 
 
 def test_how_many_stand_between_two_moments() -> None:

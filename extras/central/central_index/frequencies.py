@@ -80,6 +80,10 @@ class Frequencies:
         """Which part of all has it, or with ``begins`` words that begin so; of a rare one the most that it may be."""
         return max(self._least, sum(self._shares[one] for one in self._those(word, begins)))
 
+    def knows(self, word: str, begins: bool) -> bool:
+        """Otherwise its share is at most what is said."""
+        return bool(self._those(word, begins))
+
     def between(self, first: str, last: str) -> float | None:
         """About how many studies stand there; None where nothing is known."""
         return sum(part.between(first, last) for part in self._dates) if self._dates else None

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from central_index.frequencies import Frequencies
 from central_index.model import MOST_COUNTED, Filters
 from central_index.words import (
-    BEGINNING,
     TOO_MANY,
     accession_mark,
     center_mark,
@@ -32,6 +31,8 @@ _SURELY = 20
 #: The index of words gathers all that begins with a word, each at a twentieth of what a row costs that is read from the
 #: table: it isn't asked for words that more than so many times as many studies have as the rarest.
 GATHERED = 20
+#: Rows of the table.
+_LITTLE = 2_000
 
 
 class Question(NamedTuple):
@@ -113,9 +114,14 @@ def question_of(filters: Filters, frequencies: Frequencies) -> Question | None:
         most = GATHERED * min(shares.values())
         gathered = [part for part in parts if part not in often or shares[part] <= most]
         besides = [part for part in parts if part not in gathered]
-        pairs = None
-        if all(_is_as_rare_in_pairs(*part, frequencies) for part in parts if part not in often):
-            pairs, _ = _pairs(filters, frequencies, [shares[part] for part in gathered])
+        rare = [part for part in parts if part not in often]
+        pairs, paired = None, 0.0
+        # An id is rarer than any pair.
+        if all(begins and is_paired(word) for word, begins in rare):
+            pairs, paired = _pairs(filters, frequencies, [shares[part] for part in gathered])
+        # One that isn't even known may be as rare as an id; then pairs are asked for only where that costs little.
+        if paired > _LITTLE and not all(frequencies.knows(*part) for part in rare):
+            pairs = None
         return Question(conditions, values, _asked(gathered), _asked(besides), None, pairs)
     if not often or _is_narrow(filters, frequencies):
         return Question(conditions, values, None, _asked(often), None)
@@ -128,11 +134,6 @@ def question_of(filters: Filters, frequencies: Frequencies) -> Question | None:
     exact = _asked([(lexeme, False) for lexeme, _ in often])
     part = math.prod(shares[part] for part in parts)
     return Question(conditions, values, _asked(often), None, exact, pairs, many, fetching, part)
-
-
-def _is_as_rare_in_pairs(word: str, begins: bool, frequencies: Frequencies) -> bool:
-    """Not an id, nor a long name that begins as one that many have."""
-    return begins and is_paired(word) and not frequencies.often(word[:BEGINNING], begins)
 
 
 def _pairs(filters: Filters, frequencies: Frequencies, gathered: Sequence[float]) -> tuple[str | None, float]:
