@@ -48,6 +48,20 @@ def test_few_are_counted_for_each_who_asks_and_one_at_a_time() -> None:
     asyncio.run(run())
 
 
+def test_nobody_waits_where_they_are_known_to_be_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counted, "_PATIENCE_SECONDS", 60.0)
+
+    async def run() -> None:
+        slow = Slow(1_000_000)
+        one = Counted(slow, lambda: True)
+        assert await asyncio.wait_for(one.get(), 1) is None
+        slow.let.set()
+        await asyncio.sleep(0.01)
+        assert await one.get() == {"000": 1_000_000}
+
+    asyncio.run(run())
+
+
 def test_nobody_waits_for_many(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counted, "_PATIENCE_SECONDS", 0.01)
     monkeypatch.setattr(counted, "_PART", 0)

@@ -163,6 +163,19 @@ def _days() -> Iterator[Filters]:
 TOO_MANY = [Filters(patient=patient, limit=20) for patient in ("bname cname", "aname bname cname")]
 
 
+#: Of many, but hardly of the newest: in order, by what the index of dates says of the modality.
+OF_MANY = [
+    Filters(patient=patient, modality=modality, center=center, only=only, to_date=last, limit=3)
+    for patient, modality, center, only, last in itertools.product(
+        ("m", None),
+        ("ct", "CT\\SR"),
+        (None, CENTERS[3]),
+        (None, (CENTERS[1], CENTERS[3])),
+        (None, "2022-12-31"),
+    )
+]
+
+
 async def _compare(store: Store, held: list[dict[str, Any]], questions: Iterable[Filters]) -> None:
     order = sorted(enumerate(held), key=lambda one: (_moment(one[1]), one[0]), reverse=True)
     for filters in questions:
@@ -197,7 +210,7 @@ def test_every_way_finds_what_is_there(cluster: Cluster, number: int) -> None:
             # As learnt before the first search.
             assert store._frequencies.often("maria", True)
             assert not store._frequencies.often("xqz", True)
-            await _compare(store, held, [*_days(), *TOO_MANY, *_questions(held, number)])
+            await _compare(store, held, [*_days(), *TOO_MANY, *OF_MANY, *_questions(held, number)])
         finally:
             await store.close()
 
@@ -218,7 +231,7 @@ def test_every_way_through_the_embedded_store(
         await store.open()
         try:
             await store.write([Stored(None, NOW, parse(one), one["study_pk"]) for one in held])
-            await _compare(store, held, [*_days(), *TOO_MANY, *_questions(held, number * 3)])
+            await _compare(store, held, [*_days(), *TOO_MANY, *OF_MANY, *_questions(held, number * 3)])
         finally:
             await store.close()
 
@@ -274,6 +287,8 @@ class Explained:
             way = "in order"
             if "JOIN studies AS s ON s.center = page.center AND s.sorted_at" in statement:
                 way = "days"
+            elif "LATERAL" in statement:
+                way = "of modality"
             elif "FROM matching), *" in statement:
                 way = "in order, counted"
             elif "WITH matching" in statement:
@@ -286,6 +301,7 @@ class Explained:
 
 NEWEST, SOME, MORE, IN_ORDER = "newest", "sorted, 40 at most", "sorted, 200 at most", "in order"
 DAYS, COUNTED, PAIRS = "days", "in order, counted", "pairs, 200 at most"
+OF_MODALITY = "of modality"
 
 
 @pytest.mark.usefixtures("small")
@@ -298,7 +314,7 @@ DAYS, COUNTED, PAIRS = "days", "in order, counted", "pairs, 200 at most"
         # Hardly any of them has both.
         ({"patient": "maria jose"}, [PAIRS]),
         # Some of them: the page is full soon.
-        ({"patient": "m", "modality": "CT", "to_date": "2022-12-31"}, [NEWEST, SOME, IN_ORDER]),
+        ({"patient": "m", "modality": "CT", "to_date": "2022-12-31"}, [NEWEST, SOME, OF_MODALITY]),
         # Of a rare word there is none among the newest.
         ({"patient": "xqz"}, [MORE]),
         ({"from_date": "2026-03-01", "to_date": "2026-03-15"}, [DAYS]),
@@ -345,6 +361,11 @@ def test_the_way_that_is_taken(cluster: Cluster, filters: dict[str, Any], ways: 
         assert "Index Only Scan using studies_00_sorted_at_id_idx" in plans[DAYS]
         # The month in which a centre first came may have thousands without a date: none is compared with all others.
         assert "hashed SubPlan" in plans[DAYS]
+    if OF_MODALITY in plans:
+        # What has another modality isn't read, and no row is looked for among all.
+        assert "Index Only Scan Backward using studies_00_sorted_at_id_center" in plans[OF_MODALITY]
+        assert "Materialize" not in plans[OF_MODALITY]
+        assert "Sort  " not in plans[OF_MODALITY]
     if IN_ORDER in plans:
         # The planner takes words for rarer than they are, and would rather fetch all and sort it.
         assert "Bitmap" not in plans[IN_ORDER]

@@ -17,10 +17,16 @@ Counts = dict[str, int]
 
 
 class Counted:
-    """How many of each there are, by one count at a time. While they are few, each who asks gets it anew."""
+    """How many of each there are, by one count at a time. While they are few, each who asks gets it anew.
 
-    def __init__(self, count: Callable[[], Awaitable[Counts]]) -> None:
+    ``are_many``: whether it is known without counting that it takes long.
+    """
+
+    def __init__(
+        self, count: Callable[[], Awaitable[Counts]], are_many: Callable[[], bool] = lambda: False
+    ) -> None:
         self._count = count
+        self._are_many = are_many
         self._counting: asyncio.Task[Counts] | None = None
         #: What was counted last, and when it is old.
         self._last: tuple[Counts, float] | None = None
@@ -37,7 +43,7 @@ class Counted:
         if self._last is not None:
             # It takes long: the old one does until the new one is there.
             return self._last[0]
-        await asyncio.wait([counting], timeout=_PATIENCE_SECONDS)
+        await asyncio.wait([counting], timeout=0 if self._are_many() else _PATIENCE_SECONDS)
         return counting.result() if counting.done() else None
 
     async def close(self) -> None:

@@ -41,7 +41,8 @@ class Question(NamedTuple):
 
     ``exact``: all words without what only begins with them, where each is many studies'. That is answered quickly, and
     enough to say that there are many. ``many``: that is known without being asked. ``fetching``: how much the index is
-    expected to take, in rows read from the table. ``part``: what part of all has all the words, if each had them by chance.
+    expected to take, in rows read from the table. ``part``: what part of all has all the words, if each had them by chance;
+    ``of_modality``: the modality alone.
     """
 
     conditions: str
@@ -53,6 +54,7 @@ class Question(NamedTuple):
     many: bool = False
     fetching: float = 0.0
     part: float = 0.0
+    of_modality: float = 1.0
 
     @property
     def by_words_alone(self) -> bool:
@@ -133,7 +135,9 @@ def question_of(filters: Filters, frequencies: Frequencies) -> Question | None:
         often.append((center_mark(filters.center), False))
     exact = _asked([(lexeme, False) for lexeme, _ in often])
     part = math.prod(shares[part] for part in parts)
-    return Question(conditions, values, _asked(often), None, exact, pairs, many, fetching, part)
+    marks = {modality_mark(one) for one in modalities_of(filters.modality or "")}
+    of_modality = math.prod(share for (word, _), share in shares.items() if word in marks)
+    return Question(conditions, values, _asked(often), None, exact, pairs, many, fetching, part, of_modality)
 
 
 def _pairs(filters: Filters, frequencies: Frequencies, gathered: Sequence[float]) -> tuple[str | None, float]:

@@ -35,6 +35,8 @@ _NEWEST = 5_000
 _TOGETHER = 20
 #: What so many have at most is fetched through the index of words and sorted; what more have, by going through all in order.
 _FEW = 20_000
+#: What an entry of the index of dates takes, and one row that it leads to; in rows that are read in order.
+_OF_INDEX, _LOOKED_UP = 0.1, 2.5
 #: Unless they are all old: then it is the other way after all.
 _ORDERED_MILLISECONDS = 500
 
@@ -84,6 +86,8 @@ async def _with_words(connection: Connection, filters: Filters, question: Questi
                 "SELECT set_config('statement_timeout', %s, true), set_config('enable_bitmapscan', 'off', true)",
                 [str(_ORDERED_MILLISECONDS)],
             )
+            if _by_modality(filters):
+                return await _in_order_of_modality(connection, filters, question)
             return await _in_order(connection, filters, question, MOST_COUNTED + 1)
     except errors.QueryCanceled:
         every = await _sorted(connection, filters, question, None)
@@ -122,7 +126,15 @@ async def _newest_first(connection: Connection, filters: Filters, question: Ques
 def _fill_a_page_soon(newest: Found, filters: Filters, question: Question) -> bool:
     """Whether so many of the newest match that to go on in order is quicker than to gather all that match and fetch them."""
     fetching = question.fetching if question.pairs is not None else max(_FEW, question.fetching)
+    if _by_modality(filters):
+        # What has another modality isn't read, and the others are looked up one by one.
+        fetching /= _OF_INDEX + _LOOKED_UP * question.of_modality
     return len(newest.studies) * fetching >= (filters.limit + 1) * _NEWEST
+
+
+def _by_modality(filters: Filters) -> bool:
+    """Whether the index of dates says which studies have it."""
+    return filters.modality is not None and filters.modality.isascii()
 
 
 async def _sorted(
@@ -196,6 +208,32 @@ async def _in_order(
     return _counted_page(await rows.fetchall(), filters)
 
 
+async def _in_order_of_modality(connection: Connection, filters: Filters, question: Question) -> Found:
+    """Through the index of dates, until the page is full; of many. Only what has the modality is read from the table."""
+    window, of_window = window_of(filters)
+    where, values = question.where(by_index=False)
+    has, of_has = _has_modality(filters)
+    rows = await connection.execute(
+        f"SELECT {MOST_COUNTED + 1}, found.* FROM"
+        # OFFSET 0: in this order and one by one, whatever the planner expects.
+        " (SELECT center, sorted_at, id FROM (SELECT center, sorted_at, id, study_modality FROM studies"
+        f" WHERE {window} ORDER BY sorted_at DESC, id DESC OFFSET 0) AS dated WHERE {has}"
+        " ORDER BY sorted_at DESC, id DESC OFFSET 0) AS one,"
+        f" LATERAL (SELECT {_COLUMNS} FROM studies"
+        f" WHERE center = one.center AND sorted_at = one.sorted_at AND id = one.id AND {where} OFFSET 0) AS found"
+        " ORDER BY one.sorted_at DESC, one.id DESC LIMIT %s",
+        [*of_window, *of_has, *values, filters.limit + 1],
+    )
+    return _counted_page(await rows.fetchall(), filters)
+
+
+def _has_modality(filters: Filters) -> tuple[str, list[str]]:
+    """By what the index of dates holds of it."""
+    modalities = modalities_of(filters.modality or "")
+    conditions = ["strpos('\\' || upper(study_modality) || '\\', %s) > 0"] * len(modalities)
+    return " AND ".join(conditions), [f"\\{one}\\" for one in modalities]
+
+
 async def _of_days(connection: Connection, filters: Filters) -> Found:
     """Through the index of dates alone, which also has what is asked; only what is shown is read from the table."""
     window, of_window = window_of(filters)
@@ -203,9 +241,10 @@ async def _of_days(connection: Connection, filters: Filters) -> Found:
     if filters.only is not None:
         where.append("center = ANY(%s)")
         values.append(list(filters.only))
-    for modality in modalities_of(filters.modality or ""):
-        where.append("strpos('\\' || upper(study_modality) || '\\', %s) > 0")
-        values.append(f"\\{modality}\\")
+    if filters.modality is not None:
+        has, of_has = _has_modality(filters)
+        where.append(has)
+        values += of_has
     undated = f"NOT deleted AND study_datetime IS NULL{' AND center = %s' * (filters.center is not None)}"
     values += [*([filters.center] if filters.center is not None else []), *moments(filters)]
     rows = await connection.execute(

@@ -43,6 +43,8 @@ from central_index.postgres_schema import prepare, upgrade
 _GROUP = 500
 #: While one group waits for the disk, the next is worked on.
 _WRITERS = 2
+#: Of which nobody waits for a count.
+_MANY = 1_000_000
 _MAINTENANCE_SECONDS = 60.0
 _LONGEST_PAUSE_SECONDS = 3600.0
 _FORGOTTEN_AT_ONCE = 10_000
@@ -75,14 +77,15 @@ class PostgresStore:
             "hash_mem_multiplier": "16",
             # Rows of one name lie on as many pages: of those that aren't in memory many are fetched at a time.
             "effective_io_concurrency": "64",
+            # Most searches are done before another process of the database is ready to help, and many search at once; and a
+            # count must not take all cores from them.
+            "max_parallel_workers_per_gather": "0",
             **by_index,
             **own_plans,
         }
         target = "primary" if read_database is None else "any"
         # A search leaves how it was planned on its connection, which would be wrong for others.
-        # Most are done before another process of the database is ready to help, and many search at once.
-        alone = {"max_parallel_workers_per_gather": "0"}
-        self._searches = Pool(read_database or database, target, 8, reading | alone)
+        self._searches = Pool(read_database or database, target, 8, reading)
         self._readers = Pool(read_database or database, target, 3, reading)
         self._pools = (self._writers, self._searches, self._readers)
         self._listener = Listener(database, on_change)
@@ -91,7 +94,10 @@ class PostgresStore:
         self._besides: list[asyncio.Task[None]] = []
         #: Whether the tables are of an older format.
         self._older = False
-        self._counted = Counted(lambda: self._readers.run(postgres_search.counts))
+        self._counted = Counted(
+            lambda: self._readers.run(postgres_search.counts),
+            lambda: self._frequencies.studies > _MANY,
+        )
         self._frequencies = Frequencies({})
 
     async def open(self) -> None:
