@@ -81,7 +81,7 @@ def test_what_no_trigger_recorded_is_found_by_cron_too(
     pacs.execute("DROP TRIGGER indexer_study_update")
     for number in range(5):
         pacs.store_study(f"1.{number}")
-    indexer.settings["reconcile"] = {"every_hours": 0.0001}
+    indexer.settings["reconcile"] = {"every_hours": 0.00001}
     indexer.write_files()
     for sent in (2, 4, 5):
         assert indexer.run("run", "--until-caught-up").returncode == 0
@@ -103,7 +103,7 @@ def test_what_may_be_gone_is_left_to_a_later_run(
     assert indexer.run("run", "--until-caught-up").returncode == 0
     pacs.execute("DROP TRIGGER indexer_study_delete")
     pacs.delete_study(stored[1])
-    indexer.settings["reconcile"] = {"every_hours": 0.0001}
+    indexer.settings["reconcile"] = {"every_hours": 0.00001}
     indexer.write_files()
     for _ in range(2):
         assert indexer.run("run", "--until-caught-up", seconds=60).returncode == 0
