@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -265,3 +267,20 @@ def test_a_file_that_is_mounted_alone_is_named(keys: Path) -> None:
 
 def test_what_is_over_is_said(keys: Path) -> None:
     assert f"until {date.today()};" in run(keys, "user", "change", "ana", "--until", str(date.today())).stdout
+
+
+def test_of_two_commands_at_once_none_is_lost(keys: Path) -> None:
+    descriptor = os.open(keys.parent, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    content = json.loads(keys.read_text())
+    second = subprocess.Popen(
+        [sys.executable, "-m", "central_index", "--keys", str(keys), "centre", "add", "222"],
+        stdout=subprocess.DEVNULL,
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.wait(2)
+    content["centers"]["333"] = KEY.format("333")
+    keys.write_text(json.dumps(content))
+    os.close(descriptor)
+    assert second.wait(60) == 0
+    assert {"222", "333"} <= set(json.loads(keys.read_text())["centers"])

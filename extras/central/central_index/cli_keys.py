@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import secrets
@@ -39,9 +40,20 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 @contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Another command waits: what it read would be older than what this one writes. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def _changed(path: Path) -> Iterator[dict[str, Any]]:
     """The file's content, to be changed; written whole or not at all, and only if it is good. Raises ClickException."""
-    try:
+    with _refused(path), _alone(path.parent):
         content = _read(path) if path.exists() else {"centers": {}, "readers": {}}
         yield content
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -59,6 +71,13 @@ def _changed(path: Path) -> Iterator[dict[str, Any]]:
             new.replace(path)
         finally:
             new.unlink(missing_ok=True)
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """Says why the file can't be changed. Raises ClickException."""
+    try:
+        yield
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise click.ClickException(
