@@ -130,6 +130,23 @@ def test_what_is_changed_by_hand_is_found_as_it_is_now(index: Index) -> None:
     assert [one["study_pk"] for one in index.studies(modality="US")] == [1]
 
 
+@pytest.mark.parametrize("moment", ["2026-03-01", "", "1.3.2026 9:30", pytest.param("é" * 100, id="long")])
+def test_a_moment_in_another_form_hides_no_page_behind_it(index: Index, moment: str) -> None:
+    index.post([study(1), study(2), study(3)])
+    index.execute(f"UPDATE studies SET study_datetime = '{moment}' WHERE study_pk < 3")
+    found: list[int] = []
+    after: str | None = None
+    for _ in range(4):
+        answer = index.ask("GET", "/api/v1/studies", READER, params={"limit": 1, "after": after})
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        found += [one["study_pk"] for one in page["studies"]]
+        after = page["next"]
+        if after is None:
+            break
+    assert sorted(found) == [1, 2, 3]
+
+
 @pytest.mark.parametrize("more", ["[1]", '{"ward": 1e999}', '{"ward": "\\ud800"}'])
 def test_one_row_that_was_spoilt_by_hand_spoils_no_search(index: Index, more: str) -> None:
     """It counts as one without further fields, so that its centre finds it and sends it again."""

@@ -19,7 +19,7 @@ def test_one_patient_is_erased_everywhere_and_that_is_recorded(index: Index) -> 
     index.post([study(1), study(2), study(3, patient_id="77")])
     index.post(study(4, center="111"), key=KEYS["centers"]["111"])
     done = command(index, "erase", "--patient", "26267267-K", "--yes")
-    assert (done.returncode, done.stdout) == (0, "3 studies erased.\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "Studies erased: 3.\n"), done.stderr
     assert held(index) == [3]
     assert "26267267" not in str(index.rows("SELECT * FROM studies"))
     (record,) = of_patient(index, "26267267-K")
@@ -50,7 +50,7 @@ def test_before_it_asks_it_says_what_there_is(index: Index) -> None:
         index.directory, "--database", index.database, "--audit-key", str(index.audit_key),
         "erase", "--patient", "26267267-K", said="y\n",
     )  # fmt: skip
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "3 studies erased.")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "Studies erased: 3.")
     assert held(index) == [3]
 
 
@@ -60,23 +60,23 @@ def test_others_with_the_same_letters_stay(index: Index, rule: list[str]) -> Non
     index.post([study(4, patient_id="0"), study(5, patient_id="-"), study(6, patient_id=None)])
     for nothing in ("000", " ", ".", "/"):
         done = command(index, *rule, "erase", "--patient", nothing)
-        assert (done.returncode, done.stdout) == (0, "0 studies erased.\n")
+        assert (done.returncode, done.stdout) == (0, "Studies erased: 0.\n")
     for wrong in ("", "9" * 251, "9\0"):
         assert command(index, *rule, "erase", "--patient", wrong, "--yes").returncode != 0
     assert held(index) == [1, 2, 3, 4, 5, 6]
-    assert command(index, *rule, "erase", "--patient", "99", "--yes").stdout == "1 studies erased.\n"
+    assert command(index, *rule, "erase", "--patient", "99", "--yes").stdout == "Studies erased: 1.\n"
     assert held(index) == [2, 3, 4, 5, 6]
-    assert command(index, *rule, "erase", "--patient", "-", "--yes").stdout == "1 studies erased.\n"
+    assert command(index, *rule, "erase", "--patient", "-", "--yes").stdout == "Studies erased: 1.\n"
     assert held(index) == [2, 3, 4, 6]
 
 
 def test_a_valid_id_is_erased_however_it_is_written(index: Index) -> None:
     index.post([study(1, patient_id="12.345.678-5"), study(2, patient_id="012345678-5")])
-    assert command(index, "erase", "--patient", "12345678-5", "--yes").stdout == "0 studies erased.\n"
+    assert command(index, "erase", "--patient", "12345678-5", "--yes").stdout == "Studies erased: 0.\n"
     done = command(index, "erase", "--patient", "12345678-5", "--id-rule", "cl.rut")
     assert "Ids: 012345678-5, 12.345.678-5." in done.stdout
     done = command(index, "--id-rule", "cl.rut", "erase", "--patient", "12345678-5", "--yes")
-    assert done.stdout == "2 studies erased.\n"
+    assert done.stdout == "Studies erased: 2.\n"
 
 
 @pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
@@ -99,7 +99,7 @@ def test_the_file_doesnt_hold_what_was_erased(index: Index) -> None:
     files = [Path(index.database), Path(f"{index.database}-wal")]
     assert b"ZYXWABLE" in b"".join(path.read_bytes() for path in files)
     done = command(index, "erase", "--patient", "4711-XQ", "--yes")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "100 studies erased.\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Studies erased: 100.\n", "")
     left = b"".join(path.read_bytes() for path in files if path.exists())
     assert [secret for secret in secrets if secret in left] == []
     # And the others are found as before.

@@ -243,7 +243,7 @@ async def _erase(given: Given, person: Person) -> None:
             moment = now() / 1e6
             await store.write([Deleted(None, moment, center, iuid) for center, iuid, _ in which])
             erased += len(which)
-    click.echo(f"{erased} studies erased.")
+    click.echo(f"Studies erased: {erased}.")
     if is_address(given.database):
         if not erased:
             return

@@ -33,17 +33,25 @@ def _as_limit(value: str) -> int:
     return int(value)
 
 
+_PLACE = r"^(\d{14}|x([0-9a-f]{2}){0,1000})-\d{1,18}$"
+
+
 def _as_place(value: str) -> Place:
-    found = re.fullmatch(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)-(\d{1,18})", value, re.ASCII)
-    if found is None:
+    if not re.fullmatch(_PLACE, value, re.ASCII):
         raise ValueError
-    year, month, day, hour, minute, second, number = found.groups()
-    return Place(f"{year}-{month}-{day} {hour}:{minute}:{second}", int(number))
+    moment, _, number = value.partition("-")
+    if moment.startswith("x"):
+        return Place(_as_text(bytes.fromhex(moment[1:]).decode()), int(number))
+    year, *others = moment[:4], *(moment[at : at + 2] for at in range(4, 14, 2))
+    return Place("{}-{}-{} {}:{}:{}".format(year, *others), int(number))
 
 
 def place_as_text(place: Place) -> str:
     """What an answer says as next."""
-    return f"{re.sub('[^0-9]', '', place.sorted_at)}-{place.id}"
+    if re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", place.sorted_at, re.ASCII):
+        return f"{re.sub('[^0-9]', '', place.sorted_at)}-{place.id}"
+    # Somebody wrote it there by hand, or only a part of it.
+    return f"x{place.sorted_at.encode().hex()}-{place.id}"
 
 
 _TEXT = {"type": "string", "maxLength": 250}
@@ -62,7 +70,7 @@ FILTERS: dict[str, tuple[str, Callable[[str], Any], str, dict[str, Any]]] = {
         "after",
         _as_place,
         "what an answer said as next",
-        {"type": "string", "pattern": r"^\d{14}-\d{1,18}$"},
+        {"type": "string", "pattern": _PLACE},
     ),
     "limit": (
         "limit",
