@@ -37,8 +37,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for name in _tracked():
         (work / "checkout" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, work / "checkout" / name)
-    (found,) = wheels_for(FOLDER).glob("setuptools-*.whl")
-    zipfile.ZipFile(found).extractall(work / "setuptools")
     sdist = _build(work, "build_sdist", work / "checkout")
     with tarfile.open(sdist) as archive:
         archive.extractall(work / "unpacked", filter="data")
@@ -50,7 +48,7 @@ def _build(work: Path, what: str, source: Path) -> Path:
     answer = subprocess.run(
         [sys.executable, "-c", _BUILD, what, str(work)],
         cwd=source,
-        env={"PYTHONPATH": str(work / "setuptools"), "PATH": "/usr/bin:/bin"},
+        env={"PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         check=False,
