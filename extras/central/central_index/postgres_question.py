@@ -13,7 +13,7 @@ from central_index.words import (
     TOO_MANY,
     accession_mark,
     center_mark,
-    id_mark,
+    id_key,
     is_paired,
     key_mark,
     modalities_of,
@@ -99,7 +99,8 @@ def question_of(filters: Filters, frequencies: Frequencies) -> Question | None:
             return None
         parts += [(word, True) for word in words]
     if filters.patient_id is not None:
-        parts.append((id_mark(filters.patient_id), False))
+        # Which of its spellings it is, the condition says. A mark of its own would be one key more, at another place.
+        parts.append((key_mark(id_key(filters.patient_id)), False))
     if filters.patient_key is not None:
         parts.append((key_mark(filters.patient_key), False))
     if filters.accession_number is not None:
@@ -202,6 +203,8 @@ def _conditions(filters: Filters, by_date: bool) -> tuple[str, list[Any]]:
     found: list[tuple[str, object]] = []
     if filters.study_iuid is not None:
         found.append(("study_iuid = %s", filters.study_iuid))
+    if filters.patient_id is not None:
+        found.append(("patient_id = %s", filters.patient_id))
     if filters.center is not None:
         # Only its own partition is looked at.
         found.append(("center = %s", filters.center))

@@ -31,6 +31,10 @@ _FIELD_TYPES = {
 HASHED = (*FIELDS, "more")
 _CHANGED = " OR ".join(f"NEW.{column} IS DISTINCT FROM OLD.{column}" for column in HASHED)
 
+#: Of both indexes of words: what is new comes into them many rows at a time, which saves a sixth of a study's CPU. Each
+#: search goes through what waits for that, at most so many KB in each partition.
+_SOME_AT_ONCE = "fastupdate = on, gin_pending_list_limit = 64"
+
 _FORMAT_1 = f"""
 CREATE SEQUENCE study_ids;
 CREATE TABLE studies (
@@ -64,8 +68,7 @@ CREATE INDEX studies_in_order ON studies (sorted_at, id) WHERE NOT deleted;
 CREATE INDEX studies_of_center ON studies (center, sorted_at, id) WHERE NOT deleted;
 CREATE INDEX studies_by_pk ON studies (center, study_pk) INCLUDE (digest_high, digest_low) WHERE NOT deleted;
 CREATE INDEX studies_by_version ON studies (center, version);
--- Without the list of what is pending, which each search would have to go through.
-CREATE INDEX studies_by_words ON studies USING gin (words) WITH (fastupdate = off);
+CREATE INDEX studies_by_words ON studies USING gin (words) WITH ({_SOME_AT_ONCE});
 CREATE INDEX studies_to_refresh ON studies (center) WHERE digest_low IS NULL AND NOT deleted;
 -- Rows lie in the order of their arrival.
 CREATE INDEX studies_by_arrival ON studies USING brin (first_received_at) WITH (autosummarize = on);
@@ -137,8 +140,17 @@ _FORMAT_2 = _Newer(
 #: Each two names of a study, see words.pairs_asked. Of two names that many have, all that begins with one or the other would
 #: be gathered from the words.
 _FORMAT_3 = _Newer(
-    {"studies_by_pairs": "USING gin (study_pairs(words)) WITH (fastupdate = off) WHERE NOT deleted"},
+    {"studies_by_pairs": f"USING gin (study_pairs(words)) WITH ({_SOME_AT_ONCE}) WHERE NOT deleted"},
     first=[
+        # A database of an older format has it without.
+        f"""
+DO $$ DECLARE
+    part regclass;
+BEGIN
+    FOR part IN SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass('studies_by_words') LOOP
+        EXECUTE format('ALTER INDEX %s SET ({_SOME_AT_ONCE})', part);
+    END LOOP;
+END $$""",
         f"""
 CREATE OR REPLACE FUNCTION study_pairs(words tsvector) RETURNS tsvector
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
@@ -269,7 +281,7 @@ async def _create(connection: psycopg.AsyncConnection[Any]) -> None:
 
 async def _add_indexes(connection: psycopg.AsyncConnection[Any], newer: _Newer) -> None:
     for statement in newer.first:
-        await connection.execute(statement.encode())
+        await _soon(connection, statement)
     for name, definition in newer.indexes.items():
         for number in range(PARTITIONS):
             part = f"{name}_{number:02}"

@@ -99,10 +99,6 @@ def center_mark(center: str) -> str:
     return f"=c:{center}"
 
 
-def id_mark(patient_id: str) -> str:
-    return f"=i:{patient_id}"
-
-
 def key_mark(key: str) -> str:
     return f"=k:{key}"
 
@@ -117,7 +113,6 @@ def tokens_of(study: Mapping[str, Any]) -> list[str]:
     tokens = dict.fromkeys(words_of(f"{name} {patient_id or ''}"))
     tokens[center_mark(study["center"])] = None
     if patient_id:
-        tokens[id_mark(patient_id)] = None
         tokens[key_mark(id_key(patient_id))] = None
     accession = study.get("accession_number")
     if isinstance(accession, str) and 0 < len(accession) <= _LONGEST:
