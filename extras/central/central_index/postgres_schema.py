@@ -142,15 +142,11 @@ _FORMAT_2 = _Newer(
 _FORMAT_3 = _Newer(
     {"studies_by_pairs": f"USING gin (study_pairs(words)) WITH ({_SOME_AT_ONCE}) WHERE NOT deleted"},
     first=[
-        # A database of an older format has it without.
-        f"""
-DO $$ DECLARE
-    part regclass;
-BEGIN
-    FOR part IN SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass('studies_by_words') LOOP
-        EXECUTE format('ALTER INDEX %s SET ({_SOME_AT_ONCE})', part);
-    END LOOP;
-END $$""",
+        # A database of an older format has it without. One by one: each is locked for a moment.
+        *(
+            f"ALTER INDEX IF EXISTS studies_{number:02}_words_idx SET ({_SOME_AT_ONCE})"
+            for number in range(PARTITIONS)
+        ),
         f"""
 CREATE OR REPLACE FUNCTION study_pairs(words tsvector) RETURNS tsvector
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
