@@ -180,7 +180,8 @@ class Fallback:
         self._receiver.clear()
 
     def count(self) -> int:
-        return len(self._receiver.entries())
+        # Not what an index is asked for itself: whether the key counts.
+        return len(self.arrivals())
 
     def arrivals(self) -> list[Arrival]:
         return [Arrival(entry.time, uid) for entry in self._receiver.entries() for uid in entry.study_iuids]

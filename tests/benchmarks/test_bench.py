@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import requests
 
 from benchmarks import state
 from benchmarks.__main__ import Bench, Sizes, main
@@ -23,6 +24,17 @@ def some_receiver(directory: Path) -> AnyReceiver:
         return Receiver(directory / "nginx")
     except NginxMissing:
         return Fallback()
+
+
+def test_only_studies_are_counted() -> None:
+    receiver = Fallback()
+    try:
+        requests.get(receiver.url, timeout=10)
+        assert receiver.count() == 0
+        requests.post(receiver.url, json=[{"study_iuid": "1.2.3"}, {"study_iuid": "1.2.4"}], timeout=10)
+        assert receiver.count() == 2
+    finally:
+        receiver.close()
 
 
 @pytest.mark.one_server
