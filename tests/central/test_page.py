@@ -396,7 +396,7 @@ def test_refusals_are_said_in_spanish_and_nothing_stays_beneath(page: Keyboard, 
     assert rows(page, "rows") == 0
     page.value("document.getElementById('csv').click()")
     wait_until(
-        lambda: text(page, "#message") == "Este lector no puede llevarse una búsqueda como CSV.",
+        lambda: text(page, "#csv-message") == "Este lector no puede llevarse una búsqueda como CSV.",
         10,
         "not said",
     )
@@ -426,11 +426,17 @@ def test_refusals_are_said_in_spanish_and_nothing_stays_beneath(page: Keyboard, 
 def test_a_csv_that_is_cut_says_so(page: Keyboard, index: Index) -> None:
     page.value("document.getElementById('csv').click()")
     time.sleep(1)
-    assert text(page, "#message") == ""
+    assert text(page, "#csv-message") == ""
     index.post([study(number) for number in range(10, 1_010)])
     page.value("document.getElementById('csv').click()")
     said = "The CSV has only the first 1,000 studies: narrow the search."
-    wait_until(lambda: text(page, "#message") == said, 15, "not said")
+    wait_until(lambda: text(page, "#csv-message") == said, 15, "not said")
+    # Until the next search, whatever news come.
+    index.post(study(2_000))
+    time.sleep(2.5)
+    assert text(page, "#csv-message") == said
+    look_for(page, "patient", "pena")
+    wait_until(lambda: text(page, "#csv-message") == "", 10, "still said")
 
 
 def test_an_index_that_is_away_for_a_moment_leaves_what_is_shown_and_says_so(page: Keyboard) -> None:

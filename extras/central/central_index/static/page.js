@@ -51,6 +51,7 @@ function show(loggedIn) {
   events?.close();
   events = null;
   clear();
+  byId("csv-message").textContent = "";
   byId("center-rows").replaceChildren();
   byId("key").focus();
 }
@@ -156,6 +157,8 @@ async function read() {
 
 // Another search: what was known is new again, and the address says what of it may be shared.
 function look(wanted, remember = true) {
+  // What was said of its CSV stays until here, whatever news come.
+  byId("csv-message").textContent = "";
   reversed = Boolean(wanted.from && wanted.to && wanted.to < wanted.from);
   byId("reversed").textContent = reversed ? said.reversed : "";
   if (reversed) { byId("message").textContent = ""; clear(); return; }
@@ -267,9 +270,10 @@ byId("found").addEventListener("click", (event) => {
 });
 byId("csv").addEventListener("click", async () => {
   if (reversed) return;
+  byId("csv-message").textContent = "";
   try {
     const response = await ask("/api/v1/search.csv", filters);
-    if (!response.ok) { byId("message").textContent = refusal(await response.json(), response.status); return; }
+    if (!response.ok) { byId("csv-message").textContent = refusal(await response.json(), response.status); return; }
     const link = document.createElement("a");
     // Fails where the answer is cut short.
     const csv = await response.blob();
@@ -278,9 +282,9 @@ byId("csv").addEventListener("click", async () => {
     link.click();
     URL.revokeObjectURL(link.href);
     const cut = /^"INCOMPLETE, cut after ([\d,]+)/m.exec(await csv.slice(-500).text());
-    byId("message").textContent = cut === null ? "" : said.cut(numbers.format(Number(cut[1].replaceAll(",", ""))));
+    if (cut !== null) byId("csv-message").textContent = said.cut(numbers.format(Number(cut[1].replaceAll(",", ""))));
   } catch {
-    byId("message").textContent = said.failed;
+    byId("csv-message").textContent = said.failed;
   }
 });
 window.addEventListener("hashchange", follow);
