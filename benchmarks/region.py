@@ -1,4 +1,4 @@
-"""``make bench CASES=region``: the reference index on PostgreSQL beside the embedded store, and searches among many.
+"""``make bench CASES=region``: the reference index on PostgreSQL beside the embedded store and nginx, and searches.
 
 STUDIES=10000000 sets how many studies lie there (1,000,000; with QUICK=1 5,000), SECONDS how long each is measured.
 Everything shares this machine, so the CPU of a study stands beside each rate: of all processes of the index and of
@@ -18,11 +18,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.receiver import NginxMissing, Receiver
 from benchmarks.region_studies import CENTERS, FAMILY_NAMES, GIVEN_NAMES, as_moved, studies
 from central_index.postgres_pool import Connection
 from central_index.postgres_rows import MOVE
@@ -171,8 +172,12 @@ class Client:
 class Sender:
     """New studies and, as often, newer versions of them, each by its own centre."""
 
-    def __init__(self, first: int, batch: int = 1) -> None:
+    def __init__(
+        self, first: int, batch: int = 1, path: str = "/api/v1/register", taken: Container[int] = (201, 207)
+    ) -> None:
         self._batch = batch
+        self._path = path
+        self._taken = taken
         self._studies = self._endless(first)
 
     @staticmethod
@@ -188,21 +193,21 @@ class Sender:
             one = next(self._studies)
             more = f"Study-Version: {time.time_ns() // 1000}\r\nIdempotency-Key: {one['study_pk']}\r\n"
             status, _ = await client.post(
-                "/api/v1/register", f"key-of-centre-{one['center']}", json.dumps(one).encode(), more
+                self._path, f"key-of-centre-{one['center']}", json.dumps(one).encode(), more
             )
             # 409: by another connection its newer version was quicker.
-            if status not in (201, 409):
+            if status not in self._taken and status != 409:
                 raise RuntimeError(f"a study was answered with {status}")
-            return int(status == 201)
+            return int(status in self._taken)
         version = time.time_ns() // 1000
         some = [
             {**next(self._studies), "center": CENTERS[version % 300], "version": version + place}
             for place in range(self._batch)
         ]
         status, _ = await client.post(
-            "/api/v1/register", f"key-of-centre-{CENTERS[version % 300]}", json.dumps(some).encode()
+            self._path, f"key-of-centre-{CENTERS[version % 300]}", json.dumps(some).encode()
         )
-        if status != 207:
+        if status not in self._taken:
             raise RuntimeError(f"a batch was answered with {status}")
         return self._batch
 
@@ -227,6 +232,26 @@ async def _for_a_while(
 
 
 # --- what is measured ----------------------------------------------------------------------------------------
+
+
+def into_nginx(table: Table, first: int, seconds: float) -> None:
+    """What the sender and two cores could do, if an index were nothing but a log of bodies."""
+    with tempfile.TemporaryDirectory(prefix="region-") as directory:
+        try:
+            receiver = Receiver(Path(directory) / "nginx")
+        except NginxMissing as error:
+            print(f"Without nginx: {error}", flush=True)
+            return
+        try:
+            port = int(receiver.url.rpartition(":")[2])
+            for batch, connections in ((1, 128), (100, 4)):
+                sender = Sender(first, batch, "/near", (201,))
+                rate = asyncio.run(_for_a_while(seconds, connections, [port], sender.send))
+                table.add(
+                    f"nginx: {'singles' if batch == 1 else f'batches of {batch}'}", studies_per_second=rate
+                )
+        finally:
+            receiver.close()
 
 
 def ingest(table: Table, cluster: Cluster, database: str, first: int, seconds: float) -> None:
@@ -420,6 +445,7 @@ def main(quick: bool) -> int:
             20 if quick else 400,
             50 if quick else 10_000,
         )
+        into_nginx(table, number + 90_000_000, seconds)
         ingest(table, cluster, database, number + 100_000_000, seconds)
     table.add("the machine", load_average_at_the_end=os.getloadavg()[0])
     return 0
