@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Container, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ _RESULTS = Path(__file__).resolve().parent / "results"
 READER = "key-of-the-benchmark-s-reader"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _FILLED_AT_ONCE = 5_000
+#: Studies in a request, and connections that send them.
+_LOADS = (("singles", 1, 128), ("batches of 100", 100, 4))
 
 
 class Table:
@@ -173,11 +175,11 @@ class Sender:
     """New studies and, as often, newer versions of them, each by its own centre."""
 
     def __init__(
-        self, first: int, batch: int = 1, path: str = "/api/v1/register", taken: Container[int] = (201, 207)
+        self, first: int, batch: int = 1, path: str = "/api/v1/register", taken: int | None = None
     ) -> None:
         self._batch = batch
         self._path = path
-        self._taken = taken
+        self._taken = taken or (201 if batch == 1 else 207)
         self._studies = self._endless(first)
 
     @staticmethod
@@ -196,9 +198,9 @@ class Sender:
                 self._path, f"key-of-centre-{one['center']}", json.dumps(one).encode(), more
             )
             # 409: by another connection its newer version was quicker.
-            if status not in self._taken and status != 409:
+            if status not in (self._taken, 409):
                 raise RuntimeError(f"a study was answered with {status}")
-            return int(status in self._taken)
+            return int(status == self._taken)
         version = time.time_ns() // 1000
         some = [
             {**next(self._studies), "center": CENTERS[version % 300], "version": version + place}
@@ -207,7 +209,7 @@ class Sender:
         status, _ = await client.post(
             self._path, f"key-of-centre-{CENTERS[version % 300]}", json.dumps(some).encode()
         )
-        if status not in self._taken:
+        if status != self._taken:
             raise RuntimeError(f"a batch was answered with {status}")
         return self._batch
 
@@ -244,12 +246,10 @@ def into_nginx(table: Table, first: int, seconds: float) -> None:
             return
         try:
             port = int(receiver.url.rpartition(":")[2])
-            for batch, connections in ((1, 128), (100, 4)):
-                sender = Sender(first, batch, "/near", (201,))
+            for what, batch, connections in _LOADS:
+                sender = Sender(first, batch, "/near", 201)
                 rate = asyncio.run(_for_a_while(seconds, connections, [port], sender.send))
-                table.add(
-                    f"nginx: {'singles' if batch == 1 else f'batches of {batch}'}", studies_per_second=rate
-                )
+                table.add(f"nginx: {what}", studies_per_second=rate)
         finally:
             receiver.close()
 
@@ -264,7 +264,7 @@ def ingest(table: Table, cluster: Cluster, database: str, first: int, seconds: f
         on = cluster if where == database else None
         with indexes(number, where) as running:
             ports = [one.port for one in running]
-            for batch, connections in ((1, 128), (100, 4)):
+            for what, batch, connections in _LOADS:
                 sender = Sender(first, batch)
                 first += 10_000_000
                 before = cpu_seconds(running, None), cpu_seconds([], on)
@@ -272,7 +272,7 @@ def ingest(table: Table, cluster: Cluster, database: str, first: int, seconds: f
                 rate = asyncio.run(_for_a_while(seconds, connections, ports, sender.send))
                 own, databases = cpu_seconds(running, None) - before[0], cpu_seconds([], on) - before[1]
                 table.add(
-                    f"{name}: {'singles' if batch == 1 else f'batches of {batch}'}",
+                    f"{name}: {what}",
                     studies_per_second=rate,
                     cpu_us_per_study=(own + databases) / (rate * seconds) * 1e6,
                     of_it_in_the_database=databases / (rate * seconds) * 1e6,

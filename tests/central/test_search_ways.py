@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -27,6 +28,8 @@ from central_index.sqlite_store import SqliteStore
 from central_index.store import Store
 from central_index.words import words_of
 from tests.central.postgres import Cluster
+
+_S = TypeVar("_S", bound=Store)
 
 NUMBER = 1_500
 #: When they arrived, which is where those without a date stand.
@@ -176,6 +179,15 @@ OF_MANY = [
 ]
 
 
+@asynccontextmanager
+async def opened(store: _S) -> AsyncIterator[_S]:
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
 async def _compare(store: Store, held: list[dict[str, Any]], questions: Iterable[Filters]) -> None:
     order = sorted(enumerate(held), key=lambda one: (_moment(one[1]), one[0]), reverse=True)
     for filters in questions:
@@ -204,15 +216,11 @@ def test_every_way_finds_what_is_there(cluster: Cluster, number: int) -> None:
 
     async def run() -> None:
         held = await _fill(database)
-        store = PostgresStore(database, None, lambda: None)
-        await store.open()
-        try:
+        async with opened(PostgresStore(database, None, lambda: None)) as store:
             # As learnt before the first search.
             assert store._frequencies.often("maria", True)
             assert not store._frequencies.often("xqz", True)
             await _compare(store, held, [*_days(), *TOO_MANY, *OF_MANY, *_questions(held, number)])
-        finally:
-            await store.close()
 
     asyncio.run(run())
 
@@ -227,13 +235,9 @@ def test_every_way_through_the_embedded_store(
     held = _held()
 
     async def run() -> None:
-        store = SqliteStore(tmp_path / "central.sqlite", lambda: None)
-        await store.open()
-        try:
+        async with opened(SqliteStore(tmp_path / "central.sqlite", lambda: None)) as store:
             await store.write([Stored(None, NOW, parse(one), one["study_pk"]) for one in held])
             await _compare(store, held, [*_days(), *TOO_MANY, *OF_MANY, *_questions(held, number * 3)])
-        finally:
-            await store.close()
 
     asyncio.run(run())
 
@@ -333,8 +337,6 @@ def test_the_way_that_is_taken(cluster: Cluster, filters: dict[str, Any], ways: 
 
     async def run() -> dict[str, str]:
         await _fill(database)
-        store = PostgresStore(database, None, lambda: None)
-        await store.open()
 
         async def explain(connection: Connection) -> dict[str, str]:
             frequencies = await postgres_search.frequencies(connection)
@@ -346,10 +348,8 @@ def test_the_way_that_is_taken(cluster: Cluster, filters: dict[str, Any], ways: 
             plans: dict[str, str] = explained.plans
             return plans
 
-        try:
+        async with opened(PostgresStore(database, None, lambda: None)) as store:
             return await store._readers.run(explain)
-        finally:
-            await store.close()
 
     plans = asyncio.run(run())
     assert list(plans) == ways
@@ -384,9 +384,6 @@ def test_however_many_have_no_date_none_is_compared_with_all_others(cluster: Clu
     )
 
     async def run() -> str:
-        store = PostgresStore(database, None, lambda: None)
-        await store.open()
-
         async def explain(connection: Connection) -> str:
             # Eight thousand are as many for it as half a million are for the usual 4 MB.
             await connection.execute("SET LOCAL work_mem = '64kB'")
@@ -395,10 +392,8 @@ def test_however_many_have_no_date_none_is_compared_with_all_others(cluster: Clu
             await postgres_search.search(explained, filters, Frequencies({}), at_once=True)
             return str(explained.plans[DAYS])
 
-        try:
+        async with opened(PostgresStore(database, None, lambda: None)) as store:
             return await store._readers.run(explain)
-        finally:
-            await store.close()
 
     assert "hashed SubPlan" in asyncio.run(run())
 
@@ -454,14 +449,10 @@ def test_a_search_by_days_leaves_nothing_off_for_others(cluster: Cluster) -> Non
         return await rows.fetchall()
 
     async def run() -> None:
-        store = PostgresStore(database, None, lambda: None)
-        await store.open()
-        try:
+        async with opened(PostgresStore(database, None, lambda: None)) as store:
             await store.search(Filters(from_date="2026-03-04", to_date="2026-03-04"))
             assert await store._searches.run(settings) == [("off", "force_generic_plan")]
             assert await store._readers.run(settings) == [("on", "force_custom_plan")]
-        finally:
-            await store.close()
 
     asyncio.run(run())
 
@@ -472,16 +463,12 @@ def test_a_server_without_pairs_is_asked_without(cluster: Cluster) -> None:
 
     async def run() -> None:
         held = await _fill(database)
-        store = PostgresStore(database, None, lambda: None)
-        await store.open()
-        try:
+        async with opened(PostgresStore(database, None, lambda: None)) as store:
             assert store._frequencies.pairs
             cluster.execute(database.rpartition("/")[2], "DROP FUNCTION study_pairs CASCADE")
             await _compare(store, held, [Filters(patient="maria jose", limit=20)])
             await store._learn()
             assert not store._frequencies.pairs
-        finally:
-            await store.close()
 
     asyncio.run(run())
 
@@ -495,12 +482,9 @@ def test_a_schema_may_have_any_name(cluster: Cluster) -> None:
         async with await Connection.connect(database, autocommit=True) as connection:
             await prepare(connection)
         await _fill(database)
-        store = PostgresStore(database, None, lambda: None)
-        await store.open()
-        assert store._frequencies.pairs
-        assert store._frequencies.between("0001-01-01 00:00:00", "9999-12-31 00:00:00") == pytest.approx(
-            NUMBER
-        )
-        await store.close()
+        async with opened(PostgresStore(database, None, lambda: None)) as store:
+            assert store._frequencies.pairs
+            everything = store._frequencies.between("0001-01-01 00:00:00", "9999-12-31 00:00:00")
+            assert everything == pytest.approx(NUMBER)
 
     asyncio.run(run())

@@ -42,8 +42,7 @@ def _as_place(value: str) -> Place:
     moment, _, number = value.partition("-")
     if moment.startswith("x"):
         return Place(_as_text(bytes.fromhex(moment[1:]).decode()), int(number))
-    year, *others = moment[:4], *(moment[at : at + 2] for at in range(4, 14, 2))
-    return Place("{}-{}-{} {}:{}:{}".format(year, *others), int(number))
+    return Place(re.sub(r"(....)(..)(..)(..)(..)(..)", r"\1-\2-\3 \4:\5:\6", moment), int(number))
 
 
 def place_as_text(place: Place) -> str:
